@@ -1,0 +1,201 @@
+"""The project's own rules: layout, pins, documented settings and commands."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import torchrl_td
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "torchrl_td"
+
+# Each entry may import from itself and from those before it. `errors` serves all, and the
+# wiring (last) may import one another.
+COLUMNS = ("errors", "data", "networks", "modules", "objectives", "planner")
+WIRING = len(COLUMNS)
+
+
+def library_files() -> list[Path]:
+    return sorted(LIBRARY.rglob("*.py"))
+
+
+def column(parts: tuple[str, ...]) -> int:
+    """Position of a module, given without the leading `torchrl_td`, in the layout."""
+    return COLUMNS.index(parts[0]) if parts and parts[0] in COLUMNS else WIRING
+
+
+def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> list[tuple[int, tuple[str, ...]]]:
+    """Line and dotted parts of everything of `torchrl_td` that `tree` imports."""
+    found: list[tuple[int, tuple[str, ...]]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            kept = package[: len(package) - node.level + 1] if node.level else ()
+            base = (*kept, *(node.module.split(".") if node.module else ()))
+            # `from torchrl_td import data` names a module in its last part.
+            names = [
+                (*base, alias.name) if base == ("torchrl_td",) else base for alias in node.names
+            ]
+        else:
+            continue
+        found += [(node.lineno, name[1:]) for name in names if name[0] == "torchrl_td"]
+    return found
+
+
+def import_faults(source: str, module: tuple[str, ...]) -> list[str]:
+    """Imports in `source` that go against the layout; `module` is its name in `torchrl_td`."""
+    mine = column(module)
+    faults = []
+    for line, parts in imported_modules(ast.parse(source), ("torchrl_td", *module[:-1])):
+        if not parts or (len(parts) == 1 and parts[0].startswith("__")):
+            continue
+        if column(parts) > mine:
+            faults.append(f"line {line}: {'.'.join(module)} imports {'.'.join(parts)}")
+    return faults
+
+
+def comment_faults(text: str) -> list[str]:
+    """Values in a YAML text that no comment explains: at the line's end or right above."""
+    faults = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        value = re.match(r"\s*(-\s+)?[\w./@]+\s*:\s*([^#\s].*)$", line)
+        if value is None or "#" in line:
+            continue
+        above = lines[number - 1].strip() if number else ""
+        if not above.startswith("#"):
+            faults.append(f"line {number + 1}: {line.strip()}")
+    return faults
+
+
+def readme_commands() -> list[str]:
+    """Lines of the fenced bash blocks of the README."""
+    blocks = re.findall(
+        r"^```(?:bash|sh|shell)\n(.*?)^```",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def pins() -> dict[str, Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    requirements = [
+        Requirement(line) for line in lines if line.strip() and not line.startswith("#")
+    ]
+    return {normal(requirement.name): requirement for requirement in requirements}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_imports_go_one_way(path: Path) -> None:
+    module = path.relative_to(LIBRARY).with_suffix("").parts
+    if module == ("__init__",):
+        return  # the package's front door re-exports from everywhere
+    assert import_faults(path.read_text(encoding="utf-8"), module) == []
+
+
+def test_import_rule_finds_a_wrong_import() -> None:
+    wrong = "from torchrl_td.planner import TDPlannerActor\nfrom torchrl_td import training\n"
+    assert len(import_faults(wrong, ("modules", "refiner"))) == 2
+    assert len(import_faults("from ..planner import x\n", ("modules", "refiner"))) == 1
+    right = "from torchrl_td.errors import TDError\nfrom .noise_schedule import x\nimport torch\n"
+    assert import_faults(right, ("modules", "refiner")) == []
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_no_print_and_no_pickle(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name != "print", f"line {node.lineno}: use torchrl_logger"
+            if name == "torch.load":
+                safe = [k for k in node.keywords if k.arg == "weights_only"]
+                assert safe and ast.unparse(safe[0].value) == "True", f"line {node.lineno}"
+            assert not any(
+                k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords
+            ), f"line {node.lineno}: allow_pickle"
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            assert name.split(".")[0] not in {"pickle", "cloudpickle", "dill", "joblib"}, (
+                f"line {node.lineno}: imports {name}"
+            )
+
+
+def test_every_setting_has_a_comment() -> None:
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert files, "configs/ holds no YAML"
+    faults = {
+        str(f.relative_to(ROOT)): comment_faults(f.read_text(encoding="utf-8")) for f in files
+    }
+    assert {name: lines for name, lines in faults.items() if lines} == {}
+
+
+def test_every_yaml_loads() -> None:
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+
+
+def test_comment_rule_finds_a_bare_value() -> None:
+    assert comment_faults("a: 1  # steps\n# metres\nb: 2\n\nc:\n  d: 3\n") == ["line 6: d: 3"]
+
+
+def test_constraints_are_exact() -> None:
+    for name, requirement in pins().items():
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", name
+        assert Version(specifier.version).local is None, f"{name}: no local suffix"
+        assert requirement.marker is None and requirement.url is None, name
+
+
+def test_constraints_satisfy_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    known = pins()
+    for line in [*project["dependencies"], *(line for lines in extras.values() for line in lines)]:
+        requirement = Requirement(line)
+        if requirement.name == "torchrl_td":
+            assert requirement.extras <= set(extras)
+            continue
+        (pin,) = known[normal(requirement.name)].specifier
+        assert requirement.specifier.contains(pin.version), line
+    assert Version(next(iter(known["mujoco"].specifier)).version) < Version("3.12")
+
+
+def test_version_is_one() -> None:
+    assert Version(torchrl_td.__version__)
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in changelog
+
+
+def test_readme_commands_are_what_ci_runs() -> None:
+    """The README's two lines are set-up plus one command; CI's are the same but for the folder."""
+    setups = [line for line in readme_commands() if "-m venv" in line]
+    assert len(setups) == 2, "the README needs two set-up lines in fenced bash blocks"
+    ci = (
+        (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace('"$work/venv/bin/', ".venv/bin/")
+    )
+    ci = ci.replace('python" ', "python ").replace('pip" ', "pip ").replace('"$work/venv"', ".venv")
+    ci_commands = [line.strip().replace(" --quiet", "") for line in ci.splitlines()]
+    example, tests = (line.split(" && ") for line in setups)
+    assert example[:-1] == tests[:-1]
+    assert example[-1] == ".venv/bin/python examples/td_offline.py"
+    for command in tests:
+        assert command in ci_commands
+    assert (ROOT / "examples" / "td_offline.py").is_file()
