@@ -1,0 +1,21 @@
+"""Offline episodes: where they come from, how they are checked and cut into windows."""
+
+from __future__ import annotations
+
+from torchrl_td.data.checks import check_matches_env
+from torchrl_td.data.episodes import load_episodes, returns_to_go
+from torchrl_td.data.keys import observation_keys
+from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.data.pointmaze import ensure_pointmaze, record_pointmaze
+from torchrl_td.data.windows import WindowSampler
+
+__all__ = [
+    "Normalizer",
+    "WindowSampler",
+    "check_matches_env",
+    "ensure_pointmaze",
+    "load_episodes",
+    "observation_keys",
+    "record_pointmaze",
+    "returns_to_go",
+]
