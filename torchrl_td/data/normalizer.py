@@ -1,0 +1,107 @@
+"""Gaussian normalisation of states, and the scales of their change."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from torchrl_td.errors import TDError
+
+# Below this spread a dimension is taken as constant: dividing by it would blow rounding up.
+_CONSTANT = 1e-6
+
+
+class Normalizer(nn.Module):
+    """Maps states to zero mean and unit variance and returns-to-go to about 1.
+
+    Args:
+        loc: mean of the states, shape [O].
+        scale: standard deviation of the states, shape [O]; entries of (almost) constant
+            dimensions are replaced by 1.
+        returns_scale: what returns-to-go are divided by.
+
+    Raises:
+        TDError: if a value is not finite or ``returns_scale`` is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.data import Normalizer
+        >>> normalizer = Normalizer(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0]), 100.0)
+        >>> normalizer.normalize(torch.tensor([3.0, 2.5]))
+        tensor([1.0000, 0.5000])
+        >>> normalizer.scale_returns(torch.tensor([50.0]))
+        tensor([0.5000])
+    """
+
+    loc: Tensor
+    scale: Tensor
+    returns_scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor, returns_scale: float = 1.0) -> None:
+        super().__init__()
+        if not (torch.isfinite(loc).all() and torch.isfinite(scale).all()):
+            raise TDError("the normalizer's mean or scale is not finite; check the data for NaN")
+        if not returns_scale > 0:
+            raise TDError(f"returns_scale must be positive, got {returns_scale}")
+        self.register_buffer("loc", loc.float())
+        self.register_buffer("scale", torch.where(scale > _CONSTANT, scale, 1.0).float())
+        self.register_buffer("returns_scale", torch.tensor(float(returns_scale)))
+
+    @classmethod
+    def fit(cls, episodes: TensorDictBase, returns_scale: float = 1.0) -> Normalizer:
+        """Fits mean and standard deviation on the ``observation`` of a dataset [N]."""
+        observation = episodes["observation"].double()
+        return cls(observation.mean(0), observation.std(0, correction=0), returns_scale)
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """States [..., O] in the environment's units to normalised ones."""
+        return (observation - self.loc) / self.scale
+
+    def denormalize(self, observation: Tensor) -> Tensor:
+        """Normalised states [..., O] to the environment's units."""
+        return observation * self.scale + self.loc
+
+    def scale_returns(self, returns_to_go: Tensor) -> Tensor:
+        """Returns-to-go [..., 1] in units of reward to scaled ones."""
+        return returns_to_go / self.returns_scale
+
+    def apply_to(self, episodes: TensorDictBase) -> TensorDictBase:
+        """A copy of a dataset [N] with normalised states and scaled returns-to-go."""
+        out = episodes.copy()
+        for key in ("observation", ("next", "observation")):
+            out[key] = self.normalize(out[key])
+        for key in ("returns_to_go", ("next", "returns_to_go")):
+            out[key] = self.scale_returns(out[key])
+        return out
+
+
+def displacement_scale(
+    episodes: TensorDictBase, horizon: int, samples: int = 20_000, seed: int = 0
+) -> Tensor:
+    """Standard deviation of s_{t+j} − s_t for j = 0..H−1 over a (normalised) dataset.
+
+    What a state changes by within a plan, to which the diffusion's noise and the generator's
+    output can be scaled. Constant dimensions get 0.
+
+    Args:
+        episodes: dataset [N] with ``observation`` and ``episode``.
+        horizon: H.
+        samples: number of random starts to measure at.
+        seed: seed of those starts.
+
+    Returns:
+        Shape [H, O]; row 0 is 0.
+    """
+    observation, episode = episodes["observation"], episodes["episode"].view(-1)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randint(observation.shape[0], (samples,), generator=generator)
+    start = start.to(observation.device)
+    rows = [torch.zeros_like(observation[0])]
+    for lag in range(1, horizon):
+        end = (start + lag).clamp(max=observation.shape[0] - 1)
+        inside = episode[end] == episode[start]
+        change = (observation[end] - observation[start])[inside]
+        rows.append(change.double().square().mean(0).sqrt().float() if len(change) else rows[-1])
+    scale = torch.stack(rows)
+    return torch.where(scale > _CONSTANT, scale, 0.0)

@@ -1,0 +1,18 @@
+"""TensorDictModules around the networks, and the noise schedule."""
+
+from torchrl_td.modules.coordinates import PlanCoordinates
+from torchrl_td.modules.generator import TrajectoryGenerator
+from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
+from torchrl_td.modules.noise_schedule import NoiseSchedule
+from torchrl_td.modules.refiner import DiffusionRefiner
+from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
+
+__all__ = [
+    "DiffusionRefiner",
+    "InverseDynamics",
+    "NoiseSchedule",
+    "PlanCoordinates",
+    "PlanCritic",
+    "TrajectoryGenerator",
+    "TrajectoryPlanner",
+]

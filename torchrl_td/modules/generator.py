@@ -1,0 +1,169 @@
+"""The sequence generator: drafts a feasible plan (paper section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+
+from torchrl_td.errors import TDError
+
+_PREDICT = ("state", "change")
+
+
+class TrajectoryGenerator(TensorDictModuleBase):
+    """Predicts the next state and returns-to-go, and continues a history into a draft.
+
+    Args:
+        network: a :class:`~torchrl_td.networks.TrajectoryTransformer` or
+            :class:`~torchrl_td.networks.RecurrentTrajectoryModel`.
+        predict: ``"state"`` as in the paper, or ``"change"``: the network's output times
+            ``change_scale`` is added to the present state, so that a state which changes by
+            a hundredth of its spread in a step needs no hundredfold accuracy.
+        change_scale: standard deviation of the change in a step, shape [O]; with
+            ``predict="change"`` only. Dimensions with scale 0 are copied.
+        returns_change_scale: likewise for the scaled returns-to-go.
+        in_keys: keys of the states [B, T, O], returns-to-go [B, T, 1] and mask [B, T].
+        out_keys: keys of the two predictions.
+
+    Raises:
+        TDError: if ``predict`` is unknown or comes without its scale.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td.modules import TrajectoryGenerator
+        >>> from torchrl_td.networks import TrajectoryTransformer
+        >>> generator = TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1))
+        >>> window = TensorDict(
+        ...     observation=torch.randn(2, 14, 3),
+        ...     returns_to_go=torch.rand(2, 14, 1),
+        ...     mask=torch.ones(2, 14, dtype=torch.bool),
+        ...     batch_size=[2],
+        ... )
+        >>> generator(window)["predicted", "observation"].shape
+        torch.Size([2, 14, 3])
+        >>> history = (window["observation"][:, :7], window["returns_to_go"][:, :7])
+        >>> draft, returns_to_go = generator.continue_(*history, window["mask"][:, :7], 7)
+        >>> draft.shape
+        torch.Size([2, 8, 3])
+    """
+
+    change_scale: Tensor
+    returns_change_scale: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        predict: str = "state",
+        change_scale: Tensor | None = None,
+        returns_change_scale: Tensor | float | None = None,
+        in_keys: Sequence[NestedKey] = ("observation", "returns_to_go", "mask"),
+        out_keys: Sequence[NestedKey] = (
+            ("predicted", "observation"),
+            ("predicted", "returns_to_go"),
+        ),
+    ) -> None:
+        super().__init__()
+        if predict not in _PREDICT:
+            raise TDError(f"unknown predict={predict!r}; allowed are {', '.join(_PREDICT)}")
+        if predict == "change" and (change_scale is None or returns_change_scale is None):
+            raise TDError("predict='change' needs change_scale and returns_change_scale")
+        self.network = network
+        self.predict = predict
+        self.in_keys = list(in_keys)
+        self.out_keys = list(out_keys)
+        self.register_buffer(
+            "change_scale", torch.ones(1) if change_scale is None else change_scale.float()
+        )
+        self.register_buffer(
+            "returns_change_scale", torch.as_tensor(returns_change_scale or 1.0).float().view(1)
+        )
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes, at every position of a window, the predictions for the next."""
+        observation, returns_to_go, mask = (tensordict.get(key) for key in self.in_keys)
+        output = self.network(observation, returns_to_go, mask)
+        predicted = self._predict(observation, returns_to_go, *output)
+        for key, value in zip(self.out_keys, predicted, strict=True):
+            tensordict.set(key, value)
+        return tensordict
+
+    def continue_(
+        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Continues a history by ``steps`` states, decoding one at a time (eq. 5).
+
+        Plain tensors with static shapes; nothing waits for the device.
+
+        Args:
+            observation: history of states, shape [B, L, O], the present last, short ones
+                padded at their left.
+            returns_to_go: shape [B, L, 1].
+            mask: bool [B, L], True for real entries.
+            steps: H − 1.
+
+        Returns:
+            The draft [B, H, O], the present state first, and its returns-to-go [B, H, 1].
+        """
+        if not self.network.causal:
+            return self.continue_uncached(observation, returns_to_go, mask, steps)
+        state, returns = observation[:, -1], returns_to_go[:, -1]
+        states, all_returns = [state], [returns]
+        cache = None
+        for _ in range(steps):
+            if cache is None:
+                *output, cache = self.network.start(observation, returns_to_go, mask, steps - 1)
+            else:
+                *output, cache = self.network.step(state, returns, cache)
+            state, returns = self._predict(state, returns, *output)
+            states.append(state)
+            all_returns.append(returns)
+        return torch.stack(states, 1), torch.stack(all_returns, 1)
+
+    def continue_uncached(
+        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`continue_` that reads the whole sequence anew for every state.
+
+        The only way without a causal mask, and what the cached one is tested against.
+        """
+        length = observation.shape[1]
+        for _ in range(steps):
+            output = self.network(observation, returns_to_go, mask)
+            state, returns = self._predict(
+                observation[:, -1], returns_to_go[:, -1], *(o[:, -1] for o in output)
+            )
+            observation = torch.cat([observation, state.unsqueeze(1)], 1)
+            returns_to_go = torch.cat([returns_to_go, returns.unsqueeze(1)], 1)
+            mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
+        return observation[:, length - 1 :], returns_to_go[:, length - 1 :]
+
+    def targets(
+        self,
+        observation: Tensor,
+        returns_to_go: Tensor,
+        next_observation: Tensor,
+        next_returns_to_go: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What the network's raw output should be for the transitions given, [..., O], [..., 1]."""
+        if self.predict == "state":
+            return next_observation, next_returns_to_go
+        change = next_observation - observation
+        inverse = torch.where(self.change_scale > 0, 1 / self.change_scale, 0.0)
+        return change * inverse, (next_returns_to_go - returns_to_go) / self.returns_change_scale
+
+    def _predict(
+        self, observation: Tensor, returns_to_go: Tensor, state_out: Tensor, returns_out: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.predict == "state":
+            return state_out, returns_out
+        return (
+            observation + self.change_scale * state_out,
+            returns_to_go + self.returns_change_scale * returns_out,
+        )

@@ -1,0 +1,103 @@
+"""Inverse dynamics (paper eq. 3) and the critic that can choose among candidate plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from torchrl_td.networks import MLP
+
+
+class InverseDynamics(TensorDictModuleBase):
+    """The action that leads from one state to the next: a_t = f_φ(s_t, s_{t+1}).
+
+    Args:
+        network: an MLP on two states.
+        change_scale: standard deviation of the change in a step, shape [O]. If given, the
+            network reads (s_t, (s_{t+1} − s_t) / scale) in place of the two states, so the
+            difference that holds the action is of the size of the rest. ``None`` as in the
+            paper.
+        in_keys: keys of the two states [..., O], normalised with the same statistics.
+        out_keys: key of the action [..., A].
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.modules import InverseDynamics
+        >>> from torchrl_td.networks import MLP
+        >>> inverse_dynamics = InverseDynamics(MLP(2 * 11, (256, 256), 3))
+        >>> inverse_dynamics.act(torch.randn(5, 11), torch.randn(5, 11)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        network: MLP,
+        *,
+        change_scale: Tensor | None = None,
+        in_keys: Sequence[NestedKey] = ("observation", ("next", "observation")),
+        out_keys: Sequence[NestedKey] = ("action",),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.in_keys = list(in_keys)
+        self.out_keys = list(out_keys)
+        inverse = None
+        if change_scale is not None:
+            inverse = torch.where(change_scale > 0, 1 / change_scale.clamp(min=1e-12), 0.0).float()
+        self.register_buffer("inverse_change_scale", inverse)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        observation, next_observation = (tensordict.get(key) for key in self.in_keys)
+        return tensordict.set(self.out_keys[0], self.act(observation, next_observation))
+
+    def act(self, observation: Tensor, next_observation: Tensor) -> Tensor:
+        """The action [..., A] between two states [..., O]."""
+        if self.inverse_change_scale is not None:
+            change = (next_observation - observation) * self.inverse_change_scale
+            return self.network(observation, change)
+        return self.network(observation, next_observation)
+
+
+class PlanCritic(TensorDictModuleBase):
+    """Monte-Carlo critic Q(s, a), the scaled returns-to-go of an action.
+
+    The paper does not mention it; the authors' code picks among candidate plans with it.
+
+    Args:
+        network: an MLP on a state and an action.
+        in_keys: keys of the state [..., O] and the action [..., A].
+        out_keys: key of the value [..., 1].
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.modules import PlanCritic
+        >>> from torchrl_td.networks import MLP
+        >>> critic = PlanCritic(MLP(11 + 3, (128, 128), 1))
+        >>> critic.value(torch.randn(5, 11), torch.randn(5, 3)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        network: MLP,
+        *,
+        in_keys: Sequence[NestedKey] = ("observation", "action"),
+        out_keys: Sequence[NestedKey] = ("state_action_value",),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.in_keys = list(in_keys)
+        self.out_keys = list(out_keys)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        observation, action = (tensordict.get(key) for key in self.in_keys)
+        return tensordict.set(self.out_keys[0], self.value(observation, action))
+
+    def value(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Q [..., 1] of states [..., O] and actions [..., A]."""
+        return self.network(observation, action)

@@ -1,0 +1,172 @@
+"""The noise schedule: everything about diffusion that needs no network."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from torchrl_td.errors import TDError
+
+_SCHEDULES = ("linear", "cosine")
+
+
+class NoiseSchedule(nn.Module):
+    """Variance schedule of a diffusion process, with its forward and reverse steps.
+
+    Denoising steps are numbered as in the paper, k = 1 (least noise) to K (most).
+    The schedule knows no network: whoever samples predicts the noise and hands it to
+    :meth:`ddpm_step` or :meth:`ddim_step`.
+
+    Args:
+        denoising_steps: K, the number of steps the forward process is cut into.
+        schedule: ``"linear"`` (the paper's: ᾱ_K = 0.347 for the default range, so x_K is
+            *not* pure noise) or ``"cosine"`` (ends at noise, what a sampler that starts
+            from N(0, I) needs).
+        beta_start: β_1 of the linear schedule.
+        beta_end: β_K of the linear schedule.
+
+    Raises:
+        TDError: if the schedule is unknown or K or the range of β is out of bounds.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.modules import NoiseSchedule
+        >>> schedule = NoiseSchedule(100)
+        >>> round(schedule.alpha_bar[100].item(), 3)
+        0.347
+        >>> x = torch.randn(4, 16, 11)
+        >>> schedule.add_noise(x, torch.randn_like(x), torch.full((4,), 5)).shape
+        torch.Size([4, 16, 11])
+    """
+
+    def __init__(
+        self,
+        denoising_steps: int = 100,
+        schedule: str = "linear",
+        beta_start: float = 1e-3,
+        beta_end: float = 2e-2,
+    ) -> None:
+        super().__init__()
+        if denoising_steps < 1:
+            raise TDError(f"denoising_steps must be at least 1, got {denoising_steps}")
+        if not 0 < beta_start <= beta_end < 1:
+            raise TDError(
+                f"beta_start and beta_end must satisfy 0 < beta_start <= beta_end < 1, "
+                f"got {beta_start} and {beta_end}"
+            )
+        if schedule == "linear":
+            beta = torch.linspace(beta_start, beta_end, denoising_steps, dtype=torch.float64)
+        elif schedule == "cosine":
+            beta = _cosine_beta(denoising_steps)
+        else:
+            raise TDError(
+                f"unknown noise schedule {schedule!r}; allowed are {', '.join(_SCHEDULES)}"
+            )
+        self.denoising_steps = denoising_steps
+        self.schedule = schedule
+        # Entry 0 is the clean sample, so that step k is entry k and k = 1 needs no special case.
+        beta = torch.cat([beta.new_zeros(1), beta])
+        alpha_bar = torch.cumprod(1 - beta, 0)
+        self.register_buffer("beta", beta.float(), persistent=False)
+        self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
+        self.register_buffer("signal_scale", alpha_bar.sqrt().float(), persistent=False)
+        self.register_buffer("noise_scale", (1 - alpha_bar).sqrt().float(), persistent=False)
+        # Host copies in double precision: sampling coefficients are Python numbers, which cost
+        # no launch and no synchronisation inside the planning loop.
+        self._beta = beta.tolist()
+        self._alpha_bar = alpha_bar.tolist()
+
+    def add_noise(self, x: Tensor, noise: Tensor, step: Tensor | int) -> Tensor:
+        """Draws x_k given x_0: √ᾱ_k x_0 + √(1 − ᾱ_k) ε (Algorithm 1, line 1).
+
+        Args:
+            x: clean sample, shape [B, ...].
+            noise: standard normal noise of the same shape.
+            step: k in 0..K, an int or a tensor of shape [B].
+        """
+        if isinstance(step, int):
+            alpha_bar = self._alpha_bar[step]
+            return math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * noise
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        return self.signal_scale[step].view(shape) * x + self.noise_scale[step].view(shape) * noise
+
+    def predict_clean(self, x: Tensor, predicted_noise: Tensor, step: int) -> Tensor:
+        """The clean sample that x_k and a noise prediction imply (eq. 10 solved for x_0)."""
+        alpha_bar = self._alpha_bar[step]
+        return (x - math.sqrt(1 - alpha_bar) * predicted_noise) / math.sqrt(alpha_bar)
+
+    def ddpm_step(
+        self,
+        x: Tensor,
+        predicted_noise: Tensor,
+        step: int,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """One step of ancestral sampling, x_k to x_{k−1} (eqs. 9 and 10).
+
+        The variance is the posterior's, β̃_k = β_k (1 − ᾱ_{k−1}) / (1 − ᾱ_k), which is zero at
+        k = 1: the last step adds no noise.
+
+        Args:
+            x: x_k, shape [B, ...].
+            predicted_noise: ε̂, same shape.
+            step: k in 1..K.
+            noise: standard normal noise, same shape; ``None`` returns the mean.
+            temperature: factor on the standard deviation.
+        """
+        beta, alpha_bar, alpha_bar_before = (
+            self._beta[step],
+            self._alpha_bar[step],
+            self._alpha_bar[step - 1],
+        )
+        mean = (x - beta / math.sqrt(1 - alpha_bar) * predicted_noise) / math.sqrt(1 - beta)
+        std = temperature * math.sqrt(beta * (1 - alpha_bar_before) / (1 - alpha_bar))
+        return mean if noise is None or std == 0.0 else mean + std * noise
+
+    def ddim_step(self, x: Tensor, predicted_noise: Tensor, step: int, to_step: int) -> Tensor:
+        """One deterministic DDIM step, x_k to x_j for any j < k.
+
+        Args:
+            x: x_k, shape [B, ...].
+            predicted_noise: ε̂, same shape.
+            step: k in 1..K.
+            to_step: j in 0..k−1; 0 gives the clean sample.
+        """
+        alpha_bar = self._alpha_bar[to_step]
+        clean = self.predict_clean(x, predicted_noise, step)
+        return math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * predicted_noise
+
+    def sampling_steps(self, start: int, evaluations: int | None = None) -> list[int]:
+        """The denoising steps visited from ``start`` down to 1, evenly spaced.
+
+        Args:
+            start: the step the sample is at, 0..K; 0 visits none.
+            evaluations: how many to visit, 1..start; ``None`` visits all.
+
+        Raises:
+            TDError: if either is out of its range.
+
+        Examples:
+            >>> NoiseSchedule(100).sampling_steps(5, 2)
+            [5, 2]
+        """
+        if not 0 <= start <= self.denoising_steps:
+            raise TDError(
+                f"refine_steps must lie in 0..{self.denoising_steps} (denoising_steps), got {start}"
+            )
+        evaluations = start if evaluations is None else evaluations
+        if start == 0:
+            return []
+        if not 1 <= evaluations <= start:
+            raise TDError(f"evaluations must lie in 1..{start} (refine_steps), got {evaluations}")
+        return [round(start * (evaluations - i) / evaluations) for i in range(evaluations)]
+
+
+def _cosine_beta(denoising_steps: int, offset: float = 0.008) -> Tensor:
+    """β of the cosine schedule (Nichol & Dhariwal 2021), clipped at 0.999."""
+    t = torch.arange(denoising_steps + 1, dtype=torch.float64) / denoising_steps
+    alpha_bar = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)

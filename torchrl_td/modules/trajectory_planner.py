@@ -1,0 +1,154 @@
+"""One plan on plain tensors: draft, refine, choose, act (paper, appendix Algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from torchrl_td.errors import TDError
+from torchrl_td.modules.generator import TrajectoryGenerator
+from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
+from torchrl_td.modules.refiner import DiffusionRefiner
+
+
+class TrajectoryPlanner(nn.Module):
+    """What runs inside the planning loop.
+
+    Everything is normalised, of static shape and on one device; nothing is read back by the
+    host. So each method can be compiled and captured in a CUDA graph as it stands.
+
+    Args:
+        generator: drafts; ``None`` repeats the present state (for a refiner that starts from
+            noise).
+        refiner: refines.
+        inverse_dynamics: acts.
+        horizon: H.
+        critic: scores candidates.
+        candidates: plans refined from one draft.
+
+    Raises:
+        TDError: if the parts do not fit together.
+    """
+
+    candidate_noise: Tensor
+
+    def __init__(
+        self,
+        generator: TrajectoryGenerator | None,
+        refiner: DiffusionRefiner,
+        inverse_dynamics: InverseDynamics,
+        *,
+        horizon: int,
+        critic: PlanCritic | None = None,
+        candidates: int = 1,
+    ) -> None:
+        super().__init__()
+        multiple = refiner.network.horizon_multiple
+        if refiner.steps and horizon % multiple:
+            raise TDError(f"horizon must be divisible by {multiple} for this U-Net, got {horizon}")
+        if generator is None and refiner.init != "noise":
+            raise TDError("a planner without a generator needs a refiner with init='noise'")
+        if candidates < 1 or (candidates > 1 and critic is None):
+            raise TDError(f"candidates={candidates} needs a critic to choose among them")
+        self.generator = generator
+        self.refiner = refiner
+        self.inverse_dynamics = inverse_dynamics
+        self.critic = critic if candidates > 1 else None
+        self.horizon = horizon
+        self.candidates = candidates
+        # Deterministic planning with several candidates needs them to differ all the same: a
+        # fixed set of noises, the first of them zero.
+        shape = (candidates, refiner.noise_draws, horizon, refiner.network.observation_dim)
+        fixed = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        fixed[0] = 0
+        self.register_buffer("candidate_noise", fixed, persistent=False)
+
+    def noise_shape(self, batch: int) -> tuple[int, ...]:
+        """Shape of the noise that :meth:`plan` takes: [B, N, draws, H, O]."""
+        return (batch, *self.candidate_noise.shape)
+
+    def plan(
+        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Drafts a plan from the history, refines it and returns its first action.
+
+        Args:
+            observation: history, shape [B, L, O], the present last.
+            returns_to_go: shape [B, L, 1].
+            mask: bool [B, L], True for real entries.
+            noise: standard normal, shape :meth:`noise_shape`; ``None`` plans without.
+
+        Returns:
+            Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
+        """
+        if self.generator is None:
+            draft = observation[:, -1:].expand(-1, self.horizon, -1)
+            returns = returns_to_go[:, -1:].expand(-1, self.horizon, -1)
+        else:
+            draft, returns = self.generator.continue_(
+                observation, returns_to_go, mask, self.horizon - 1
+            )
+        return draft, returns, *self._finish(draft, returns_to_go[:, -1], noise)
+
+    def replan(
+        self,
+        plan: Tensor,
+        plan_returns: Tensor,
+        present: Tensor,
+        returns_to_go: Tensor,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """:meth:`plan` from the last step's plan: shifted, its tail continued by one state.
+
+        Args:
+            plan: the last plan [B, H, O].
+            plan_returns: its returns-to-go [B, H, 1].
+            present: the present state [B, O].
+            returns_to_go: the present returns-to-go [B, 1].
+            noise: as in :meth:`plan`.
+        """
+        assert self.generator is not None
+        states = torch.cat([present.unsqueeze(1), plan[:, 2:]], 1)  # [B, H - 1, O]
+        returns = torch.cat([returns_to_go.unsqueeze(1), plan_returns[:, 2:]], 1)
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        tail, tail_returns = self.generator.continue_(states, returns, mask, 1)
+        draft = torch.cat([states, tail[:, 1:]], 1)
+        draft_returns = torch.cat([returns, tail_returns[:, 1:]], 1)
+        return draft, draft_returns, *self._finish(draft, returns_to_go, noise)
+
+    def act(self, present: Tensor, planned: Tensor) -> Tensor:
+        """The action [B, A] towards a planned state, both [B, O]."""
+        return self.inverse_dynamics.act(present, planned)
+
+    def _finish(
+        self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if self.critic is None:
+            refined = self.refiner.refine(
+                draft, returns_to_go, None if noise is None else noise[:, 0]
+            )
+            return refined, self.act(refined[:, 0], refined[:, 1])
+        return self._choose(draft, returns_to_go, noise)
+
+    def _choose(
+        self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Refines N candidates in one batch and picks one by its value.
+
+        With noise the pick is drawn from a softmax over the values, as in the authors' code;
+        without it is the best.
+        """
+        assert self.critic is not None
+        batch, count = draft.shape[0], self.candidates
+        fixed = self.candidate_noise.expand(batch, -1, -1, -1, -1)
+        refined = self.refiner.refine(
+            draft.repeat_interleave(count, 0),
+            returns_to_go.repeat_interleave(count, 0),
+            (fixed if noise is None else noise).flatten(0, 1),
+        )
+        action = self.act(refined[:, 0], refined[:, 1])
+        value = self.critic.value(refined[:, 0], action).view(batch, count)
+        if noise is not None:  # Gumbel-max: argmax of logits + Gumbel noise samples the softmax
+            value = value - torch.empty_like(value).exponential_().log()
+        rows = torch.arange(batch, device=draft.device) * count + value.argmax(-1)
+        return refined[rows], action[rows]

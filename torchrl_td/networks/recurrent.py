@@ -1,0 +1,105 @@
+"""GRU and LSTM trajectory models, the transformer's alternatives (paper Table 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from torchrl_td.errors import TDError
+
+_CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+State = tuple[Tensor, ...]
+
+
+class RecurrentTrajectoryModel(nn.Module):
+    """Predicts the next state and the next returns-to-go with a GRU or an LSTM.
+
+    Tokens, inputs and outputs are those of
+    :class:`~torchrl_td.networks.TrajectoryTransformer`; the cache is the hidden state.
+
+    Args:
+        observation_dim: O, width of a state.
+        cell: ``"gru"`` or ``"lstm"``.
+        width: width of a token and of the hidden state; even.
+        layers: stacked recurrent layers.
+
+    Raises:
+        TDError: if the cell is unknown or the width is odd.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.networks import RecurrentTrajectoryModel
+        >>> network = RecurrentTrajectoryModel(11, "gru", width=64)
+        >>> mask = torch.ones(4, 30, dtype=torch.bool)
+        >>> network(torch.randn(4, 30, 11), torch.rand(4, 30, 1), mask)[0].shape
+        torch.Size([4, 30, 11])
+    """
+
+    causal = True
+
+    def __init__(
+        self, observation_dim: int, cell: str = "gru", width: int = 512, layers: int = 2
+    ) -> None:
+        super().__init__()
+        if cell not in _CELLS:
+            raise TDError(f"unknown recurrent cell {cell!r}; allowed are {', '.join(_CELLS)}")
+        if width % 2:
+            raise TDError(f"the recurrent model's width must be even, got {width}")
+        self.embed_state = nn.Linear(observation_dim, width // 2)
+        self.embed_returns = nn.Linear(1, width // 2)
+        self.embedding_norm = nn.LayerNorm(width)
+        self.rnn = _CELLS[cell](width, width, layers, batch_first=True)
+        self.state_head = nn.Linear(width, observation_dim)
+        self.returns_head = nn.Linear(width, 1)
+
+    def forward(
+        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Reads whole sequences [B, T, O], [B, T, 1] with bool mask [B, T]."""
+        x = self._embed(observation, returns_to_go)  # [B, T, D]
+        # Rows are shifted so that their first real token comes first: the hidden state starts
+        # at zero there, whatever padding stood before it.
+        padding = mask.long().argmax(-1, keepdim=True)  # [B, 1]
+        time = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        x = _gather(x, (time + padding).clamp(max=mask.shape[1] - 1))
+        x, _ = self.rnn(x)
+        return self._heads(_gather(x, (time - padding).clamp(min=0)))
+
+    def start(
+        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor, State]:
+        """Reads a history [B, L, O] padded at its left; see ``TrajectoryTransformer.start``."""
+        x = self._embed(observation, returns_to_go)
+        zeros = x.new_zeros(self.rnn.num_layers, x.shape[0], x.shape[2])
+        state: State = (zeros, zeros) if isinstance(self.rnn, nn.LSTM) else (zeros,)
+        out = x
+        for t in range(x.shape[1]):
+            out, new_state = self._run(x[:, t : t + 1], state)
+            real = mask[:, t].view(1, -1, 1)
+            state = tuple(torch.where(real, n, s) for n, s in zip(new_state, state, strict=True))
+        return *self._heads(out[:, -1]), state
+
+    def step(
+        self, observation: Tensor, returns_to_go: Tensor, cache: State
+    ) -> tuple[Tensor, Tensor, State]:
+        """Appends one token [B, O], [B, 1] and predicts the next."""
+        out, cache = self._run(self._embed(observation, returns_to_go).unsqueeze(1), cache)
+        return *self._heads(out[:, -1]), cache
+
+    def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if isinstance(self.rnn, nn.LSTM):
+            return self.rnn(x, state)
+        out, hidden = self.rnn(x, state[0])
+        return out, (hidden,)
+
+    def _embed(self, observation: Tensor, returns_to_go: Tensor) -> Tensor:
+        token = torch.cat([self.embed_state(observation), self.embed_returns(returns_to_go)], -1)
+        return self.embedding_norm(token)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.state_head(x), self.returns_head(x)
+
+
+def _gather(x: Tensor, time: Tensor) -> Tensor:
+    """x [B, T, D] at time indices [B, T]."""
+    return x.gather(1, time.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,131 @@
+"""Loss of the sequence generator (paper eq. 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
+from torchrl.objectives.common import LossModule
+
+from torchrl_td.modules import TrajectoryGenerator
+from torchrl_td.objectives.common import check_reduction, reduce_masked
+
+
+class TrajectoryGeneratorLoss(LossModule):
+    """Mean squared error of the next state and the next returns-to-go, 1:1.
+
+    A fixed-variance Gaussian likelihood (eq. 4). Where the generator predicts changes, errors
+    are measured in units of the change's scale.
+
+    Args:
+        generator_network (TrajectoryGenerator): the generator.
+
+    Keyword Args:
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        TDError: if the reduction is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td.modules import TrajectoryGenerator
+        >>> from torchrl_td.networks import TrajectoryTransformer
+        >>> from torchrl_td.objectives import TrajectoryGeneratorLoss
+        >>> generator = TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1))
+        >>> loss_module = TrajectoryGeneratorLoss(generator)
+        >>> window = TensorDict(
+        ...     observation=torch.randn(2, 14, 3),
+        ...     returns_to_go=torch.rand(2, 14, 1),
+        ...     mask=torch.ones(2, 14, dtype=torch.bool),
+        ...     next=TensorDict(
+        ...         observation=torch.randn(2, 14, 3),
+        ...         returns_to_go=torch.rand(2, 14, 1),
+        ...         batch_size=[2, 14],
+        ...     ),
+        ...     batch_size=[2, 14],
+        ... )
+        >>> loss_module(window)["loss_generator"].backward()
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Keys of the window, all [B, T, ...].
+
+        Attributes:
+            observation: states [B, T, O].
+            returns_to_go: scaled returns-to-go [B, T, 1].
+            next_observation: the states that follow.
+            next_returns_to_go: the returns-to-go that follow.
+            mask: bool [B, T], True for real steps.
+        """
+
+        observation: NestedKey = "observation"
+        returns_to_go: NestedKey = "returns_to_go"
+        next_observation: NestedKey = ("next", "observation")
+        next_returns_to_go: NestedKey = ("next", "returns_to_go")
+        mask: NestedKey = "mask"
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_generator", "state_error", "returns_error"]  # noqa: RUF012
+
+    generator_network: TrajectoryGenerator
+    generator_network_params: TensorDictParams
+    target_generator_network_params: TensorDictParams
+
+    def __init__(
+        self, generator_network: TrajectoryGenerator, *, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        self.reduction = check_reduction(reduction)
+        self.convert_to_functional(generator_network, "generator_network")
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        keys = self.tensor_keys
+        return [
+            keys.observation,
+            keys.returns_to_go,
+            keys.next_observation,
+            keys.next_returns_to_go,
+            keys.mask,
+        ]
+
+    @in_keys.setter
+    def in_keys(self, value: list[NestedKey]) -> None:
+        raise AttributeError("rename keys with set_keys")
+
+    def _forward_value_estimator_keys(self, **kwargs) -> None:
+        pass
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Computes the loss of a batch of windows [B, T].
+
+        Returns:
+            ``loss_generator`` and, detached, ``state_error`` and ``returns_error``.
+        """
+        observation, returns_to_go, next_observation, next_returns, mask = (
+            tensordict.get(key) for key in self.in_keys
+        )
+        with self.generator_network_params.to_module(self.generator_network):
+            state, returns = self.generator_network.network(observation, returns_to_go, mask)
+            state_target, returns_target = self.generator_network.targets(
+                observation, returns_to_go, next_observation, next_returns
+            )
+        state_error = reduce_masked((state - state_target).square(), mask, self.reduction)
+        returns_error = reduce_masked((returns - returns_target).square(), mask, self.reduction)
+        loss = state_error + returns_error
+        if self.reduction == "none":
+            loss = state_error.mean(-1, keepdim=True) + returns_error
+        return TensorDict(
+            {
+                "loss_generator": loss,
+                "state_error": state_error.detach(),
+                "returns_error": returns_error.detach(),
+            },
+            batch_size=torch.Size([]),
+        )

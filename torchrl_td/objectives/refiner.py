@@ -1,0 +1,162 @@
+"""Loss of the diffusion refiner (paper eq. 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.objectives.common import LossModule
+
+from torchrl_td.errors import TDError
+from torchrl_td.modules import DiffusionRefiner
+from torchrl_td.objectives.common import check_reduction, reduce_masked
+
+
+class DiffusionRefinerLoss(LossModule):
+    """Noise-prediction error with the condition dropped at random.
+
+    The plan is the last H entries of the window, from the present on. Its position 0 holds
+    the clean present state and carries no loss. Noise, denoising steps and dropped conditions
+    are drawn here.
+
+    Args:
+        refiner_network (DiffusionRefiner): the refiner.
+        horizon (int): H, the plan's length.
+
+    Keyword Args:
+        condition_dropout (float): probability with which the condition is dropped.
+        max_step (int, optional): denoising steps are drawn from 1..max_step; ``None`` draws
+            from the whole schedule, as in the paper. A refiner that only ever starts at
+            k ≪ K can be trained where it is used.
+        delay_refiner (bool): whether target parameters (the EMA) are kept.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        TDError: if a setting is out of its range.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td.modules import DiffusionRefiner, NoiseSchedule
+        >>> from torchrl_td.networks import TemporalUNet
+        >>> from torchrl_td.objectives import DiffusionRefinerLoss
+        >>> unet = TemporalUNet(3, channels=16, multipliers=(1, 2))
+        >>> loss_module = DiffusionRefinerLoss(DiffusionRefiner(unet, NoiseSchedule()), horizon=8)
+        >>> window = TensorDict(
+        ...     observation=torch.randn(2, 14, 3),
+        ...     returns_to_go=torch.rand(2, 14, 1),
+        ...     mask=torch.ones(2, 14, dtype=torch.bool),
+        ...     batch_size=[2, 14],
+        ... )
+        >>> loss_module(window)["loss_refiner"].backward()
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Keys of the window.
+
+        Attributes:
+            observation: states [B, T, O].
+            returns_to_go: scaled returns-to-go [B, T, 1].
+            mask: bool [B, T], True for real steps.
+        """
+
+        observation: NestedKey = "observation"
+        returns_to_go: NestedKey = "returns_to_go"
+        mask: NestedKey = "mask"
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_refiner"]  # noqa: RUF012
+
+    refiner_network: DiffusionRefiner
+    refiner_network_params: TensorDictParams
+    target_refiner_network_params: TensorDictParams
+
+    def __init__(
+        self,
+        refiner_network: DiffusionRefiner,
+        horizon: int,
+        *,
+        condition_dropout: float = 0.5,
+        max_step: int | None = None,
+        delay_refiner: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        denoising_steps = refiner_network.schedule.denoising_steps
+        multiple = refiner_network.network.horizon_multiple
+        if horizon % multiple:
+            raise TDError(
+                f"the U-Net halves the plan {multiple.bit_length() - 1} times, so horizon must be "
+                f"divisible by {multiple}, got horizon={horizon}"
+            )
+        if not 0 <= condition_dropout <= 1:
+            raise TDError(f"condition_dropout must lie in 0..1, got {condition_dropout}")
+        if max_step is not None and not 1 <= max_step <= denoising_steps:
+            raise TDError(f"max_step must lie in 1..{denoising_steps}, got {max_step}")
+        self.horizon = horizon
+        self.condition_dropout = condition_dropout
+        self.max_step = max_step or denoising_steps
+        self.reduction = check_reduction(reduction)
+        self.delay_refiner = delay_refiner
+        self.convert_to_functional(
+            refiner_network, "refiner_network", create_target_params=delay_refiner
+        )
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        keys = self.tensor_keys
+        return [keys.observation, keys.returns_to_go, keys.mask]
+
+    @in_keys.setter
+    def in_keys(self, value: list[NestedKey]) -> None:
+        raise AttributeError("rename keys with set_keys")
+
+    def _forward_value_estimator_keys(self, **kwargs) -> None:
+        pass
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Computes the loss of a batch of windows [B, T].
+
+        Returns:
+            ``loss_refiner``.
+        """
+        observation, returns_to_go, mask = (tensordict.get(key) for key in self.in_keys)
+        plan, mask = observation[:, -self.horizon :], mask[:, -self.horizon :]
+        condition = returns_to_go[:, -self.horizon]  # [B, 1]
+        batch, device = plan.shape[0], plan.device
+        step = torch.randint(1, self.max_step + 1, (batch,), device=device)
+        keep = torch.rand(batch, device=device) >= self.condition_dropout
+        error = self.noise_error(plan, condition, torch.randn_like(plan), step, keep)
+        mask = mask.clone()
+        mask[:, 0] = False
+        loss = reduce_masked(error, mask, self.reduction)
+        return TensorDict({"loss_refiner": loss}, batch_size=torch.Size([]))
+
+    def noise_error(
+        self, plan: Tensor, condition: Tensor, noise: Tensor, step: Tensor, keep: Tensor
+    ) -> Tensor:
+        """Squared error of the predicted noise.
+
+        Args:
+            plan: clean normalised plan, shape [B, H, O].
+            condition: the present returns-to-go, shape [B, 1].
+            noise: shape [B, H, O].
+            step: denoising steps k, shape [B].
+            keep: bool [B], False where the condition is dropped.
+
+        Returns:
+            Shape [B, H, O].
+        """
+        refiner = self.refiner_network
+        with self.refiner_network_params.to_module(refiner):
+            clean = refiner.coordinates.encode(plan)
+            noisy = refiner.schedule.add_noise(clean, noise, step)
+            noisy = torch.cat([clean[:, :1], noisy[:, 1:]], 1)
+            predicted = refiner.network(noisy, step, condition, keep)
+        return (predicted - noise).square()
