@@ -20,9 +20,10 @@ import torchrl_td
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "torchrl_td"
 
-# Each entry may import from itself and from those before it. `errors` serves all, and the
-# wiring (last) may import one another.
-COLUMNS = ("errors", "data", "networks", "modules", "objectives", "planner")
+# Each entry may import from itself and from those before it. `errors` serves all; `config` holds
+# plain settings that know nothing of data and networks, nor these of it; and the wiring (last)
+# may import one another.
+COLUMNS = ("errors", "data", "networks", "config", "modules", "objectives", "planner")
 WIRING = len(COLUMNS)
 
 
@@ -108,6 +109,29 @@ def test_imports_go_one_way(path: Path) -> None:
     if module == ("__init__",):
         return  # the package's front door re-exports from everywhere
     assert import_faults(path.read_text(encoding="utf-8"), module) == []
+
+
+def foreign_imports(source: str) -> set[str]:
+    """Top-level names of the packages, ours apart, that `source` imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add((node.module or "").split(".")[0])
+    return names - {"torchrl_td"}
+
+
+def test_networks_are_plain_modules_and_settings_stand_alone() -> None:
+    """Networks work on plain tensors; the settings import nothing of ours but `errors`."""
+    networks = sorted((LIBRARY / "networks").glob("*.py"))
+    assert networks
+    for path in networks:
+        names = foreign_imports(path.read_text(encoding="utf-8"))
+        assert not names & {"tensordict", "torchrl"}, path.name
+    settings = ast.parse((LIBRARY / "config.py").read_text(encoding="utf-8"))
+    own = {parts for _, parts in imported_modules(settings, ("torchrl_td",))}
+    assert own <= {("errors",)}
 
 
 def test_import_rule_finds_a_wrong_import() -> None:
