@@ -80,11 +80,12 @@ class TemporalUNet(nn.Module):
             ``2 ** (len(multipliers) - 1)``.
         kernel_size: taps of the convolutions; odd.
         groups: groups of the group norms.
-        embedding_dim: width of the step's and of the condition's embedding, each.
+        embedding_dim: width of the step's and of the condition's embedding, each; even.
         embedding_hidden_dim: hidden width of the two embedding MLPs.
 
     Raises:
-        TDError: if the kernel is even or the widths are not divisible by ``groups``.
+        TDError: if the kernel is even, the widths are not divisible by ``groups``, or a plan's
+            horizon is not divisible by ``horizon_multiple``.
 
     Examples:
         >>> import torch
@@ -106,6 +107,12 @@ class TemporalUNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels * m for m in multipliers]
+        if not widths:
+            raise TDError("the U-Net's multipliers are empty; give one for each level")
+        if embedding_dim % 2 or embedding_dim < 4:
+            raise TDError(
+                f"the U-Net's embedding_dim must be even and at least 4, got {embedding_dim}"
+            )
         if kernel_size % 2 == 0:
             raise TDError(f"the U-Net's kernel_size must be odd, got {kernel_size}")
         if any(w % groups for w in widths):
@@ -166,6 +173,11 @@ class TemporalUNet(nn.Module):
 
     def denoise(self, x: Tensor, step_embedding: Tensor, condition_embedding: Tensor) -> Tensor:
         """:meth:`forward` with the embeddings, each [B, E], computed beforehand."""
+        if x.shape[1] % self.horizon_multiple:
+            raise TDError(
+                f"horizon must be divisible by {self.horizon_multiple} for this U-Net, "
+                f"got {x.shape[1]}"
+            )
         embedding = F.mish(torch.cat([step_embedding, condition_embedding], -1))  # [B, 2E]
         x = x.transpose(1, 2)  # [B, O, H]
         skips: list[Tensor] = []
