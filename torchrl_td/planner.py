@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,15 +11,16 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
-from torchrl.data import Composite, Unbounded
+from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type
 
+from torchrl_td.checkpoint import load_model
+from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import TDError
-from torchrl_td.modules import TrajectoryPlanner
+from torchrl_td.modules import RecedingHorizon, TrajectoryPlanner
 
-WARM_STARTS = ("none", "previous")
 _DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
 
@@ -104,29 +106,20 @@ class TDPlannerActor(TensorDictModuleBase):
         planner_key: NestedKey = "planner",
     ) -> None:
         super().__init__()
-        if warm_start not in WARM_STARTS:
-            allowed = ", ".join(WARM_STARTS)
-            raise TDError(f"unknown warm_start {warm_start!r}; allowed are {allowed}")
-        if warm_start == "previous" and planner.generator is None:
-            raise TDError("warm_start='previous' needs a generator")
-        if not 1 <= replan_every < planner.horizon:
-            raise TDError(
-                f"replan_every must lie in 1..{planner.horizon - 1}, got {replan_every}"
-            )
-        if refresh_every < 1:
-            raise TDError(f"refresh_every must be at least 1, got {refresh_every}")
-        self.planner = planner
+        self.receding_horizon = RecedingHorizon(
+            planner,
+            replan_every=replan_every,
+            warm_start=warm_start,
+            refresh_every=refresh_every,
+            refresh_distance=refresh_distance,
+        )
         self.normalizer = normalizer
         self.horizon = planner.horizon
-        self.history = planner.horizon - 1
-        self.replan_every = replan_every
-        self.warm_start = warm_start
-        self.refresh_every = refresh_every
-        self.refresh_distance = refresh_distance
         self.returns_floor = returns_floor
         self.planner_key = unravel_key(planner_key)
         prefix = (self.planner_key,) if isinstance(self.planner_key, str) else self.planner_key
         self._state_keys = {name: (*prefix, name) for name in self.planner_spec.keys()}
+        self._state_shapes = {name: spec.shape for name, spec in self.planner_spec.items()}
         self._noise_key = (*prefix, "noise")
         self._input_keys = [unravel_key(key) for key in in_keys]
         self._output_keys = [unravel_key(key) for key in out_keys]
@@ -140,6 +133,52 @@ class TDPlannerActor(TensorDictModuleBase):
         self.register_buffer("action_high", None if bounds is None else bounds.high.float())
 
     @property
+    def planner(self) -> TrajectoryPlanner:
+        """What makes the plans, on plain tensors."""
+        return self.receding_horizon.planner
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, *, device: torch.device | str = "cpu", **overrides: Any
+    ) -> TDPlannerActor:
+        """The planner of a training run, with no dataset at hand.
+
+        Args:
+            path: a run's ``output_dir``, its checkpoint folder, or one checkpoint in it.
+            device: where to plan.
+            **overrides: settings of :class:`~torchrl_td.config.PlannerConfig`, such as
+                ``refine_steps=2, sampler="ddim", evaluations=1``.
+
+        Raises:
+            TDError: if the checkpoint is missing, damaged or foreign, or a setting is wrong.
+        """
+        model, about = load_model(path, device)
+        config = check_config({**about["config"]})
+        if overrides:
+            config = override_config(
+                config, [f"planner.{key}={_word(value)}" for key, value in overrides.items()]
+            )
+        spec = Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
+        return cls.from_model(model, config, action_spec=spec.to(device)).eval()
+
+    @classmethod
+    def from_model(
+        cls, model: TrajectoryDiffuser, config: Config, action_spec: Any | None = None
+    ) -> TDPlannerActor:
+        """The planner of trained parts, with the settings ``config.planner``."""
+        settings = config.planner
+        return cls(
+            model.planner(settings),
+            model.normalizer,
+            action_spec=action_spec,
+            replan_every=settings.replan_every,
+            warm_start=settings.warm_start,
+            refresh_every=settings.refresh_every,
+            refresh_distance=settings.refresh_distance,
+            returns_floor=settings.returns_floor,
+        )
+
+    @property
     def planner_spec(self) -> Composite:
         """Spec of one environment's planner state (normalised units).
 
@@ -149,8 +188,8 @@ class TDPlannerActor(TensorDictModuleBase):
         """
         width = self.normalizer.loc.shape[0]
         return Composite(
-            observation=Unbounded((self.history, width)),
-            returns_to_go=Unbounded((self.history, 1)),
+            observation=Unbounded((self.horizon - 1, width)),
+            returns_to_go=Unbounded((self.horizon - 1, 1)),
             steps=Unbounded((1,), dtype=torch.int64),
             plan=Unbounded((self.horizon, width)),
             plan_returns_to_go=Unbounded((self.horizon, 1)),
@@ -169,130 +208,94 @@ class TDPlannerActor(TensorDictModuleBase):
         """Plans and acts for any batch shape; writes the next planner state under "next"."""
         observation, target, is_init = self._inputs(tensordict)
         state = self._state(tensordict, observation.shape[0])
-        present = self.normalizer.normalize(observation)
+        noise = self._noise(tensordict, observation.shape[0])
         returns = target if self.returns_floor is None else target.clamp(min=self.returns_floor)
-        returns = self.normalizer.scale_returns(returns)
-        steps = state["steps"].masked_fill(is_init, 0)  # [B, 1]
-        for name, latest in (("observation", present), ("returns_to_go", returns)):
-            history = state[name].masked_fill(is_init.unsqueeze(-1), 0)
-            state[name] = torch.cat([history[:, 1:], latest.unsqueeze(1)], 1)
-        noise = self._noise(tensordict, observation)
-        draft, plan, action = self._plan_or_follow(state, present, returns, steps, noise)
-        state["steps"] = steps + 1
-        self._write(tensordict, state, draft, plan, action)
-        return tensordict
-
-    def _plan_or_follow(
-        self, state: dict[str, Tensor], present: Tensor, returns: Tensor, steps: Tensor, noise
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Updates the state's plan; returns draft [B, H, O], plan [B, H, O], action [B, A]."""
-        since = steps % self.replan_every  # [B, 1]
-        if self.replan_every > 1:
-            due = since == 0
-            # One flag is read back here: skipping a plan is what this setting is for.
-            if not bool(due.any()):
-                return state["plan"], state["plan"], self._follow(state, present, since)
-        draft, draft_returns, plan, action = self._new_plan(state, present, returns, steps, noise)
-        if self.replan_every > 1:
-            action = torch.where(due, action, self._follow(state, present, since))
-            due = due.unsqueeze(-1)
-            draft = torch.where(due, draft, state["plan"])
-            draft_returns = torch.where(due, draft_returns, state["plan_returns_to_go"])
-            plan = torch.where(due, plan, state["plan"])
-        state["plan"], state["plan_returns_to_go"] = plan, draft_returns
-        return draft, plan, action
-
-    def _new_plan(
-        self, state: dict[str, Tensor], present: Tensor, returns: Tensor, steps: Tensor, noise
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        position = torch.arange(self.history, device=present.device)
-        mask = position >= self.history - 1 - steps  # [B, L]
-        history = (state["observation"], state["returns_to_go"], mask, noise)
-        if self.warm_start == "none":
-            return self.planner.plan(*history)
-        error = (present - state["plan"][:, self.replan_every]).square().mean(-1, keepdim=True)
-        fresh = (steps // self.replan_every) % self.refresh_every == 0
-        fresh = fresh | (error > self.refresh_distance**2)
-        warm = self.planner.replan(
-            state["plan"], state["plan_returns_to_go"], present, returns, noise
+        state, draft, plan, action = self.receding_horizon(
+            state,
+            self.normalizer.normalize(observation),
+            self.normalizer.scale_returns(returns),
+            is_init,
+            noise,
         )
-        # One flag is read back here: leaving the draft out is what the warm start is for.
-        if not bool(fresh.any()):
-            return warm
-        cold = self.planner.plan(*history)
-        pick = (fresh.unsqueeze(-1), fresh.unsqueeze(-1), fresh.unsqueeze(-1), fresh)
-        draft, draft_returns, plan, action = map(torch.where, pick, cold, warm)
-        return draft, draft_returns, plan, action
-
-    def _follow(self, state: dict[str, Tensor], present: Tensor, since: Tensor) -> Tensor:
-        """The action [B, A] towards the state planned for the next step."""
-        width = present.shape[-1]
-        index = (since + 1).unsqueeze(-1).expand(-1, 1, width)
-        return self.planner.act(present, state["plan"].gather(1, index).squeeze(1))
-
-    def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
-        """Observation [B, O], target return [B, 1] and reset flag [B, 1]."""
-        values = []
-        remedies = ("", "append TargetReturn(...)", "append InitTracker()")
-        for key, remedy in zip(self._input_keys, remedies, strict=True):
-            value = tensordict.get(key, None)
-            if value is None:
-                raise TDError(f"the planner found no {key!r}; {remedy or 'see in_keys'}")
-            values.append(value)
-        observation, target, is_init = values
-        width = self.normalizer.loc.shape[0]
-        if observation.shape[-1] != width:
-            raise TDError(
-                f"{self._input_keys[0]!r} has width {observation.shape[-1]}, but the planner was "
-                f"trained on {width}; check the environment and its observation keys"
-            )
-        if observation.device != self.normalizer.loc.device:
-            raise TDError(
-                f"{self._input_keys[0]!r} is on {observation.device}, the planner on "
-                f"{self.normalizer.loc.device}; move one of them, or give the collector "
-                f"policy_device"
-            )
-        observation = observation.reshape(-1, width).float()
-        if observation.device.type == "cpu" and not bool(torch.isfinite(observation).all()):
-            raise TDError(f"{self._input_keys[0]!r} holds NaN or Inf; the simulation diverged")
-        return observation, target.reshape(-1, 1).float(), is_init.reshape(-1, 1)
-
-    def _state(self, tensordict: TensorDictBase, batch: int) -> dict[str, Tensor]:
-        state = {}
-        for name, key in self._state_keys.items():
-            value = tensordict.get(key, None)
-            if value is None:
-                raise TDError(
-                    f"the planner found no {key!r}; append actor.make_tensordict_primer() to "
-                    f"the environment's transforms"
-                )
-            state[name] = value.reshape(batch, *value.shape[tensordict.ndim :])
-        return state
-
-    def _noise(self, tensordict: TensorDictBase, observation: Tensor) -> Tensor | None:
-        shape = self.planner.noise_shape(observation.shape[0])
-        noise = tensordict.get(self._noise_key, None)
-        if noise is not None:
-            return noise.reshape(shape)
-        if exploration_type() in _DETERMINISTIC:
-            return None
-        return torch.randn(shape, device=observation.device)
-
-    def _write(
-        self,
-        tensordict: TensorDictBase,
-        state: dict[str, Tensor],
-        draft: Tensor,
-        plan: Tensor,
-        action: Tensor,
-    ) -> None:
         if self.action_low is not None:
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
-        outputs = (action, denormalize(draft), denormalize(plan))
+        self._write(tensordict, (action, denormalize(draft), denormalize(plan)), state)
+        return tensordict
+
+    def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+        """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""
+        remedies = (
+            "see in_keys",
+            "append TargetReturn(..., mode='reduce') to the environment",
+            "append InitTracker() to the environment",
+        )
+        widths = (self.normalizer.loc.shape[0], 1, 1)
+        values = [
+            self._read(tensordict, key, (width,), remedy)
+            for key, width, remedy in zip(self._input_keys, widths, remedies, strict=True)
+        ]
+        observation, target, is_init = values
+        for key, value in zip(self._input_keys[:2], values[:2], strict=True):
+            if not value.is_floating_point():
+                raise TDError(
+                    f"{key!r} is {value.dtype}, but a float is needed; append DoubleToFloat() or "
+                    f"ObservationNorm(...) to the environment"
+                )
+            # On a GPU this would wait for the device; there a NaN gives a NaN action.
+            if value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
+                raise TDError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
+        if is_init.dtype != torch.bool:
+            raise TDError(f"{self._input_keys[2]!r} is {is_init.dtype}, but bool is needed")
+        return observation.float(), target.float(), is_init
+
+    def _state(self, tensordict: TensorDictBase, batch: int) -> dict[str, Tensor]:
+        remedy = "append actor.make_tensordict_primer() to the environment's transforms"
+        return {
+            name: self._read(tensordict, key, self._state_shapes[name], remedy)
+            for name, key in self._state_keys.items()
+        }
+
+    def _noise(self, tensordict: TensorDictBase, batch: int) -> Tensor | None:
+        shape = self.planner.noise_shape(batch)
+        if tensordict.get(self._noise_key, None) is not None:
+            return self._read(tensordict, self._noise_key, shape[1:], "leave it out").float()
+        if exploration_type() in _DETERMINISTIC:
+            return None
+        return torch.randn(shape, device=self.normalizer.loc.device)
+
+    def _read(
+        self, tensordict: TensorDictBase, key: NestedKey, shape: Sequence[int], remedy: str
+    ) -> Tensor:
+        """An entry as [B, *shape], whatever the tensordict's batch shape."""
+        value = tensordict.get(key, None)
+        if value is None:
+            raise TDError(f"the planner found no {key!r}; {remedy}")
+        expected = (*tensordict.batch_size, *shape)
+        if value.shape != expected:
+            raise TDError(
+                f"{key!r} has shape {list(value.shape)}, but the planner needs {list(expected)}; "
+                f"check that environment, in_keys and primer are those it was trained for"
+            )
+        if value.device != self.normalizer.loc.device:
+            raise TDError(
+                f"{key!r} is on {value.device}, the planner on {self.normalizer.loc.device}; move "
+                f"one of them, or give the collector policy_device"
+            )
+        return value if value.ndim == len(shape) + 1 else value.reshape(-1, *shape)
+
+    def _write(
+        self, tensordict: TensorDictBase, outputs: tuple[Tensor, ...], state: dict[str, Tensor]
+    ) -> None:
         shape = tensordict.batch_size
+        single = len(shape) == 1
         for key, value in zip(self._output_keys, outputs, strict=True):
-            tensordict.set(key, value.reshape(*shape, *value.shape[1:]))
+            tensordict.set(key, value if single else value.reshape(*shape, *value.shape[1:]))
         for name, key in self._state_keys.items():
             value = state[name]
-            tensordict.set(("next", *key), value.reshape(*shape, *value.shape[1:]))
+            value = value if single else value.reshape(*shape, *value.shape[1:])
+            tensordict.set(("next", *key), value)
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -4,6 +4,7 @@ from torchrl_td.modules.coordinates import PlanCoordinates
 from torchrl_td.modules.generator import TrajectoryGenerator
 from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
 from torchrl_td.modules.noise_schedule import NoiseSchedule
+from torchrl_td.modules.receding_horizon import RecedingHorizon
 from torchrl_td.modules.refiner import DiffusionRefiner
 from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
 
@@ -13,6 +14,7 @@ __all__ = [
     "NoiseSchedule",
     "PlanCoordinates",
     "PlanCritic",
+    "RecedingHorizon",
     "TrajectoryGenerator",
     "TrajectoryPlanner",
 ]

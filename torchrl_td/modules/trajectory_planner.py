@@ -97,8 +97,9 @@ class TrajectoryPlanner(nn.Module):
         present: Tensor,
         returns_to_go: Tensor,
         noise: Tensor | None = None,
+        shift: int = 1,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """:meth:`plan` from the last step's plan: shifted, its tail continued by one state.
+        """:meth:`plan` from the last plan: shifted, its tail continued by the generator.
 
         Args:
             plan: the last plan [B, H, O].
@@ -106,12 +107,13 @@ class TrajectoryPlanner(nn.Module):
             present: the present state [B, O].
             returns_to_go: the present returns-to-go [B, 1].
             noise: as in :meth:`plan`.
+            shift: steps taken since that plan was made, 1 to H − 1.
         """
         assert self.generator is not None
-        states = torch.cat([present.unsqueeze(1), plan[:, 2:]], 1)  # [B, H - 1, O]
-        returns = torch.cat([returns_to_go.unsqueeze(1), plan_returns[:, 2:]], 1)
+        states = torch.cat([present.unsqueeze(1), plan[:, shift + 1 :]], 1)  # [B, H - shift, O]
+        returns = torch.cat([returns_to_go.unsqueeze(1), plan_returns[:, shift + 1 :]], 1)
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        tail, tail_returns = self.generator.continue_(states, returns, mask, 1)
+        tail, tail_returns = self.generator.continue_(states, returns, mask, shift)
         draft = torch.cat([states, tail[:, 1:]], 1)
         draft_returns = torch.cat([returns, tail_returns[:, 1:]], 1)
         return draft, draft_returns, *self._finish(draft, returns_to_go, noise)

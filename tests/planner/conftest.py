@@ -1,0 +1,122 @@
+"""Tiny untrained planners and real environments for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.envs import EnvBase, TransformedEnv
+
+from torchrl_td import TDPlannerActor
+from torchrl_td.config import TaskConfig
+from torchrl_td.data import Normalizer
+from torchrl_td.envs import make_base_env, planning_transforms
+from torchrl_td.modules import (
+    DiffusionRefiner,
+    InverseDynamics,
+    NoiseSchedule,
+    PlanCritic,
+    TrajectoryGenerator,
+    TrajectoryPlanner,
+)
+from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+
+HORIZON = 8
+TARGET = 90.0
+
+
+@pytest.fixture
+def make_actor() -> Callable[..., TDPlannerActor]:
+    """Builds a planner of a few thousand weights; equal arguments give equal weights."""
+
+    def build(
+        observation_dim: int = 6,
+        action_dim: int = 2,
+        *,
+        candidates: int = 1,
+        predict: str = "change",
+        refiner: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> TDPlannerActor:
+        torch.manual_seed(7)
+        network = TrajectoryTransformer(observation_dim, 2 * HORIZON - 2, width=32, layers=2)
+        unet = TemporalUNet(observation_dim, 16, (1, 2))
+        planner = TrajectoryPlanner(
+            TrajectoryGenerator(
+                network,
+                predict=predict,
+                change_scale=torch.full((observation_dim,), 0.1),
+                returns_change_scale=0.01,
+            ),
+            DiffusionRefiner(unet, NoiseSchedule(), **{"refine_steps": 2, **(refiner or {})}),
+            InverseDynamics(MLP(2 * observation_dim, (32,), action_dim)),
+            horizon=HORIZON,
+            critic=PlanCritic(MLP(observation_dim + action_dim, (32,), 1)),
+            candidates=candidates,
+        )
+        normalizer = Normalizer(
+            torch.linspace(-0.2, 0.2, observation_dim), torch.full((observation_dim,), 0.8), 100.0
+        )
+        return TDPlannerActor(planner, normalizer, **settings)
+
+    return build
+
+
+@pytest.fixture
+def make_step() -> Callable[..., TensorDictBase]:
+    """Builds what a planner reads, with a history of several steps."""
+
+    def build(
+        actor: TDPlannerActor, batch: tuple[int, ...] = (3,), *, fresh: bool = False
+    ) -> TensorDictBase:
+        width = actor.normalizer.loc.shape[0]
+        generator = torch.Generator().manual_seed(3)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*batch, *shape, generator=generator)
+
+        state = actor.planner_spec.zero(batch)
+        if not fresh:
+            for name in ("observation", "returns_to_go", "plan", "plan_returns_to_go"):
+                state[name] = draw(*state[name].shape[len(batch) :])
+            state["steps"] = torch.full((*batch, 1), HORIZON + 2)
+        return TensorDict(
+            observation=draw(width),
+            target_return=torch.full((*batch, 1), TARGET),
+            is_init=torch.full((*batch, 1), fresh),
+            planner=state,
+            batch_size=batch,
+        )
+
+    return build
+
+
+@pytest.fixture
+def pointmaze() -> TaskConfig:
+    """A real PointMaze whose episodes are short."""
+    return TaskConfig(
+        name="umaze",
+        env="PointMaze_UMaze-v3",
+        env_kwargs={"continuing_task": True, "reset_target": False},
+        max_episode_steps=12,
+        horizon=HORIZON,
+        target_return=TARGET,
+    )
+
+
+@pytest.fixture
+def single_env() -> Callable[..., EnvBase]:
+    """Builds one environment of batch size [] with all that a planner needs."""
+
+    def build(task: TaskConfig, primer: Any | None = None, seed: int = 0) -> EnvBase:
+        env = TransformedEnv(make_base_env(task), planning_transforms(TARGET))
+        if primer is not None:
+            env.append_transform(primer)
+        env.set_seed(seed)
+        return env
+
+    return build

@@ -1,0 +1,128 @@
+"""Each mistake in use stops at once, in one line that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs import TransformedEnv
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from torchrl_td import TDError, TDPlannerActor
+from torchrl_td.envs import make_base_env, planning_transforms
+
+Build = Callable[..., TDPlannerActor]
+
+
+def refuse(actor: TDPlannerActor, step: TensorDictBase, *words: str) -> None:
+    with pytest.raises(TDError) as caught:
+        actor(step)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_environment_without_the_primer(make_actor: Build, pointmaze):
+    env = TransformedEnv(make_base_env(pointmaze), planning_transforms(90.0))
+    with pytest.raises(TDError, match=r"make_tensordict_primer\(\)"):
+        env.rollout(2, make_actor())
+
+
+def test_environment_without_reset_flag_or_target(make_actor: Build, pointmaze):
+    actor = make_actor()
+    for left_out, remedy in ((0, "InitTracker"), (3, "TargetReturn")):
+        transforms = planning_transforms(90.0)
+        del transforms.transforms[left_out]
+        env = TransformedEnv(make_base_env(pointmaze), transforms)
+        env.append_transform(actor.make_tensordict_primer())
+        with pytest.raises(TDError, match=remedy):
+            env.rollout(2, actor)
+
+
+@pytest.mark.parametrize("key", ["observation", "target_return"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nan(make_actor: Build, make_step, key: str, value: float):
+    actor = make_actor()
+    step = make_step(actor)
+    step[key][1, 0] = value
+    refuse(actor, step, repr(key), "NaN or Inf")
+
+
+def test_wrong_width(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor)
+    step["observation"] = torch.randn(3, 5)
+    refuse(actor, step, "'observation' has shape [3, 5]", "[3, 6]")
+
+
+def test_wrong_batch(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor, (1,))[0]
+    step["observation"] = torch.randn(4, 6)
+    refuse(actor, step, "'observation' has shape [4, 6]")
+
+
+def test_planner_state_of_another_horizon(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor)
+    step["planner", "plan"] = torch.zeros(3, 16, 6)
+    refuse(actor, step, "('planner', 'plan')", "[3, 16, 6]", "primer")
+
+
+def test_wrong_noise(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor)
+    step["planner", "noise"] = torch.zeros(3, 1, 9, 8, 6)
+    refuse(actor, step, "('planner', 'noise')", "[3, 1, 9, 8, 6]")
+
+
+def test_integer_observation(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor)
+    step["observation"] = torch.zeros(3, 6, dtype=torch.int64)
+    refuse(actor, step, "torch.int64", "DoubleToFloat")
+
+
+def test_reset_flag_that_is_no_flag(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor)
+    step["is_init"] = torch.zeros(3, 1)
+    refuse(actor, step, "'is_init'", "bool")
+
+
+def test_double_precision_observation_plans_the_same(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor)
+    double = step.clone()
+    double["observation"] = step["observation"].double()
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        torch.testing.assert_close(actor(double)["action"], actor(step)["action"])
+
+
+def test_other_device(make_actor: Build, make_step):
+    """The meta device stands in for a GPU: its tensors, too, live elsewhere."""
+    actor = make_actor()
+    step = make_step(actor)
+    for key in ("observation", "is_init", ("planner", "plan")):
+        moved = step.clone()
+        moved[key] = moved[key].to("meta")
+        refuse(actor, moved, str(key), "meta", "policy_device")
+
+
+@pytest.mark.gpu
+def test_other_device_cuda(make_actor: Build, make_step):
+    actor = make_actor()
+    refuse(actor, make_step(actor).to("cuda"), "cuda", "policy_device")
+    refuse(make_actor().to("cuda"), make_step(actor), "cpu", "policy_device")
+
+
+@pytest.mark.gpu
+def test_nan_on_the_gpu_gives_a_nan_action_and_no_wait(make_actor: Build, make_step):
+    actor = make_actor().to("cuda")
+    step = make_step(make_actor()).to("cuda")
+    step["observation"][1, 0] = torch.nan
+    action = actor(step)["action"]
+    assert action[1].isnan().all() and torch.isfinite(action[[0, 2]]).all()

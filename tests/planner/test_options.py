@@ -1,0 +1,216 @@
+"""Settings of the planner that change when and from what it plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from torchrl_td import TDError, TDPlannerActor
+
+Build = Callable[..., TDPlannerActor]
+
+
+def act(actor: TDPlannerActor, step: TensorDictBase) -> TensorDictBase:
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        return actor(step.clone())
+
+
+def follow_up(out: TensorDictBase, observation: torch.Tensor) -> TensorDictBase:
+    """The next step's input, the environment having moved to ``observation``."""
+    step = out.select("target_return").clone()
+    step["observation"] = observation
+    step["is_init"] = torch.zeros_like(step["target_return"], dtype=torch.bool)
+    step["planner"] = out["next", "planner"].clone()
+    return step
+
+
+def test_deterministic_planning_repeats_and_random_planning_obeys_the_seed(
+    make_actor: Build, make_step
+):
+    actor = make_actor()
+    step = make_step(actor)
+    torch.testing.assert_close(act(actor, step)["action"], act(actor, step)["action"])
+    with set_exploration_type(ExplorationType.RANDOM):
+        torch.manual_seed(1)
+        first, second = actor(step.clone())["action"], actor(step.clone())["action"]
+        torch.manual_seed(1)
+        again = actor(step.clone())["action"]
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+
+
+def test_given_noise_takes_the_place_of_drawn_noise(make_actor: Build, make_step):
+    actor = make_actor()
+    step = make_step(actor)
+    noise = torch.randn(actor.planner.noise_shape(3))
+    step["planner", "noise"] = noise
+    with set_exploration_type(ExplorationType.RANDOM):
+        one, other = actor(step.clone())["action"], actor(step.clone())["action"]
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    step["planner", "noise"] = torch.zeros_like(noise)
+    silent = step.exclude(("planner", "noise"))
+    torch.testing.assert_close(act(actor, step)["action"], act(actor, silent)["action"])
+    assert not torch.allclose(act(actor, step)["action"], one)
+
+
+def test_replanning_every_n_steps_follows_the_plan_in_between(make_actor: Build, make_step):
+    actor = make_actor(replan_every=3)
+    out = act(actor, make_step(actor, fresh=True))
+    plan, planner = out["plan", "refined"], actor.planner
+    for offset in (1, 2):
+        observation = plan[:, offset] + 0.01  # the environment went nearly where planned
+        out = act(actor, follow_up(out, observation))
+        torch.testing.assert_close(out["plan", "refined"], plan)
+        normalize = actor.normalizer.normalize
+        expected = planner.act(normalize(observation), normalize(plan[:, offset + 1]))
+        torch.testing.assert_close(out["action"], expected, rtol=1e-4, atol=1e-5)
+    out = act(actor, follow_up(out, plan[:, 3]))
+    assert not torch.allclose(out["plan", "refined"], plan)
+    torch.testing.assert_close(out["plan", "refined"][:, 0], plan[:, 3])
+
+
+def test_rows_replan_on_their_own_clock(make_actor: Build, make_step):
+    """A row reset between two plans is planned for at once, and the other follows on."""
+    actor = make_actor(replan_every=4)
+    out = act(actor, make_step(actor, (2,), fresh=True))
+    plan = out["plan", "refined"]
+    step = follow_up(out, plan[:, 1])
+    step["is_init"][1] = True
+    mixed = act(actor, step)
+    torch.testing.assert_close(mixed["plan", "refined"][0], plan[0])
+    alone = act(actor, step[1:])
+    torch.testing.assert_close(mixed["plan", "refined"][1], alone["plan", "refined"][0])
+    torch.testing.assert_close(mixed["action"][1], alone["action"][0])
+    assert mixed["next", "planner", "steps"].flatten().tolist() == [2, 1]
+
+
+def test_what_a_reset_leaves_behind_is_never_read(make_actor: Build, make_step):
+    for settings in ({}, {"warm_start": "previous"}, {"replan_every": 2}):
+        actor = make_actor(**settings)
+        clean = make_step(actor, fresh=True)
+        dirty = clean.clone()
+        for name in ("observation", "returns_to_go", "plan", "plan_returns_to_go"):
+            dirty["planner", name].fill_(torch.nan)
+        dirty["planner", "steps"].fill_(12)
+        expected, out = act(actor, clean), act(actor, dirty)
+        for key in ("action", ("plan", "refined"), ("next", "planner", "observation")):
+            torch.testing.assert_close(out[key], expected[key])
+
+
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_warm_start_refines_the_shifted_plan(make_actor: Build, make_step, replan_every: int):
+    settings = {"replan_every": replan_every, "refresh_distance": 1e9}
+    actor = make_actor(warm_start="previous", refresh_every=1000, **settings)
+    cold_actor = make_actor(**settings)
+    step = make_step(actor, fresh=True)
+    out = act(actor, step)
+    torch.testing.assert_close(out["action"], act(cold_actor, step)["action"])
+    plan, returns = out["next", "planner", "plan"], out["next", "planner", "plan_returns_to_go"]
+    for offset in range(1, replan_every + 1):
+        step = follow_up(out, out["plan", "refined"][:, offset] + 0.02)
+        out = act(actor, step)
+    present = actor.normalizer.normalize(step["observation"]).unsqueeze(1)
+    draft = actor.normalizer.normalize(out["plan", "draft"])
+    kept = actor.horizon - replan_every
+    torch.testing.assert_close(draft[:, :1], present)
+    torch.testing.assert_close(draft[:, 1:kept], plan[:, replan_every + 1 :])
+    generator = actor.planner.generator
+    history = torch.cat([present, plan[:, replan_every + 1 :]], 1)
+    asked = actor.normalizer.scale_returns(step["target_return"]).unsqueeze(1)
+    asked = torch.cat([asked, returns[:, replan_every + 1 :]], 1)
+    mask = torch.ones(history.shape[:2], dtype=torch.bool)
+    tail, _ = generator.continue_uncached(history, asked, mask, replan_every)
+    torch.testing.assert_close(draft[:, kept:], tail[:, 1:], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(draft, actor.normalizer.normalize(out["plan", "refined"]))
+
+
+@pytest.mark.parametrize(
+    ("refresh_every", "refresh_distance", "drift", "fresh"),
+    [(1, 1e9, 0.0, True), (5, 0.5, 0.0, False), (5, 0.5, 2.0, True), (2, 0.5, 0.0, False)],
+)
+def test_warm_start_drafts_anew_when_it_should(
+    make_actor: Build, make_step, refresh_every, refresh_distance, drift, fresh
+):
+    """Row 1 is where its plan said, row 0 may have left it."""
+    settings = {"refresh_every": refresh_every, "refresh_distance": refresh_distance}
+    warm = make_actor(warm_start="previous", **settings)
+    cold = make_actor()
+    out = act(warm, make_step(warm, fresh=True))
+    observation = out["plan", "refined"][:, 1].clone()
+    observation[0] += drift
+    step = follow_up(out, observation)
+    drafts = act(warm, step)["plan", "draft"], act(cold, step)["plan", "draft"]
+    assert torch.allclose(drafts[0][0], drafts[1][0], atol=1e-5) == fresh
+    assert torch.allclose(drafts[0][1], drafts[1][1], atol=1e-5) == (refresh_every == 1)
+    if refresh_every == 2:  # the second plan after the reset is warm, the third drafted anew
+        step = follow_up(act(warm, step), observation)
+        torch.testing.assert_close(
+            act(warm, step)["plan", "draft"], act(cold, step)["plan", "draft"]
+        )
+
+
+def test_a_fresh_row_in_a_warm_batch_gets_the_cold_plan(make_actor: Build, make_step):
+    warm = make_actor(warm_start="previous", refresh_distance=1e9)
+    cold = make_actor()
+    step = make_step(warm, (3,))
+    step["planner", "steps"].fill_(1)
+    step["is_init"][1] = True
+    mixed, plain = act(warm, step), act(cold, step)
+    for key in ("action", ("plan", "draft"), ("plan", "refined")):
+        torch.testing.assert_close(mixed[key][1], plain[key][1])
+        assert not torch.allclose(mixed[key][0], plain[key][0], atol=1e-4)
+
+
+def test_candidates_share_a_draft_and_the_best_is_chosen(make_actor: Build, make_step):
+    actor = make_actor(candidates=4)
+    single = make_actor()
+    step = make_step(actor)
+    out = act(actor, step)
+    torch.testing.assert_close(out["plan", "draft"], act(single, step)["plan", "draft"])
+    # Each candidate is what one plan alone makes of its noise; the chosen has the highest value.
+    plans, values = [], []
+    for noise in actor.planner.candidate_noise:
+        step["planner", "noise"] = noise.expand(3, 1, *noise.shape)
+        alone = act(single, step)
+        plans.append(alone["action"])
+        present = actor.normalizer.normalize(step["observation"])
+        values.append(actor.planner.critic.value(present, alone["action"]))
+    best = torch.stack(values).argmax(0).flatten()
+    expected = torch.stack(plans)[best, torch.arange(3)]
+    torch.testing.assert_close(out["action"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_returns_floor(make_actor: Build, make_step):
+    floored, plain = make_actor(returns_floor=30.0), make_actor()
+    step = make_step(plain)
+    step["target_return"][:] = torch.tensor([[90.0], [10.0], [-50.0]])
+    out, expected = act(floored, step), act(plain, step)
+    torch.testing.assert_close(out["action"][0], expected["action"][0])
+    assert not torch.allclose(out["action"][1], expected["action"][1])
+    step["target_return"].clamp_(min=30.0)
+    torch.testing.assert_close(out["action"], act(plain, step)["action"])
+
+
+def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
+    actor = make_actor(refiner={"refine_steps": 0})
+    out = act(actor, make_step(actor))
+    torch.testing.assert_close(out["plan", "refined"], out["plan", "draft"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"warm_start": "last"}, "unknown warm_start 'last'; allowed are none, previous"),
+        ({"replan_every": 0}, "replan_every must lie in 1..7, got 0"),
+        ({"replan_every": 8}, "replan_every must lie in 1..7, got 8"),
+        ({"refresh_every": 0}, "refresh_every must be at least 1"),
+        ({"refresh_distance": -1.0}, "refresh_distance must not be negative"),
+    ],
+)
+def test_wrong_settings(make_actor: Build, settings, words):
+    with pytest.raises(TDError, match=words):
+        make_actor(**settings)

@@ -1,0 +1,142 @@
+"""When to plan anew and from what: the receding horizon on plain tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from torchrl_td.errors import TDError
+from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
+
+WARM_STARTS = ("none", "previous")
+State = dict[str, Tensor]
+Plan = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class RecedingHorizon(nn.Module):
+    """Keeps history and plan of a batch of environments, and plans when it is due.
+
+    The state of B environments is a dictionary of tensors, empty (all zero) at a reset:
+    ``observation`` [B, L, O] and ``returns_to_go`` [B, L, 1], the history with the latest
+    entry last; ``steps`` [B, 1] since the reset; ``plan`` [B, H, O] and
+    ``plan_returns_to_go`` [B, H, 1], the plan being followed. All normalised.
+
+    Args:
+        planner: makes the plans.
+        replan_every: steps between plans; in between the plan is followed.
+        warm_start: ``"previous"`` refines the last plan, shifted, its tail continued by the
+            generator; ``"none"`` drafts anew.
+        refresh_every: with a warm start, a full draft is made every so many plans.
+        refresh_distance: with a warm start, also where the present state lies further than
+            this from the planned one (root mean square over the state's dimensions).
+
+    Raises:
+        TDError: if a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        planner: TrajectoryPlanner,
+        *,
+        replan_every: int = 1,
+        warm_start: str = "none",
+        refresh_every: int = 10,
+        refresh_distance: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if warm_start not in WARM_STARTS:
+            allowed = ", ".join(WARM_STARTS)
+            raise TDError(f"unknown warm_start {warm_start!r}; allowed are {allowed}")
+        if warm_start == "previous" and planner.generator is None:
+            raise TDError("warm_start='previous' needs a generator")
+        if not 1 <= replan_every < planner.horizon:
+            raise TDError(f"replan_every must lie in 1..{planner.horizon - 1}, got {replan_every}")
+        if refresh_every < 1:
+            raise TDError(f"refresh_every must be at least 1, got {refresh_every}")
+        if not refresh_distance >= 0:
+            raise TDError(f"refresh_distance must not be negative, got {refresh_distance}")
+        self.planner = planner
+        self.history = planner.horizon - 1
+        self.replan_every = replan_every
+        self.warm_start = warm_start
+        self.refresh_every = refresh_every
+        self.refresh_distance = refresh_distance
+
+    def forward(
+        self,
+        state: State,
+        present: Tensor,
+        returns_to_go: Tensor,
+        is_init: Tensor,
+        noise: Tensor | None = None,
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        """One step of every environment.
+
+        Args:
+            state: as above; not changed.
+            present: present states [B, O].
+            returns_to_go: present returns-to-go [B, 1].
+            is_init: bool [B, 1], True where an environment was just reset.
+            noise: as in :meth:`TrajectoryPlanner.plan`.
+
+        Returns:
+            The next state, draft [B, H, O], plan [B, H, O] and action [B, A].
+        """
+        steps = state["steps"].masked_fill(is_init, 0)  # [B, 1]
+        state = dict(state)
+        for name, latest in (("observation", present), ("returns_to_go", returns_to_go)):
+            # where, not a product: what a reset leaves behind may be NaN.
+            kept = state[name][:, 1:].masked_fill(is_init.unsqueeze(-1), 0)
+            state[name] = torch.cat([kept, latest.unsqueeze(1)], 1)
+        since = steps % self.replan_every  # [B, 1]
+        due = since == 0
+        # One flag is read back here: skipping a plan is what replan_every is for.
+        if self.replan_every > 1 and not bool(due.any()):
+            draft, plan, action = state["plan"], state["plan"], self._follow(state, present, since)
+        else:
+            draft, returns, plan, action = self._plan(state, present, returns_to_go, steps, noise)
+            if self.replan_every > 1:
+                action = torch.where(due, action, self._follow(state, present, since))
+                due = due.unsqueeze(-1)
+                draft = torch.where(due, draft, state["plan"])
+                returns = torch.where(due, returns, state["plan_returns_to_go"])
+                plan = torch.where(due, plan, state["plan"])
+            state["plan"], state["plan_returns_to_go"] = plan, returns
+        state["steps"] = steps + 1
+        return state, draft, plan, action
+
+    def _plan(
+        self, state: State, present: Tensor, returns: Tensor, steps: Tensor, noise: Tensor | None
+    ) -> Plan:
+        if self.warm_start == "none":
+            return self._cold(state, steps, noise)
+        error = (present - state["plan"][:, self.replan_every]).square().mean(-1, keepdim=True)
+        fresh = (steps // self.replan_every) % self.refresh_every == 0
+        fresh = fresh | ~(error <= self.refresh_distance**2)  # also where it is NaN
+        # Read back here, for leaving the draft out is what the warm start is for.
+        if bool(fresh.all()):
+            return self._cold(state, steps, noise)
+        warm = self.planner.replan(
+            state["plan"],
+            state["plan_returns_to_go"],
+            present,
+            returns,
+            noise,
+            shift=self.replan_every,
+        )
+        if not bool(fresh.any()):
+            return warm
+        cold = self._cold(state, steps, noise)
+        pick = (fresh.unsqueeze(-1), fresh.unsqueeze(-1), fresh.unsqueeze(-1), fresh)
+        draft, draft_returns, plan, action = map(torch.where, pick, cold, warm)
+        return draft, draft_returns, plan, action
+
+    def _cold(self, state: State, steps: Tensor, noise: Tensor | None) -> Plan:
+        position = torch.arange(self.history, device=steps.device)
+        mask = position >= self.history - 1 - steps  # [B, L]
+        return self.planner.plan(state["observation"], state["returns_to_go"], mask, noise)
+
+    def _follow(self, state: State, present: Tensor, since: Tensor) -> Tensor:
+        """The action [B, A] towards the state planned for the next step."""
+        index = (since + 1).unsqueeze(-1).expand(-1, 1, present.shape[-1])
+        return self.planner.act(present, state["plan"].gather(1, index).squeeze(1))
