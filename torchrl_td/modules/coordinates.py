@@ -38,17 +38,15 @@ class PlanCoordinates(nn.Module):
         if scale is not None and scale.ndim != 2:
             raise TDError(f"the scale must have shape [H, O], got {list(scale.shape)}")
         self.register_buffer("scale", None if scale is None else scale.float())
-        inverse = None
-        if scale is not None:
-            inverse = torch.where(scale > 0, 1 / scale.clamp(min=1e-12), 0.0).float()
-        self.register_buffer("inverse_scale", inverse, persistent=False)
 
     def encode(self, plan: Tensor) -> Tensor:
         """Plan [B, H, O] of normalised states -> coordinates [B, H, O]."""
         if self.scale is None:
             return plan
         present = plan[:, :1]
-        return torch.cat([present, (plan[:, 1:] - present) * self.inverse_scale[1:]], 1)
+        # Taken from the scale each time: a copy kept beside it would outlive a loaded checkpoint.
+        inverse = torch.where(self.scale > 0, 1 / self.scale.clamp(min=1e-12), 0.0)[1:]
+        return torch.cat([present, (plan[:, 1:] - present) * inverse], 1)
 
     def decode(self, x: Tensor) -> Tensor:
         """Coordinates [B, H, O] -> plan [B, H, O] of normalised states."""
