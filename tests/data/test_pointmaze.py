@@ -1,0 +1,235 @@
+"""The recording of the default data: real physics, the same for a seed, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import minari
+import numpy as np
+import pytest
+
+from torchrl_td.data.controller import Skill, Walker, free_cells, shortest_path
+from torchrl_td.data.pointmaze import (
+    POINTMAZE_TASKS,
+    ensure_pointmaze,
+    make_pointmaze,
+    pointmaze_task,
+    record_pointmaze,
+    walk_episode,
+)
+from torchrl_td.errors import TDError
+
+
+@pytest.fixture
+def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A datasets folder of this test alone."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def umaze():
+    env = make_pointmaze("umaze")
+    yield env
+    env.close()
+
+
+def contents(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a recording by their names in the file."""
+    found: dict[str, np.ndarray] = {}
+
+    def visit(name: str, entry: object) -> None:
+        if isinstance(entry, h5py.Dataset):
+            found[name] = entry[()]
+
+    with h5py.File(path / "pointmaze/umaze-v0/data/main_data.hdf5") as file:
+        file.visititems(visit)
+    return found
+
+
+def test_the_environment_replays_a_recorded_episode(tiny_pointmaze: str, umaze) -> None:
+    dataset = minari.load_dataset(tiny_pointmaze.removeprefix("minari:"))
+    episode = dataset[3]
+    about = next(iter(dataset.storage.get_episode_metadata([3])))
+    options = {key: np.asarray(value) for key, value in about["options"].items()}
+    observation, _ = umaze.reset(seed=about["seed"], options=options)
+    for step, action in enumerate(episode.actions):
+        for key, value in observation.items():
+            assert np.array_equal(value, episode.observations[key][step]), (step, key)
+        observation, reward, terminated, truncated, _ = umaze.step(action)
+        assert reward == episode.rewards[step]
+        assert (terminated, truncated) == (
+            episode.terminations[step],
+            episode.truncations[step],
+        )
+    assert truncated and not terminated and len(episode.actions) == 300
+
+
+def test_reward_is_paid_at_the_goal_which_is_kept(tiny_pointmaze: str) -> None:
+    dataset = minari.load_dataset(tiny_pointmaze.removeprefix("minari:"))
+    paid = 0.0
+    for episode in dataset.iterate_episodes():
+        goal = episode.observations["desired_goal"]
+        assert np.all(goal == goal[0])
+        distance = np.linalg.norm(episode.observations["achieved_goal"] - goal, axis=-1)[1:]
+        assert np.array_equal(episode.rewards, (distance <= 0.45).astype(float))
+        paid += episode.rewards.sum()
+        assert np.all(np.abs(episode.actions) <= 1)
+    assert paid > 0
+
+
+def test_metadata_recovers_the_environment_and_its_references(tiny_pointmaze: str) -> None:
+    dataset = minari.load_dataset(tiny_pointmaze.removeprefix("minari:"))
+    metadata = dataset.storage.metadata
+    task = POINTMAZE_TASKS["umaze"]
+    assert metadata["ref_min_score"] == task.ref_min_score == 23.85
+    assert metadata["ref_max_score"] == task.ref_max_score == 161.86
+    env = dataset.recover_environment()
+    assert env.spec.id == "PointMaze_UMaze-v3" and env.spec.max_episode_steps == 300
+    env.reset(seed=0, options={"goal_cell": np.array([1, 1]), "reset_cell": np.array([1, 1])})
+    goal = env.unwrapped.goal.copy()
+    for _ in range(50):  # stands on the goal, which neither ends the episode nor moves away
+        _, reward, terminated, _, _ = env.step(np.zeros(2, np.float32))
+        assert reward == 1 and not terminated and np.array_equal(env.unwrapped.goal, goal)
+    env.close()
+
+
+@pytest.mark.slow
+def test_same_seed_same_recording_for_any_number_of_workers(empty_path: Path) -> None:
+    recordings = []
+    for seed, workers in ((0, 1), (0, 2), (1, 1)):
+        record_pointmaze(
+            "umaze", 2700, seed, workers=workers, overwrite=bool(recordings), progress=False
+        )
+        recordings.append(contents(empty_path))
+    first, parallel, other = recordings
+    assert first.keys() == parallel.keys()
+    assert all(np.array_equal(first[key], parallel[key]) for key in first)
+    assert not np.array_equal(first["episode_0/actions"], other["episode_0/actions"])
+
+
+def test_skill_raises_the_return(umaze) -> None:
+    returns = [
+        np.mean(
+            [
+                walk_episode(umaze, 5, i, skill=s, goal_cell=(1, 1))["rewards"].sum()
+                for i in range(12)
+            ]
+        )
+        for s in (0.0, 0.5, 1.0)
+    ]
+    assert returns[0] + 30 < returns[1] < returns[2] - 10
+
+
+def test_skills_are_spread_over_the_recording(tiny_pointmaze: str) -> None:
+    dataset = minari.load_dataset(tiny_pointmaze.removeprefix("minari:"))
+    skills = [m["skill"] for m in dataset.storage.get_episode_metadata(range(12))]
+    assert min(skills) >= 0 and max(skills) <= 1 and np.ptp(skills) > 0.4
+    assert Skill.from_level(0).speed < Skill.from_level(1).speed
+
+
+def test_ensure_records_once(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ensure_pointmaze("umaze", steps=300, progress=False) == "pointmaze/umaze-v0"
+    monkeypatch.setattr("torchrl_td.data.pointmaze.record_pointmaze", None)  # no second time
+    assert ensure_pointmaze("umaze") == "pointmaze/umaze-v0"
+    assert minari.load_dataset("pointmaze/umaze-v0").total_steps == 300
+
+
+KILLED = """
+import os, signal, minari
+from torchrl_td.data.pointmaze import record_pointmaze
+create = minari.create_dataset_from_buffers
+def killed(*args, **kwargs):
+    create(*args, **kwargs)  # all is on the disk, but not yet in its place
+    os.kill(os.getpid(), signal.SIGKILL)
+minari.create_dataset_from_buffers = killed
+record_pointmaze("umaze", 600, progress=False)
+"""
+
+
+def test_a_killed_recording_leaves_no_dataset(empty_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED], env=dict(os.environ), timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    assert list(empty_path.rglob("main_data.hdf5"))  # it had got that far
+    assert not (empty_path / "pointmaze/umaze-v0").exists()
+    assert not minari.list_local_datasets()
+    ensure_pointmaze("umaze", steps=300, progress=False)
+    assert minari.load_dataset("pointmaze/umaze-v0").total_steps == 300
+
+
+def test_a_recording_that_fails_keeps_the_one_before(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_pointmaze("umaze", 300, progress=False)
+    before = contents(empty_path)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", full)
+    with pytest.raises(OSError, match="No space left"):
+        record_pointmaze("umaze", 300, seed=1, overwrite=True, progress=False)
+    after = contents(empty_path)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+    assert os.environ["MINARI_DATASETS_PATH"] == str(empty_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: pointmaze_task("huge"), "'huge'.*umaze, medium, large"),
+        (lambda: record_pointmaze("huge"), "'huge'.*umaze, medium, large"),
+        (lambda: record_pointmaze("umaze", steps=0), "steps >= 1"),
+        (lambda: record_pointmaze("umaze", workers=0), "workers >= 1"),
+    ],
+)
+def test_bad_arguments(call, message: str, empty_path: Path) -> None:
+    with pytest.raises(TDError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recording_is_not_overwritten_unasked(tiny_pointmaze: str) -> None:
+    with pytest.raises(TDError, match="umaze-v0 exists; pass overwrite=True"):
+        record_pointmaze("umaze", 300, progress=False)
+
+
+@pytest.mark.parametrize("size", POINTMAZE_TASKS)
+def test_every_cell_is_reached_by_a_shortest_path(size: str) -> None:
+    env = make_pointmaze(size)
+    maze_map = env.unwrapped.maze.maze_map
+    env.close()
+    cells = free_cells(maze_map)
+    goal = POINTMAZE_TASKS[size].goal_cell
+    assert goal in cells
+    for start in cells:
+        path = shortest_path(maze_map, start, goal)
+        assert path[0] == start and path[-1] == goal and len(set(path)) == len(path)
+        assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in pairwise(path))
+        assert set(path) <= set(cells)
+        # No neighbour of a cell is nearer by more than the one step between them.
+        for a, b in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            if (start[0] + a, start[1] + b) in cells:
+                other = shortest_path(maze_map, (start[0] + a, start[1] + b), goal)
+                assert abs(len(other) - len(path)) <= 1
+
+
+def test_no_path_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no path from cell"):
+        shortest_path([[0, 1, 0]], (0, 0), (0, 2))
+
+
+def test_the_walker_stays_within_bounds_and_heads_for_its_target() -> None:
+    steady = Skill(speed=5.0, noise=0.0, pause_rate=0.0, pause_length=1.0, detour=0.0)
+    walker = Walker([(3.0, 0.0)], steady, np.random.default_rng(0))
+    assert walker.act(0.0, 0.0, 0.0, 0.0) == (1.0, 0.0)
+    shaky = Skill(speed=5.0, noise=50.0, pause_rate=0.1, pause_length=3.0, detour=0.0)
+    walker = Walker([(3.0, 0.0)], shaky, np.random.default_rng(0))
+    actions = np.array([walker.act(0.0, 0.0, 0.0, 0.0) for _ in range(200)])
+    assert np.abs(actions).max() <= 1
