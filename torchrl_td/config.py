@@ -295,9 +295,10 @@ def _check_keys(given: Any, schema: Any, prefix: str) -> None:
         raise TDError(f"setting {prefix[:-1]!r} takes one value, not several")
     if prefix in ("task.env_kwargs.", "task.reset_options."):
         return  # free-form: handed to the environment
+    known = set(schema.keys())  # "in" would miss those without a default
     for key in given:
-        if key not in schema:
-            allowed = ", ".join(sorted(str(k) for k in schema))
+        if key not in known:
+            allowed = ", ".join(sorted(str(k) for k in known))
             raise TDError(f"unknown setting '{prefix}{key}'; allowed are {allowed}")
         if not OmegaConf.is_interpolation(given, key) and not OmegaConf.is_missing(given, key):
             schema_node = None if OmegaConf.is_missing(schema, key) else schema[key]

@@ -95,7 +95,7 @@ class Walker:
         rng: where noise and pauses are drawn from.
     """
 
-    reach = 0.4
+    reach = 0.6
     """A waypoint counts as passed within this distance, m."""
     gain = 10.0
     """Asked speed per metre of distance, 1/s."""

@@ -135,6 +135,13 @@ class WindowSampler(Sampler):
                 self._generator.set_state(self._pending_state)
         self._indexed_length = count
 
+    def reseed(self, seed: int) -> None:
+        """Starts the random number generator anew."""
+        self.seed = seed
+        self._pending_state = None
+        if self._generator is not None:
+            self._generator.manual_seed(seed)
+
     def _empty(self) -> None:
         self._indexed_length = -1
 

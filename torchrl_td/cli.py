@@ -1,0 +1,124 @@
+"""What the command line programs share: errors in one line, results as a table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from torchrl_td.checkpoint import find_checkpoint, load_about
+from torchrl_td.config import check_config, override_config
+from torchrl_td.errors import TDError
+from torchrl_td.evaluation import evaluate
+from torchrl_td.planner import TDPlannerActor
+from torchrl_td.run import pick_device, versions, write_json
+
+
+def main(program: Callable[[], Any]) -> None:
+    """Runs a program; a user's mistake is one line on stderr and exit status 2."""
+    # Hydra would print its own message and hide the exception otherwise.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        program()
+    except TDError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        # Hydra lists what is allowed on the lines that follow its first.
+        _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
+    """Evaluates a checkpoint with ``key=value`` words over its settings.
+
+    Args:
+        words: ``checkpoint=PATH`` and, optionally, ``device=``, ``output=FILE.json`` and any
+            settings under ``planner.``, ``evaluation.`` or ``task.``.
+
+    Returns:
+        A summary like ``results.json``, with one entry in ``results``.
+
+    Raises:
+        TDError: if the checkpoint or a word is wrong.
+    """
+    own = {"checkpoint": "", "device": "auto", "output": ""}
+    overrides = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in own:
+            own[key] = value
+        else:
+            overrides.append(word)
+    if not own["checkpoint"]:
+        raise TDError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
+    allowed = ("planner.", "evaluation.", "task.")
+    for word in overrides:
+        if not word.startswith(allowed):
+            raise TDError(
+                f"{word!r} cannot be changed after training; allowed are checkpoint=, device=, "
+                f"output=, planner.*, evaluation.*, task.*"
+            )
+    path = find_checkpoint(own["checkpoint"])
+    about = load_about(path)
+    config = override_config(check_config(about["config"]), overrides)
+    actor = TDPlannerActor.from_checkpoint(
+        path, device=pick_device(own["device"]), **vars(config.planner)
+    )
+    result = evaluate(actor, config)
+    summary = {
+        "task": config.task.name,
+        "dataset": about["dataset"],
+        "environment": config.task.env,
+        "preset": config.preset,
+        "seed": config.seed,
+        "training_steps": about["step"],
+        "checkpoint": str(own["checkpoint"]),
+        "target_return": config.evaluation.target_return,
+        "planner": vars(config.planner),
+        "versions": versions(),
+        "results": [result.to_dict()],
+    }
+    if own["output"]:
+        write_json(Path(own["output"]), summary)
+    return summary
+
+
+def print_results(summary: dict[str, Any]) -> None:
+    """Prints a summary as a table on stdout."""
+    dataset = summary["dataset"]
+    rows = [("planner", "refine steps", "score", "return", "ms a plan", "p95", "success")]
+    for result in summary["results"]:
+        returns = result["returns"]
+        success = result["success_rate"]
+        rows.append(
+            (
+                "generator alone" if result["refine_steps"] == 0 else "refined",
+                str(result["refine_steps"]),
+                f"{result['score_mean']:.1f} ± {result['score_std']:.1f}",
+                f"{sum(returns) / len(returns):.1f}",
+                f"{1e3 * result['seconds_per_plan_median']:.1f}",
+                f"{1e3 * result['seconds_per_plan_p95']:.1f}",
+                "" if success is None else f"{100 * success:.0f} %",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        f"{summary['task']} in {summary['environment']}, preset {summary['preset']}, "
+        f"seed {summary['seed']}, {summary['training_steps']} training steps, "
+        f"{summary['results'][0]['episodes']} episodes",
+        f"data: mean score {dataset['score_mean']:.1f}, best episode {dataset['score_best']:.1f}",
+    ]
+    for row in rows:
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _fail(message: str, status: int = 2) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(status)
