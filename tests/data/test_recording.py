@@ -1,0 +1,130 @@
+"""Datasets recorded from any policy in any environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+
+from torchrl_td.data import load_episodes
+from torchrl_td.data.recording import make_environment, random_policy, record_dataset
+from torchrl_td.errors import TDError
+
+
+def record(dataset_id: str, steps: int = 60, env: Any = None, **settings: Any) -> str:
+    env = env or make_environment("Pendulum-v1", max_episode_steps=25)
+    policy = settings.pop("policy", None) or random_policy(env, settings.get("seed", 0))
+    try:
+        return record_dataset(env, dataset_id, policy, steps, progress=False, **settings)
+    finally:
+        env.close()
+
+
+def test_what_was_played_is_what_is_loaded() -> None:
+    played = []
+
+    def policy(observation: np.ndarray, reward: float, first: bool) -> np.ndarray:
+        played.append((observation.copy(), reward, first))
+        return np.array([np.sin(len(played))], dtype=np.float32)
+
+    data = load_episodes("minari:" + record("test/played-v0", policy=policy))
+    assert data.shape == (75,)  # whole episodes of 25, at least 60 steps
+    assert data["episode"].tolist() == [0] * 25 + [1] * 25 + [2] * 25
+    assert np.allclose(data["observation"], np.stack([p[0] for p in played]), atol=1e-6)
+    assert np.allclose(data["action"][:, 0], np.sin(np.arange(1, 76)), atol=1e-6)
+    assert [p[2] for p in played] == ([True] + [False] * 24) * 3
+    # The reward handed to the policy is the one the step before was paid, 0 at the start.
+    paid = data["next", "reward"].squeeze(-1)
+    handed = np.array([p[1] for p in played])
+    assert np.allclose(handed[1:25], paid[:24], atol=1e-5) and handed[25] == 0
+    assert data["next", "truncated"].sum() == 3 and not data["next", "terminated"].any()
+
+
+def test_the_environment_replays_the_recording() -> None:
+    dataset = minari.load_dataset(record("test/replayed-v0", seed=7))
+    env = dataset.recover_environment()
+    for episode in dataset.iterate_episodes():
+        seed = next(iter(dataset.storage.get_episode_metadata([episode.id])))["seed"]
+        observation, _ = env.reset(seed=seed)
+        assert np.array_equal(observation, episode.observations[0])
+        for action, want in zip(episode.actions, episode.observations[1:], strict=True):
+            observation, *_ = env.step(action)
+            assert np.array_equal(observation, want)
+    env.close()
+
+
+def test_same_seed_same_data() -> None:
+    first, second, other = (
+        load_episodes("minari:" + record(f"test/seed{i}-v0", seed=seed))["observation"]
+        for i, seed in enumerate((3, 3, 4))
+    )
+    assert first.equal(second) and not first.equal(other)
+
+
+def test_dict_observations_stay_as_they_are() -> None:
+    env = make_environment("PointMaze_UMaze-v3", max_episode_steps=20)
+    dataset = minari.load_dataset(record("test/maze-v0", 40, env))
+    episode = next(dataset.iterate_episodes())
+    assert set(episode.observations) == {"observation", "desired_goal", "achieved_goal"}
+    assert load_episodes("minari:test/maze-v0")["observation"].shape == (40, 6)
+
+
+def test_an_episode_without_end_is_cut_off() -> None:
+    env = gymnasium.make("Pendulum-v1").unwrapped  # no step limit
+    (episode,) = minari.load_dataset(record("test/endless-v0", 30, env)).iterate_episodes()
+    assert episode.truncations.tolist() == [False] * 29 + [True]
+    assert not episode.terminations.any()
+
+
+def test_references_are_kept() -> None:
+    record("test/references-v0", references=(-1500.0, -200.0))
+    metadata = minari.load_dataset("test/references-v0").storage.metadata
+    assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (-1500.0, -200.0)
+
+
+def test_an_existing_dataset_is_replaced_only_on_request() -> None:
+    record("test/twice-v0", 25)
+    with pytest.raises(TDError, match="overwrite"):
+        record("test/twice-v0", 50)
+    record("test/twice-v0", 50, overwrite=True)
+    assert minari.load_dataset("test/twice-v0").total_steps == 50
+
+
+def test_a_recording_that_breaks_leaves_nothing(datasets_path: Path) -> None:
+    def policy(observation: np.ndarray, reward: float, first: bool) -> np.ndarray:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        record("test/broken-v0", policy=policy)
+    assert not (datasets_path / "test" / "broken-v0").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset_id": "pendulum-v0"}, "<namespace>/<name>-v<number>"),
+        ({"dataset_id": "../pendulum-v0"}, "<namespace>/<name>-v<number>"),
+        ({"steps": 0}, "steps >= 1"),
+        ({"policy": lambda *_: np.zeros(2, np.float32)}, r"shape \(2,\)"),
+        ({"policy": lambda *_: np.array([np.nan], np.float32)}, "NaN"),
+    ],
+)
+def test_bad_recordings(settings: dict, message: str) -> None:
+    with pytest.raises(TDError, match=message) as caught:
+        record(**{"dataset_id": "test/bad-v0", **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(TDError, match="not continuous"):
+        record("test/cart-v0", env=make_environment("CartPole-v1"))
+
+
+def test_unknown_environment() -> None:
+    with pytest.raises(TDError, match="cannot build environment 'Nothing-v0'") as caught:
+        make_environment("Nothing-v0")
+    assert "\n" not in str(caught.value)
