@@ -118,6 +118,7 @@ def test_a_copy_is_told_from_a_near_copy() -> None:
 def test_info_of_a_minari_dataset(tiny_pointmaze: str) -> None:
     info = source_info(tiny_pointmaze)
     assert info == SourceInfo("PointMaze_UMaze-v3", (-1.0, -1.0), (1.0, 1.0), 23.85, 161.86)
+    assert source_info("minari:pointmaze/umaze") == info
 
 
 def test_info_of_d4rl_names_and_paths() -> None:

@@ -1,0 +1,268 @@
+"""Look at a dataset, or record one.
+
+    python examples/td_data.py describe minari:pointmaze/umaze-v0
+    python examples/td_data.py describe d4rl:path/to/file.hdf5 --picture histograms.png
+    python examples/td_data.py record pointmaze/umaze --steps 200000
+    python examples/td_data.py record Hopper-v5 --dataset my/hopper/random-v0
+    python examples/td_data.py record Hopper-v5 --dataset my/hopper/td-v0 --checkpoint <folder>
+
+`describe` prints a table of what is in a dataset and warns of what looks wrong.
+`record` writes a local Minari dataset: the PointMaze data, or any Gymnasium
+environment with random actions or a trained planner. What was recorded is
+loaded by its id: `dataset.source=minari:my/hopper/random-v0`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+from torchrl_td.data import load_episodes, observation_keys, record_pointmaze
+from torchrl_td.data.describe import describe, episode_returns, source_info, suspicions
+from torchrl_td.data.pointmaze import POINTMAZE_TASKS
+from torchrl_td.data.recording import Policy, make_environment, random_policy, record_dataset
+from torchrl_td.errors import TDError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 1 where the user has something to mend."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except TDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The two commands and their options."""
+    out = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = out.add_subparsers(required=True, metavar="describe | record")
+    look = commands.add_parser("describe", help="print what a dataset holds")
+    look.add_argument("source", help="minari:<id> or d4rl:<id or path>")
+    look.add_argument("--picture", type=Path, help="histograms of returns and lengths go here")
+    look.add_argument("--json", type=Path, help="the table's numbers go here")
+    look.add_argument("--ref-min", type=float, help="return that scores 0")
+    look.add_argument("--ref-max", type=float, help="return that scores 100")
+    look.set_defaults(run=run_describe)
+    record = commands.add_parser("record", help="record a local Minari dataset")
+    record.add_argument("what", help="pointmaze/umaze, medium or large, or an environment's id")
+    record.add_argument("--dataset", help="id to record under, <namespace>/<name>-v<number>")
+    record.add_argument("--steps", type=int, default=200_000, help="transitions, at least")
+    record.add_argument("--seed", type=int, default=0)
+    record.add_argument("--workers", type=int, default=1, help="processes (PointMaze only)")
+    record.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
+    record.add_argument("--max-episode-steps", type=int, help="other than the environment's own")
+    record.add_argument("--checkpoint", type=Path, help="a trained planner; else random actions")
+    record.add_argument("--target-return", type=float, help="return to ask the planner for")
+    record.add_argument("--ref-min", type=float, help="return that scores 0")
+    record.add_argument("--ref-max", type=float, help="return that scores 100")
+    record.set_defaults(run=run_record)
+    return out
+
+
+def run_describe(options: argparse.Namespace) -> None:
+    """Load a dataset, print its table and warnings, write picture and JSON if asked."""
+    references = given_references(options)
+    for path in (options.picture, options.json):
+        if path is not None and not path.parent.is_dir():
+            raise TDError(f"{path}: there is no folder {path.parent}; make it first")
+    episodes = load_episodes(options.source)
+    info = source_info(options.source)
+    if references is not None:
+        info = dataclasses.replace(info, ref_min_score=references[0], ref_max_score=references[1])
+    numbers = describe(episodes, info)
+    warnings = suspicions(episodes, info)
+    print(table(options.source, numbers))
+    for warning in warnings:
+        print(f"warning: {warning}")
+    if options.json is not None:
+        text = json.dumps({"source": options.source, **numbers, "warnings": warnings}, indent=2)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    if options.picture is not None:
+        draw_histograms(options.source, episodes, options.picture)
+        print(f"picture: {options.picture}")
+
+
+def given_references(options: argparse.Namespace) -> tuple[float, float] | None:
+    """The two references from the command line, or None."""
+    low, high = options.ref_min, options.ref_max
+    if low is None and high is None:
+        return None
+    if low is None or high is None or low >= high:
+        raise TDError("--ref-min and --ref-max go together, the first below the second")
+    return low, high
+
+
+def table(source: str, numbers: dict[str, Any]) -> str:
+    """The description as lines of a name and a value."""
+
+    def spread(key: str) -> str:
+        value = numbers[key]
+        if value is None:
+            return "no references known; give --ref-min and --ref-max"
+        return (
+            f"{value['mean']:.6g} ± {value['std']:.4g}, from {value['min']:.6g} "
+            f"to {value['max']:.6g}"
+        )
+
+    rows = {
+        "source": source,
+        "environment": numbers["environment"] or "not stored with the data",
+        "transitions": f"{numbers['transitions']:,}",
+        "episodes": f"{numbers['episodes']:,}",
+        "episode length": spread("length"),
+        "return": spread("return"),
+        "normalised score": spread("score"),
+        "reward": spread("reward"),
+        "ended by": (
+            f"{numbers['terminations']:,} terminations, {numbers['truncations']:,} truncations"
+        ),
+        "saturated actions": f"{100 * numbers['saturated_actions']:.3g} %",
+        "suggested target return": f"{numbers['suggested_target_return']:g}",
+        "suggested returns scale": f"{numbers['suggested_returns_scale']:g}",
+    }
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+    for key in ("observation", "action"):
+        low, high = numbers[key]["low"], numbers[key]["high"]
+        lines.append(f"{key}, {len(low)} numbers")
+        lines += [
+            f"{d:>{width}}  from {a:.6g} to {b:.6g}"
+            for d, (a, b) in enumerate(zip(low, high, strict=True))
+        ]
+    return "\n".join(lines)
+
+
+def draw_histograms(source: str, episodes: TensorDictBase, path: Path) -> None:
+    """Histograms of the episodes' returns and lengths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for axis, values, label in zip(
+        axes, episode_returns(episodes), ("return", "length, steps"), strict=True
+    ):
+        axis.hist(values.numpy(), bins=40)
+        axis.set_xlabel(label)
+        axis.set_ylabel("episodes")
+    figure.suptitle(source)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise TDError(f"{path}: cannot write the picture ({error})") from error
+    finally:
+        plt.close(figure)
+
+
+def run_record(options: argparse.Namespace) -> None:
+    """Record PointMaze, or another environment with random actions or a planner."""
+    family, _, size = options.what.partition("/")
+    if family == "pointmaze" and size in POINTMAZE_TASKS:
+        dataset_id = record_pointmaze(
+            size,
+            options.steps,
+            options.seed,
+            workers=options.workers,
+            overwrite=options.overwrite,
+        )
+    else:
+        dataset_id = record_environment(options)
+    print(f"recorded minari:{dataset_id}")
+
+
+def record_environment(options: argparse.Namespace) -> str:
+    """Record the environment named on the command line."""
+    if options.dataset is None:
+        raise TDError("name the recording: --dataset <namespace>/<name>-v<number>")
+    references = given_references(options)
+    settings = {}
+    if options.max_episode_steps is not None:
+        settings["max_episode_steps"] = options.max_episode_steps
+    env = make_environment(options.what, **settings)
+    try:
+        name, policy = "random actions", random_policy(env, options.seed)
+        if options.checkpoint is not None:
+            name = f"Trajectory Diffuser, {options.checkpoint.name}"
+            policy = planner_policy(options.checkpoint, options.target_return)
+        return record_dataset(
+            env,
+            options.dataset,
+            policy,
+            options.steps,
+            seed=options.seed,
+            name=name,
+            references=references,
+            overwrite=options.overwrite,
+        )
+    finally:
+        env.close()
+
+
+def planner_policy(checkpoint: Path, target_return: float | None) -> Policy:
+    """A trained planner as a policy: its state is carried from step to step here.
+
+    Raises:
+        TDError: no return to ask for was given, or the checkpoint cannot be loaded.
+    """
+    from torchrl_td import TDPlannerActor
+
+    if target_return is None:
+        raise TDError("a planner is asked for a return: give --target-return")
+    actor = TDPlannerActor.from_checkpoint(checkpoint)
+    carried: dict[str, Any] = {}
+
+    def act(observation: Any, reward: float, first: bool) -> np.ndarray:
+        if first:
+            carried["planner"] = actor.planner_spec.zero([1])
+            carried["target"] = target_return
+        else:
+            carried["target"] -= reward
+        out = actor(
+            TensorDict(
+                {
+                    "observation": flat_observation(observation),
+                    "target_return": torch.tensor([[carried["target"]]], dtype=torch.float32),
+                    "is_init": torch.tensor([[first]]),
+                    "planner": carried["planner"],
+                },
+                batch_size=[1],
+            )
+        )
+        carried["planner"] = out["next", "planner"]
+        return out["action"][0].numpy()
+
+    return act
+
+
+def flat_observation(observation: Any) -> torch.Tensor:
+    """A Gymnasium observation as the planner sees it, [1, O] float32."""
+    if not isinstance(observation, dict):
+        return torch.as_tensor(np.asarray(observation)).reshape(1, -1).float()
+    parts = []
+    for key in observation_keys(observation):
+        value = observation
+        for name in (key,) if isinstance(key, str) else key:
+            value = value[name]
+        parts.append(torch.as_tensor(np.asarray(value)).reshape(1, -1).float())
+    return torch.cat(parts, -1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
