@@ -95,7 +95,8 @@ def record_dataset(
     place = dataset_path(dataset_id)
     if place.exists() and not overwrite:
         raise TDError(
-            f"{place}: dataset {dataset_id} exists; pass overwrite=True to replace it, or take another id"
+            f"{place}: dataset {dataset_id} exists; pass overwrite=True to replace it, "
+            "or take another id"
         )
     episodes: list[dict[str, Any]] = []
     recorded = 0
