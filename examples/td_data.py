@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     record.add_argument("--max-episode-steps", type=int, help="other than the environment's own")
     record.add_argument("--checkpoint", type=Path, help="a trained planner; else random actions")
-    record.add_argument("--target-return", type=float, help="return to ask the planner for")
+    record.add_argument("--target-return", type=float, help="asked of the planner; else its own")
     record.add_argument("--ref-min", type=float, help="return that scores 0")
     record.add_argument("--ref-max", type=float, help="return that scores 100")
     record.set_defaults(run=run_record)
@@ -200,6 +200,7 @@ def record_environment(options: argparse.Namespace) -> str:
         name, policy = "random actions", random_policy(env, options.seed)
         if options.checkpoint is not None:
             name = f"Trajectory Diffuser, {options.checkpoint.name}"
+            torch.manual_seed(options.seed)
             policy = planner_policy(options.checkpoint, options.target_return)
         return record_dataset(
             env,
@@ -218,14 +219,20 @@ def record_environment(options: argparse.Namespace) -> str:
 def planner_policy(checkpoint: Path, target_return: float | None) -> Policy:
     """A trained planner as a policy: its state is carried from step to step here.
 
+    Args:
+        checkpoint: a run's output folder, or a checkpoint in it.
+        target_return: return asked for at an episode's start; None takes the run's.
+
     Raises:
-        TDError: no return to ask for was given, or the checkpoint cannot be loaded.
+        TDError: there is no checkpoint, or it is damaged.
     """
     from torchrl_td import TDPlannerActor
+    from torchrl_td.checkpoint import find_checkpoint, load_about
 
+    path = find_checkpoint(checkpoint)
+    actor = TDPlannerActor.from_checkpoint(path)
     if target_return is None:
-        raise TDError("a planner is asked for a return: give --target-return")
-    actor = TDPlannerActor.from_checkpoint(checkpoint)
+        target_return = float(load_about(path)["config"]["evaluation"]["target_return"])
     carried: dict[str, Any] = {}
 
     def act(observation: Any, reward: float, first: bool) -> np.ndarray:

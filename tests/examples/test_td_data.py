@@ -9,7 +9,23 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl_td import TDPlannerActor
+from torchrl_td.checkpoint import describe, save_checkpoint
+from torchrl_td.config import (
+    Config,
+    DatasetConfig,
+    EvaluationConfig,
+    GeneratorConfig,
+    RefinerConfig,
+    TaskConfig,
+)
+from torchrl_td.data import Normalizer
+from torchrl_td.modules.build import Scales, TrajectoryDiffuser
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "td_data.py"
 
@@ -60,7 +76,10 @@ def test_record_then_describe(
         (("record", "Pendulum-v1", "--dataset", "x"), "<namespace>/<name>-v<number>"),
         (("record", "Pendulum-v1", "--dataset", "test/example-v0"), "exists"),
         (("record", "pointmaze/umaze", "--steps", "0"), "steps >= 1"),
-        (("record", "Pendulum-v1", "--dataset", "a/b-v0", "--checkpoint", "c"), "--target-return"),
+        (
+            ("record", "Pendulum-v1", "--dataset", "a/b-v0", "--checkpoint", "c"),
+            "no checkpoint at c",
+        ),
     ],
 )
 def test_mistakes_are_one_line(
@@ -75,6 +94,55 @@ def test_mistakes_are_one_line(
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0] and lines[-1] == errors[0]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """An untrained planner for Pendulum, saved as a run saves its own."""
+    config = Config(
+        preset="small",
+        task=TaskConfig(name="pendulum", env="Pendulum-v1", horizon=8),
+        dataset=DatasetConfig(source="none"),
+        generator=GeneratorConfig(width=16, layers=1, heads=2),
+        refiner=RefinerConfig(channels=8, multipliers=[1, 2]),
+        evaluation=EvaluationConfig(target_return=-300.0),
+    )
+    normalizer = Normalizer(torch.zeros(3), torch.ones(3), 100.0)
+    model = TrajectoryDiffuser(config, 3, 1, normalizer, Scales.empty(8, 3))
+    bounds = torch.tensor([2.0])
+    about = describe(config, 1, 3, -bounds, bounds, {})
+    return save_checkpoint(tmp_path, 1, about, model.state_dict(), {})
+
+
+def test_a_planner_records_what_its_actor_does(
+    example: ModuleType, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    forward = TDPlannerActor.forward
+
+    def spy(self: TDPlannerActor, tensordict: TensorDict) -> TensorDict:
+        seen.append(tensordict.clone())
+        out = forward(self, tensordict)
+        seen[-1]["action"] = out["action"].clone()
+        seen[-1]["after"] = out["next", "planner"].clone()
+        return out
+
+    monkeypatch.setattr(TDPlannerActor, "forward", spy)
+    command = ["record", "Pendulum-v1", "--dataset", "test/planned-v0", "--steps", "20"]
+    extra = ["--max-episode-steps", "10", "--checkpoint", str(checkpoint), "--seed", "3"]
+    assert example.main([*command, *extra]) == 0
+    data = example.load_episodes("minari:test/planned-v0")
+    assert torch.equal(data["action"], torch.cat([call["action"] for call in seen]))
+    assert torch.equal(data["observation"], torch.cat([call["observation"] for call in seen]))
+    reward = data["next", "reward"].flatten().numpy()
+    for number, call in enumerate(seen):
+        first = number % 10 == 0
+        assert bool(call["is_init"]) == first
+        # The target counts down by what was paid; the planner's state goes from step to step.
+        paid = reward[number - number % 10 : number].sum()
+        assert np.isclose(float(call["target_return"]), -300.0 - paid, rtol=1e-5)
+        before = seen[number - 1]["after"]
+        assert first or all(torch.equal(call["planner"][k], before[k]) for k in before.keys())
 
 
 @pytest.mark.slow
