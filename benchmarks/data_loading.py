@@ -178,6 +178,7 @@ def write_minari(folder: Path, transitions: int) -> None:
         DATASET,
         buffers,
         env=env,
+        eval_env=env,
         algorithm_name="random numbers",
         description="Random numbers of Hopper's sizes, to measure loading.",
         author="none",
