@@ -16,6 +16,16 @@ def check_reduction(reduction: str) -> str:
     return reduction
 
 
+def hide_masked(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """The tensors [B, T, D] with zeros where the mask [B, T] is False.
+
+    Hiding the errors alone is not enough: a NaN in padding would still reach the gradient,
+    where it is multiplied by zero and stays NaN.
+    """
+    mask = mask.unsqueeze(-1)
+    return [tensor.where(mask, 0.0) for tensor in tensors]
+
+
 def reduce_masked(error: Tensor, mask: Tensor, reduction: str) -> Tensor:
     """Reduces errors over the entries whose mask is True.
 

@@ -11,7 +11,7 @@ from tensordict.utils import NestedKey
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.modules import TrajectoryGenerator
-from torchrl_td.objectives.common import check_reduction, reduce_masked
+from torchrl_td.objectives.common import check_reduction, hide_masked, reduce_masked
 
 
 class TrajectoryGeneratorLoss(LossModule):
@@ -76,9 +76,7 @@ class TrajectoryGeneratorLoss(LossModule):
     generator_network_params: TensorDictParams
     target_generator_network_params: TensorDictParams
 
-    def __init__(
-        self, generator_network: TrajectoryGenerator, *, reduction: str = "mean"
-    ) -> None:
+    def __init__(self, generator_network: TrajectoryGenerator, *, reduction: str = "mean") -> None:
         super().__init__()
         self.reduction = check_reduction(reduction)
         self.convert_to_functional(generator_network, "generator_network")
@@ -108,9 +106,8 @@ class TrajectoryGeneratorLoss(LossModule):
         Returns:
             ``loss_generator`` and, detached, ``state_error`` and ``returns_error``.
         """
-        observation, returns_to_go, next_observation, next_returns, mask = (
-            tensordict.get(key) for key in self.in_keys
-        )
+        *entries, mask = (tensordict.get(key) for key in self.in_keys)
+        observation, returns_to_go, next_observation, next_returns = hide_masked(mask, *entries)
         with self.generator_network_params.to_module(self.generator_network):
             state, returns = self.generator_network.network(observation, returns_to_go, mask)
             state_target, returns_target = self.generator_network.targets(

@@ -11,7 +11,7 @@ from tensordict.utils import NestedKey
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.modules import InverseDynamics, PlanCritic
-from torchrl_td.objectives.common import check_reduction, reduce_masked
+from torchrl_td.objectives.common import check_reduction, hide_masked, reduce_masked
 
 
 class InverseDynamicsLoss(LossModule):
@@ -85,9 +85,8 @@ class InverseDynamicsLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Computes ``loss_inverse_dynamics`` of a batch of windows [B, T]."""
-        observation, next_observation, action, mask = (
-            tensordict.get(key) for key in self.in_keys
-        )
+        *entries, mask = (tensordict.get(key) for key in self.in_keys)
+        observation, next_observation, action = hide_masked(mask, *entries)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
             predicted = self.inverse_dynamics_network.act(observation, next_observation)
         loss = reduce_masked((predicted - action).square(), mask, self.reduction)
@@ -147,7 +146,8 @@ class PlanCriticLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Computes ``loss_critic`` of a batch of windows [B, T]."""
-        observation, action, returns_to_go, mask = (tensordict.get(key) for key in self.in_keys)
+        *entries, mask = (tensordict.get(key) for key in self.in_keys)
+        observation, action, returns_to_go = hide_masked(mask, *entries)
         with self.critic_network_params.to_module(self.critic_network):
             value = self.critic_network.value(observation, action)
         loss = reduce_masked((value - returns_to_go).square(), mask, self.reduction)
