@@ -34,7 +34,8 @@ class WindowSampler(Sampler):
         seed: seed of the sampler's own random number generator.
 
     Raises:
-        TDError: if no episode is as long as the horizon, or the episodes are not contiguous.
+        TDError: if no episode is as long as the horizon, or the episodes are not contiguous or
+            cannot be told apart.
 
     Examples:
         >>> import torch
@@ -64,6 +65,8 @@ class WindowSampler(Sampler):
     ) -> None:
         if horizon < 2:
             raise TDError(f"horizon must be at least 2, got {horizon}")
+        if history is not None and history < 1:
+            raise TDError(f"history must be at least 1, the present step, got {history}")
         self.horizon = horizon
         self.history = horizon - 1 if history is None else history
         self.episode_key = episode_key
@@ -84,10 +87,10 @@ class WindowSampler(Sampler):
         """Returns indices into the storage [B, T] and the mask [B, T]."""
         if len(storage) != self._indexed_length:
             self._index(storage)
-        assert self._bounds is not None and self._offsets is not None
-        first, last = self._bounds
+        assert self._bounds is not None
+        device = self._bounds[0].device
         present = torch.randint(
-            self._indexed_length, (batch_size,), generator=self._generator, device=first.device
+            self._indexed_length, (batch_size,), generator=self._generator, device=device
         )
         return self.window(present)
 
@@ -107,7 +110,13 @@ class WindowSampler(Sampler):
         data = storage.get(slice(0, count))
         episode = data.get(self.episode_key, None)
         if episode is None:
-            done = data.get(self.done_key).reshape(count).long()
+            done = data.get(self.done_key, None)
+            if done is None:
+                raise TDError(
+                    f"the data has neither {self.episode_key!r} nor {self.done_key!r} to tell "
+                    f"episodes apart; name the entry with episode_key or done_key"
+                )
+            done = done.reshape(count).long()
             episode = done.cumsum(0) - done
         episode = episode.reshape(count)
         change = torch.nonzero(episode[1:] != episode[:-1]).flatten() + 1
@@ -145,13 +154,26 @@ class WindowSampler(Sampler):
     def _empty(self) -> None:
         self._indexed_length = -1
 
+    # Not only a length that changed asks for a new index: a full storage is written over.
+    def add(self, index: int) -> None:
+        self._indexed_length = -1
+
+    def extend(self, index: Tensor) -> None:
+        self._indexed_length = -1
+
     def state_dict(self) -> dict[str, Any]:
         """The random number generator's state; the dataset is not part of it."""
-        return {"generator": None if self._generator is None else self._generator.get_state()}
+        if self._generator is None:
+            return {"generator": self._pending_state}
+        return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._pending_state = state_dict["generator"]
-        if self._generator is not None and self._pending_state is not None:
+        if self._generator is None:
+            return
+        if self._pending_state is None:  # saved before the first draw
+            self._generator.manual_seed(self.seed)
+        else:
             self._generator.set_state(self._pending_state)
 
     def dumps(self, path: Any) -> None:

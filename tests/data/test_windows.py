@@ -1,0 +1,252 @@
+"""Windows drawn through a real replay buffer, against windows cut by a loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    TensorDictReplayBuffer,
+)
+
+from torchrl_td.data import WindowSampler
+from torchrl_td.errors import TDError
+
+
+def episodes(lengths: list[int], column: bool = False, first: int = 0) -> TensorDict:
+    """Steps that know who they are: state (episode, time), row number as action."""
+    count = sum(lengths)
+    episode = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)) + first
+    time = torch.cat([torch.arange(n) for n in lengths])
+    done = torch.cat([torch.arange(n) == n - 1 for n in lengths])
+    return TensorDict(
+        observation=torch.stack([episode, time], -1).float(),
+        action=torch.arange(count).unsqueeze(-1),
+        episode=episode.unsqueeze(-1) if column else episode,
+        next=TensorDict(done=done.unsqueeze(-1), batch_size=[count]),
+        batch_size=[count],
+    )
+
+
+def buffer_of(
+    data: TensorDict, batch_size: int = 64, storage: type = LazyTensorStorage, **kwargs
+) -> TensorDictReplayBuffer:
+    buffer = TensorDictReplayBuffer(
+        storage=storage(len(data)), sampler=WindowSampler(**kwargs), batch_size=batch_size
+    )
+    buffer.extend(data)
+    return buffer
+
+
+def window_by_hand(
+    lengths: list[int], row: int, history: int, horizon: int
+) -> tuple[list[tuple[int, int]], list[bool]]:
+    """(episode, time) and mask of the window whose present is a row of the dataset."""
+    steps = [(e, t) for e, n in enumerate(lengths) for t in range(n)]
+    episode, present = steps[row]
+    entries, mask = [], []
+    for t in range(present - history + 1, present + horizon):
+        entries.append((episode, min(max(t, 0), lengths[episode] - 1)))
+        mask.append(0 <= t < lengths[episode])
+    return entries, mask
+
+
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6),
+    horizon=st.integers(2, 8),
+    history=st.one_of(st.none(), st.integers(1, 9)),
+    column=st.booleans(),
+    by_done=st.booleans(),
+)
+def test_windows_by_brute_force(lengths, horizon, history, column, by_done) -> None:
+    """Every row's window, with episodes told apart by number or by their done flags."""
+    lengths = [*lengths, horizon]  # one at least must be long enough
+    data = episodes(lengths, column)
+    if by_done:
+        del data["episode"]
+    buffer = buffer_of(data, 32, horizon=horizon, history=history)
+    sampler = buffer.sampler
+    window = buffer.sample()
+    past = horizon - 1 if history is None else history
+    assert sampler.length == past + horizon - 1
+    assert window.shape == window["mask"].shape == (32, sampler.length)
+    assert window["mask"].dtype is torch.bool and window["mask"][:, past - 1].all()
+    for drawn in window:
+        row = int(drawn["action"][past - 1])
+        entries, mask = window_by_hand(lengths, row, past, horizon)
+        assert [tuple(x) for x in drawn["observation"].int().tolist()] == entries
+        assert drawn["mask"].tolist() == mask
+    index, info = sampler.window(torch.arange(sum(lengths)))  # all there are
+    for row in range(sum(lengths)):
+        entries, mask = window_by_hand(lengths, row, past, horizon)
+        assert [tuple(x) for x in data["observation"][index[row]].int().tolist()] == entries
+        assert info["mask"][row].tolist() == mask
+
+
+def test_every_step_is_the_present_equally_often() -> None:
+    """Evenly over steps: long episodes are drawn more often, short ones not left out."""
+    lengths = [3, 40, 7, 1, 29]
+    count, draws = sum(lengths), 80_000
+    buffer = buffer_of(episodes(lengths), draws, horizon=4)
+    rows = buffer.sample()["action"][:, 2, 0]
+    observed = torch.bincount(rows, minlength=count).double()
+    chi_square = ((observed - draws / count) ** 2 / (draws / count)).sum().item()
+    assert len(observed) == count
+    # Mean 79, standard deviation 12.6 if the draw is even; an uneven one is in the thousands.
+    assert 79 - 5 * 12.6 < chi_square < 79 + 5 * 12.6
+
+
+def test_short_histories_occur_as_often_as_in_play() -> None:
+    lengths = [10] * 8
+    buffer = buffer_of(episodes(lengths), 20_000, horizon=6)
+    real = buffer.sample()["mask"][:, :5].sum(1)
+    shares = torch.bincount(real, minlength=6).double() / 20_000
+    assert shares[1:5].tolist() == pytest.approx([0.1] * 4, abs=0.012)
+    assert shares[5].item() == pytest.approx(0.6, abs=0.016)
+
+
+def test_the_seed_decides() -> None:
+    data = episodes([30, 40])
+
+    def rows(seed: int) -> torch.Tensor:
+        torch.manual_seed(torch.initial_seed() + 1)  # the global state does not matter
+        buffer = buffer_of(data, horizon=4, seed=seed)
+        return torch.stack([buffer.sample()["action"] for _ in range(3)])
+
+    assert torch.equal(rows(1), rows(1))
+    assert not torch.equal(rows(1), rows(2))
+    assert not torch.equal(rows(1)[0], rows(1)[1])
+
+
+@pytest.mark.parametrize("sampled_before", [False, True])
+@pytest.mark.parametrize("after", [0, 3])
+def test_state_dict_continues_where_it_was(after: int, sampled_before: bool) -> None:
+    data = episodes([30, 40])
+    buffer, other = buffer_of(data, horizon=4, seed=5), buffer_of(data, horizon=4, seed=5)
+    for _ in range(after):
+        buffer.sample()
+    if sampled_before:
+        other.sample()
+    other.sampler.load_state_dict(buffer.sampler.state_dict())
+    # Saving what was just loaded, before a draw, must not lose it.
+    again = buffer_of(data, horizon=4, seed=5)
+    again.sampler.load_state_dict(other.sampler.state_dict())
+    for _ in range(3):
+        want = buffer.sample()["action"]
+        assert torch.equal(other.sample()["action"], want)
+        assert torch.equal(again.sample()["action"], want)
+
+
+def test_extending_after_sampling_is_noticed() -> None:
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(100), sampler=WindowSampler(horizon=4), batch_size=500
+    )
+    buffer.extend(episodes([20, 10]))
+    assert buffer.sample()["observation"][..., 0].max() == 1
+    buffer.extend(episodes([15, 25], first=2))
+    drawn = buffer.sample()["observation"]
+    assert sorted(set(drawn[..., 0].flatten().tolist())) == [0, 1, 2, 3]
+    assert (drawn[..., 0] == drawn[:, :1, 0]).all()
+
+
+def test_a_full_storage_written_over_is_noticed() -> None:
+    """The length stays the same and the episodes' bounds do not."""
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(40), sampler=WindowSampler(horizon=4), batch_size=500
+    )
+    buffer.extend(episodes([20, 20]))
+    buffer.sample()
+    buffer.extend(episodes([7, 33], first=2))
+    drawn = buffer.sample()["observation"]
+    assert set(drawn[..., 0].flatten().tolist()) == {2, 3}
+    assert (drawn[..., 0] == drawn[:, :1, 0]).all()  # no window holds two episodes
+
+
+def test_emptied_and_filled_again() -> None:
+    buffer = buffer_of(episodes([20, 20]), 200, horizon=4)
+    buffer.sample()
+    buffer.empty()
+    buffer.extend(episodes([33, 7], first=5))
+    drawn = buffer.sample()["observation"]
+    assert set(drawn[..., 0].flatten().tolist()) == {5, 6}
+    assert (drawn[..., 0] == drawn[:, :1, 0]).all()
+
+
+def test_memory_mapped_storage(tmp_path: Path) -> None:
+    data = episodes([30, 12])
+    mapped = TensorDictReplayBuffer(
+        storage=LazyMemmapStorage(len(data), scratch_dir=tmp_path),
+        sampler=WindowSampler(horizon=5, seed=3),
+        batch_size=16,
+    )
+    mapped.extend(data)
+    plain = buffer_of(data, 16, horizon=5, seed=3)
+    for _ in range(3):
+        got, want = mapped.sample(), plain.sample()
+        assert torch.equal(got["observation"], want["observation"])
+        assert torch.equal(got["mask"], want["mask"])
+
+
+def test_other_keys() -> None:
+    data = episodes([12, 9]).rename_key_("episode", ("collector", "traj_ids"))
+    buffer = buffer_of(data, horizon=4, episode_key=("collector", "traj_ids"), seed=2)
+    plain = buffer_of(episodes([12, 9]), horizon=4, seed=2)
+    assert torch.equal(buffer.sample()["action"], plain.sample()["action"])
+    ended = episodes([12, 9]).exclude("episode").rename_key_(("next", "done"), "last")
+    buffer = buffer_of(ended, horizon=4, done_key="last", seed=2)
+    plain = buffer_of(episodes([12, 9]), horizon=4, seed=2)
+    assert torch.equal(buffer.sample()["action"], plain.sample()["action"])
+
+
+def test_episode_numbers_may_have_gaps_and_fall() -> None:
+    data = episodes([5, 6, 7])
+    data["episode"] = torch.tensor([40, -3, 12])[data["episode"]]
+    buffer = buffer_of(data, 300, horizon=4)
+    drawn = buffer.sample()["observation"]
+    assert (drawn[..., 0] == drawn[:, :1, 0]).all()
+
+
+def test_the_batch_size_asked_for_is_given() -> None:
+    data = episodes([12])
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(12), sampler=WindowSampler(4))
+    buffer.extend(data)
+    assert buffer.sample(7).shape == (7, 6)
+    assert buffer.sample(1).shape == (1, 6)
+
+
+def test_episodes_shorter_than_the_horizon() -> None:
+    buffer = buffer_of(episodes([3, 5, 2]), horizon=6)
+    with pytest.raises(TDError, match="longest has 5 steps, horizon=6") as error:
+        buffer.sample()
+    assert "\n" not in str(error.value)
+    assert buffer_of(episodes([3, 6, 2]), horizon=6).sample().shape == (64, 10)
+
+
+def test_episodes_in_pieces() -> None:
+    data = episodes([10, 10])
+    buffer = buffer_of(torch.cat([data[:5], data[10:], data[5:10]]), horizon=4)
+    with pytest.raises(TDError, match=r"not contiguous.*sort") as error:
+        buffer.sample()
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_tells_the_episodes_apart() -> None:
+    buffer = buffer_of(episodes([10]).select("observation"), horizon=4)
+    with pytest.raises(TDError, match=r"neither 'episode' nor .*done"):
+        buffer.sample()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [({"horizon": 1}, "horizon"), ({"horizon": 4, "history": 0}, "history")],
+)
+def test_bad_settings(kwargs: dict, named: str) -> None:
+    with pytest.raises(TDError, match=named):
+        WindowSampler(**kwargs)
