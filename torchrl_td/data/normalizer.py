@@ -100,7 +100,7 @@ def displacement_scale(
     rows = [torch.zeros_like(observation[0])]
     for lag in range(1, horizon):
         end = (start + lag).clamp(max=observation.shape[0] - 1)
-        inside = episode[end] == episode[start]
+        inside = (episode[end] == episode[start]) & (end - start == lag)
         change = (observation[end] - observation[start])[inside]
         rows.append(change.double().square().mean(0).sqrt().float() if len(change) else rows[-1])
     scale = torch.stack(rows)
