@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -223,6 +224,12 @@ _RANGES: dict[str, tuple[float | None, float | None]] = {
     "evaluation.seed": (0, None),
 }
 _POSITIVE = ("task.returns_scale", "training.learning_rate")
+_WIDTHS = ("refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims")
+_FREE_FORM = ("task.env_kwargs.", "task.reset_options.")  # handed to the environment
+
+# ${returns_floor:${evaluation.target_return}} in a YAML file is the authors' floor, a third of
+# the target.
+OmegaConf.register_new_resolver("returns_floor", lambda target: target / 3, replace=True)
 
 
 def check_config(config: DictConfig | dict[str, Any]) -> Config:
@@ -289,16 +296,20 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def _check_keys(given: Any, schema: Any, prefix: str) -> None:
-    if not isinstance(given, DictConfig) or isinstance(schema, ListConfig):
+    name = prefix[:-1]
+    if isinstance(schema, DictConfig) and not isinstance(given, DictConfig):
+        raise TDError(f"setting {name!r} takes settings of its own, not {given!r}")
+    if not isinstance(given, DictConfig):
         return
     if not isinstance(schema, DictConfig):
-        raise TDError(f"setting {prefix[:-1]!r} takes one value, not several")
-    if prefix in ("task.env_kwargs.", "task.reset_options."):
-        return  # free-form: handed to the environment
+        takes = "a list" if isinstance(schema, ListConfig) else "one value, not several"
+        raise TDError(f"setting {name!r} takes {takes}")
+    if prefix in _FREE_FORM:
+        return
     known = set(schema.keys())  # "in" would miss those without a default
-    for key in given:
+    for key in map(str, given):
         if key not in known:
-            allowed = ", ".join(sorted(str(k) for k in known))
+            allowed = ", ".join(sorted(map(str, known)))
             raise TDError(f"unknown setting '{prefix}{key}'; allowed are {allowed}")
         if not OmegaConf.is_interpolation(given, key) and not OmegaConf.is_missing(given, key):
             schema_node = None if OmegaConf.is_missing(schema, key) else schema[key]
@@ -306,6 +317,7 @@ def _check_keys(given: Any, schema: Any, prefix: str) -> None:
 
 
 def _check_values(config: Any) -> None:
+    _check_finite(config, "")
     for key, choices in _CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in choices:
@@ -321,3 +333,16 @@ def _check_values(config: Any) -> None:
         value = OmegaConf.select(config, key)
         if not value > 0:
             raise TDError(f"{key}={value}; allowed is any value above 0")
+    for key in _WIDTHS:
+        value = OmegaConf.select(config, key)
+        if any(width < 1 for width in value):
+            raise TDError(f"{key}={value}; allowed are whole numbers above 0")
+
+
+def _check_finite(config: DictConfig, prefix: str) -> None:
+    for key in map(str, config):
+        name, value = f"{prefix}{key}", config[key]
+        if isinstance(value, DictConfig) and f"{name}." not in _FREE_FORM:
+            _check_finite(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise TDError(f"{name}={value}; allowed are finite numbers")

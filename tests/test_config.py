@@ -1,0 +1,309 @@
+"""Settings: every mistake is one line that names the setting and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from torchrl_td import config as settings_module
+from torchrl_td.config import Config, check_config, override_config, to_dict
+from torchrl_td.errors import TDError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TASKS = sorted(str(p.relative_to(CONFIGS / "task"))[:-5] for p in CONFIGS.glob("task/**/*.yaml"))
+PRESETS = sorted(p.stem for p in CONFIGS.glob("preset/*.yaml"))
+
+
+def minimal() -> dict[str, Any]:
+    return {"preset": "small", "task": {"name": "t", "env": "e"}, "dataset": {"source": "s"}}
+
+
+def with_(key: str, value: Any) -> dict[str, Any]:
+    given = minimal()
+    *sections, last = key.split(".")
+    target = given
+    for section in sections:
+        target = target.setdefault(section, {})
+    target[last] = value
+    return given
+
+
+def value_of(config: Config, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def refused(given: Any) -> str:
+    with pytest.raises(TDError) as error:
+        check_config(given)
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message
+
+
+def test_defaults() -> None:
+    config = check_config(minimal())
+    assert config == Config(
+        preset="small",
+        task=settings_module.TaskConfig(name="t", env="e"),
+        dataset=settings_module.DatasetConfig(source="s"),
+    )
+    assert check_config(OmegaConf.create(minimal())) == config
+
+
+def test_the_dictionary_given_is_not_changed() -> None:
+    given = with_("refiner.multipliers", [1, 2])
+    before = {k: dict(v) if isinstance(v, dict) else v for k, v in given.items()}
+    check_config(given).refiner.multipliers.append(7)
+    assert given == before
+
+
+@settings(max_examples=20)
+@given(
+    st.fixed_dictionaries(
+        {
+            "seed": st.integers(0, 10**9),
+            "refiner.multipliers": st.lists(st.integers(1, 8), min_size=1, max_size=5),
+            "planner.evaluations": st.one_of(st.none(), st.integers(1, 50)),
+            "planner.temperature": st.floats(0, 10),
+            "training.learning_rate": st.floats(1e-8, 1),
+            "generator.causal": st.booleans(),
+            "task.env_kwargs": st.dictionaries(
+                st.text("abc_", min_size=1), st.one_of(st.integers(), st.booleans(), st.none())
+            ),
+        }
+    )
+)
+def test_round_trip(values: dict[str, Any]) -> None:
+    given = minimal()
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        target = given
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = value
+    config = check_config(given)
+    for key, value in values.items():
+        assert value_of(config, key) == value
+    plain = to_dict(config)
+    assert check_config(plain) == config
+    assert plain == asdict(config)  # plain dictionaries and lists, as a checkpoint can hold
+
+
+# --- unknown keys ----------------------------------------------------------------------------
+
+
+def test_an_unknown_section() -> None:
+    message = refused({**minimal(), "plannner": {"refine_steps": 2}})
+    assert "'plannner'" in message
+    for field in fields(Config):
+        assert field.name in message
+
+
+@pytest.mark.parametrize("section", [f.name for f in fields(Config)])
+def test_an_unknown_setting_of_each_section(section: str) -> None:
+    kind = type(getattr(Config(), section))
+    if not is_dataclass(kind):
+        assert f"'{section}' takes one value" in refused({**minimal(), section: {"nope": 1}})
+        return
+    message = refused(with_(f"{section}.nope", 1))
+    assert f"'{section}.nope'" in message
+    for field in fields(kind):
+        assert field.name in message  # those without a default too
+
+
+def test_settings_of_the_environment_are_free() -> None:
+    config = check_config(with_("task.env_kwargs", {"any": {"depth": [1, 2]}, "limit": math.inf}))
+    assert config.task.env_kwargs == {"any": {"depth": [1, 2]}, "limit": math.inf}
+
+
+# --- missing, types, choices, ranges ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["preset", "task.name", "task.env", "dataset.source"])
+def test_missing(missing: str) -> None:
+    given = minimal()
+    *sections, last = missing.split(".")
+    target = given
+    for section in sections:
+        target = target[section]
+    del target[last]
+    assert missing in refused(given)
+    target[last] = "???"
+    assert missing in refused(given)
+
+
+def test_everything_missing_is_named_at_once() -> None:
+    message = refused({})
+    for name in ("preset", "task.name", "task.env", "dataset.source"):
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", "abc"),
+        ("seed", 1.5),
+        ("seed", None),
+        ("seed", [1]),
+        ("seed", {"a": 1}),
+        ("progress", "maybe"),
+        ("planner", 3),
+        ("planner", None),
+        ("planner", [1]),
+        ("task", "pointmaze"),
+        ("planner.refine_steps", 2.5),
+        ("planner.temperature", "warm"),
+        ("planner.add_noise", 3.5),
+        ("planner.guidance_scale", None),
+        ("refiner.multipliers", 4),
+        ("refiner.multipliers", None),
+        ("refiner.multipliers", {"a": 1}),
+        ("refiner.multipliers", [1, "x"]),
+        ("task.env_kwargs", 3),
+        ("resume", {"a": 1}),
+        ("preset", "${nowhere}"),
+    ],
+)
+def test_wrong_type(key: str, value: Any) -> None:
+    assert key in refused(with_(key, value))
+
+
+@pytest.mark.parametrize("key", settings_module._CHOICES)
+def test_choices(key: str) -> None:
+    choices = settings_module._CHOICES[key]
+    message = refused(with_(key, "sideways"))
+    assert key in message and "sideways" in message
+    for choice in choices:
+        assert choice in message
+        assert value_of(check_config(with_(key, choice)), key) == choice
+
+
+@pytest.mark.parametrize("key", settings_module._RANGES)
+def test_ranges(key: str) -> None:
+    low, high = settings_module._RANGES[key]
+    step = 0.01 if isinstance(value_of(Config(), key), float) else 1
+    for bound, outside in ((low, -step), (high, step)):
+        if bound is None:
+            continue
+        assert value_of(check_config(with_(key, bound)), key) == bound
+        message = refused(with_(key, bound + outside))
+        assert key in message and str(bound) in message
+
+
+@pytest.mark.parametrize("key", ["task.returns_scale", "training.learning_rate"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_positive(key: str, value: float) -> None:
+    assert f"{key}=" in refused(with_(key, value))
+    assert value_of(check_config(with_(key, 1e-9)), key) == 1e-9
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "planner.temperature",
+        "planner.guidance_scale",
+        "training.learning_rate",
+        "task.target_return",
+        "refiner.condition_dropout",
+        "evaluation.target_return",
+    ],
+)
+def test_not_finite(key: str, value: float) -> None:
+    """A NaN lies within any range if one only asks whether it lies outside."""
+    assert f"{key}=" in refused(with_(key, value))
+
+
+@pytest.mark.parametrize(
+    "key", ["refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims"]
+)
+@pytest.mark.parametrize("value", [[0], [4, -1]])
+def test_widths(key: str, value: list[int]) -> None:
+    assert f"{key}={value}" in refused(with_(key, value))
+
+
+def test_a_setting_can_take_its_value_from_another() -> None:
+    given = OmegaConf.create(with_("evaluation.target_return", "${task.target_return}"))
+    given.task.target_return = 250.0
+    assert check_config(given).evaluation.target_return == 250.0
+
+
+# --- overrides -------------------------------------------------------------------------------
+
+
+def test_override() -> None:
+    config = check_config(minimal())
+    words = [
+        "planner.refine_steps=2",
+        "planner.sampler=ddim",
+        "planner.evaluations=null",
+        "refiner.multipliers=[1,2]",
+        "task.env_kwargs.maze=open",
+        "output_dir=a=b",
+        "seed=1",
+        "seed=2",
+    ]
+    changed = override_config(config, words)
+    assert changed.planner.refine_steps == 2 and changed.planner.sampler == "ddim"
+    assert changed.planner.evaluations is None and changed.refiner.multipliers == [1, 2]
+    assert changed.task.env_kwargs == {"maze": "open"}
+    assert changed.output_dir == "a=b" and changed.seed == 2
+    assert config == check_config(minimal())  # the one given stays as it was
+    assert override_config(config, []) == config
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("planner.refine_steps", "key=value"),
+        ("planner.refine_step=2", "planner.refine_step'; allowed are.*refine_steps"),
+        ("nope.a=1", "'nope'"),
+        ("=3", "unknown setting ''"),
+        ("planner.refine_steps=two", "planner.refine_steps"),
+        ("planner.refine_steps=", "planner.refine_steps"),
+        ("planner.refine_steps=-1", "planner.refine_steps=-1; allowed is at least 0"),
+        ("planner.sampler=euler", "ddpm, ddim"),
+        ("planner=2", "'planner'"),
+        ("seed.a=3", "'seed' takes one value"),
+        ("refiner.multipliers=[1", "cannot read"),
+        ("refiner.multipliers.0=3", "'refiner.multipliers' takes a list"),
+        ("planner.temperature=nan", "planner.temperature=nan"),
+    ],
+)
+def test_bad_override(word: str, named: str) -> None:
+    with pytest.raises(TDError, match=named) as error:
+        override_config(check_config(minimal()), [word])
+    assert "\n" not in str(error.value)
+
+
+# --- the files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_with_every_preset(task: str, preset: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        composed = compose("td_offline", [f"task={task}", f"preset={preset}"])
+    config = check_config(composed)
+    assert config.task.name == task and config.preset == preset
+    assert config.evaluation.target_return == config.task.target_return
+    if preset == "reference":  # the authors' floor
+        assert config.planner.returns_floor == pytest.approx(config.task.target_return / 3)
+    # The horizon fits the U-Net, which halves a plan at every level but the last.
+    assert config.task.horizon % 2 ** (len(config.refiner.multipliers) - 1) == 0
+    assert check_config(to_dict(config)) == config
+
+
+def test_there_are_tasks_and_presets() -> None:
+    assert "pointmaze/umaze" in TASKS
+    assert {"small", "paper", "reference"} <= set(PRESETS)
