@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from torchrl_td.data.checks import check_matches_env
-from torchrl_td.data.episodes import load_episodes, returns_to_go
+from torchrl_td.data.episodes import dataset_identity, load_episodes
 from torchrl_td.data.keys import observation_keys
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.data.pointmaze import ensure_pointmaze, record_pointmaze
+from torchrl_td.data.steps import returns_to_go
 from torchrl_td.data.windows import WindowSampler
 
 __all__ = [
     "Normalizer",
     "WindowSampler",
     "check_matches_env",
+    "dataset_identity",
     "ensure_pointmaze",
     "load_episodes",
     "observation_keys",

@@ -2,71 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 
 from torchrl_td.errors import TDError
 
-_REQUIRED = ("observation", "action", ("next", "observation"), ("next", "reward"))
 _BOUND_TOLERANCE = 1e-3  # of the range: float32 rounding of recorded actions
 
 
-def leaves(data: TensorDictBase) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of ``data`` with their keys written as in ``next/reward``."""
-    for key in data.keys(True, True):
-        value = data.get(key)
-        if isinstance(value, torch.Tensor):
-            yield "/".join(key) if isinstance(key, tuple) else key, value
-
-
-def check_leaves(raw: TensorDictBase, name: str) -> None:
-    """Refuse raw data with missing keys, no steps, or entries that are not numbers.
-
-    Raises:
-        TDError: naming ``name``, the key and the remedy.
-    """
-    keys = set(raw.keys(True))
-    for key in (*_REQUIRED, ("next", "terminated")):
-        if key not in keys:
-            written = "/".join(key) if isinstance(key, tuple) else key
-            raise TDError(f"{name}: key {written!r} is missing; steps need TorchRL's TED keys")
-    if raw.batch_size[0] == 0:
-        raise TDError(f"{name}: it holds no steps; record or download it again")
-    for key in ("action", ("next", "reward")):
-        value = raw.get(key)
-        if isinstance(value, TensorDictBase):
-            raise TDError(f"{name}: {key!r} is a Dict; only one continuous action vector is taken")
-        if not value.dtype.is_floating_point and key == "action":
-            raise TDError(
-                f"{name}: 'action' has dtype {value.dtype}; only continuous actions are planned "
-                "for, so convert it to float or take a dataset with a Box action space"
-            )
-
-
-def check_episodes(episodes: TensorDictBase, name: str) -> None:
-    """Refuse episodes with NaN or Inf, or that are all zero.
+def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) -> None:
+    """Refuse NaN and Inf, naming the first row of the source that holds one.
 
     Args:
-        episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
+        value: [n, ...].
+        name: of the source, for the message.
+        key: of the value, for the message.
+        row: how many steps of the source came before.
+        episode: [n], number of each step's episode.
+
+    Raises:
+        TDError: a number is NaN or infinite, also where float32 cannot hold it.
+    """
+    if torch.isfinite(value.sum()):
+        return
+    finite = torch.isfinite(value).reshape(len(value), -1).all(-1)
+    if finite.all():  # only the sum was out of range
+        return
+    first = int(torch.nonzero(~finite)[0])
+    raise TDError(
+        f"{name}: {key} holds NaN or Inf, first in row {row + first} (episode "
+        f"{int(episode[first])}); drop or mend that episode"
+    )
+
+
+def check_not_zero(seen: Mapping[str, bool], name: str) -> None:
+    """Refuse a source whose observations or actions are zero throughout.
+
+    Args:
+        seen: whether anything but zero was found, by key.
         name: of the source, for the message.
 
     Raises:
-        TDError: naming ``name``, the key, the first row and the remedy.
+        TDError: nothing was found.
     """
-    for key, value in leaves(episodes):
-        if value.dtype.is_floating_point and not torch.isfinite(value.sum()):
-            finite = torch.isfinite(value).reshape(value.shape[0], -1).all(-1)
-            if not finite.all():
-                row = int(torch.nonzero(~finite)[0])
-                raise TDError(
-                    f"{name}: {key} holds NaN or Inf, first in row {row} (episode "
-                    f"{int(episodes['episode'][row])}); drop or mend that episode"
-                )
     for key in ("observation", "action"):
-        if not episodes[key].any():
+        if not seen[key]:
             raise TDError(
                 f"{name}: {key} is all zero, so it was not read or not recorded; "
                 "load or record it again"

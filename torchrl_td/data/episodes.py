@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
-from torchrl_td.data.checks import check_episodes, check_leaves
+from torchrl_td.data.cache import checksums, load_through_cache
+from torchrl_td.data.checks import check_not_zero
+from torchrl_td.data.d4rl import d4rl_source
+from torchrl_td.data.identity import content_hash
 from torchrl_td.data.keys import Key
-from torchrl_td.data.keys import observation_keys as ordered_keys
-from torchrl_td.data.minari import load_minari
+from torchrl_td.data.minari import minari_source
+from torchrl_td.data.steps import Source, finish
+from torchrl_td.data.ted import buffer_contents, steps_from_tensordict
 from torchrl_td.errors import TDError
-
-NEXT = "next"
 
 
 def load_episodes(
     source: str | TensorDictBase | ReplayBuffer,
     *,
     observation_keys: Sequence[str | Key] | None = None,
+    max_episode_steps: int | None = None,
     device: torch.device | str | None = None,
+    cache: bool = True,
 ) -> TensorDict:
     """Load offline episodes as one flat TensorDict, checked.
 
+    Data from files is memory-mapped: it is read once, a bounded part at a time, into
+    a cache (:func:`torchrl_td.data.cache.cache_root` says where) and opened from there
+    in seconds the next time, unless the files changed.
+
     Args:
-        source: ``"minari:<id>"`` (a local Minari dataset, or a remote one that is
-            downloaded; ``pointmaze/umaze-v0``, ``medium``, ``large`` are recorded on
-            first use), a TensorDict in TED layout, or a TorchRL replay buffer of one.
+        source: one of
+
+            * ``"minari:<id>"``: a local Minari dataset, else a remote one, which is
+              downloaded; ``pointmaze/umaze-v0``, ``medium``, ``large`` are recorded on
+              first use.
+            * ``"d4rl:<id or path>"``: D4RL's HDF5 file, on disk or downloaded.
+            * a TensorDict in TED layout, such as a collector produced, or a TorchRL
+              replay buffer of one.
         observation_keys: entries of a Dict observation to join, in this order. By
             default the order of :func:`torchrl_td.data.keys.observation_keys`.
+        max_episode_steps: where a D4RL file marks no timeouts, the environment's step
+            limit; by default known from the dataset's name.
         device: where the result lives; by default the CPU.
+        cache: False reads the files anew and leaves nothing behind.
 
     Returns:
         TensorDict of batch size [N], steps in order, episodes one after the other:
@@ -58,137 +75,106 @@ def load_episodes(
     >>> load_episodes(data)["returns_to_go"].squeeze(-1)
     tensor([2., 1., 2., 1.])
     """
-    if isinstance(source, ReplayBuffer):
-        raw, name = _from_buffer(source), "replay buffer"
-    elif isinstance(source, TensorDictBase):
-        raw, name = source, "tensordict"
-    elif isinstance(source, str) and source.startswith("minari:"):
-        raw, name = load_minari(source.removeprefix("minari:")), source
+    if isinstance(source, str):
+        found = find_source(source, observation_keys, max_episode_steps)
+        episodes, _ = load_through_cache(found, use_cache=cache)
     else:
-        raise TDError(
-            f"unknown data source {source!r}: use 'minari:<id>', a TensorDict or a replay buffer"
-        )
-    episodes = to_episodes(raw, name, observation_keys)
+        episodes = _from_memory(source, observation_keys)
     return episodes if device is None else episodes.to(device)
 
 
-def to_episodes(
-    raw: TensorDictBase, name: str, keys: Sequence[str | Key] | None = None
-) -> TensorDict:
-    """Bring a TED tensordict into the project's layout and check it.
+def dataset_identity(
+    source: str | TensorDictBase | ReplayBuffer,
+    *,
+    observation_keys: Sequence[str | Key] | None = None,
+    max_episode_steps: int | None = None,
+) -> dict[str, Any]:
+    """What tells one dataset from another, ready for JSON.
 
     Args:
-        raw: steps in order, of batch size [N], or [B, T] with a whole piece of
-            trajectory a row.
-        name: of the source, for messages.
-        keys: entries of a Dict observation to join; None for the documented order.
-
-    Raises:
-        TDError: a key is missing, or the data cannot be used.
-    """
-    row_end = None
-    if raw.batch_dims > 1:
-        row_end = torch.zeros(raw.batch_size, dtype=torch.bool)
-        row_end[..., -1] = True  # a row's last step is followed by another row's first
-        row_end = row_end.reshape(-1)
-        raw = raw.reshape(-1)
-    check_leaves(raw, name)
-    count = raw.batch_size[0]
-    out = TensorDict({}, batch_size=[count])
-    nxt = TensorDict({}, batch_size=[count])
-    out["observation"] = _observation(raw, name, keys)
-    out["action"] = _column(raw["action"], count).float()
-    nxt["observation"] = _observation(raw[NEXT], f"{name}, next", keys)
-    nxt["reward"] = raw[NEXT, "reward"].reshape(count, 1).float()
-    terminated, truncated = _ends(raw, name, row_end)
-    done = terminated | truncated
-    episode = torch.cumsum(done, 0) - done.long()  # [N], 0, 0, .., 1, 1, ..
-    to_go = returns_to_go(raw[NEXT, "reward"].reshape(count), done)  # [N] float64
-    out["episode"] = episode
-    out["returns_to_go"] = to_go.float().unsqueeze(-1)
-    nxt["returns_to_go"] = (
-        (to_go - raw[NEXT, "reward"].reshape(count).double()).float().unsqueeze(-1)
-    )
-    for key, value in (("done", done), ("terminated", terminated), ("truncated", truncated)):
-        nxt[key] = value.unsqueeze(-1)
-    out[NEXT] = nxt
-    check_episodes(out, name)
-    return out
-
-
-def returns_to_go(reward: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
-    """Undiscounted sum of the rewards from each step to its episode's end.
-
-    Args:
-        reward: [N].
-        done: [N] bool, True at the last step of each episode; the last step ends one.
+        source, observation_keys, max_episode_steps: as for :func:`load_episodes`, whose
+            cache makes this quick for data from files.
 
     Returns:
-        [N] float64, this step's reward included.
+        ``source``; ``path`` it was resolved to (None for data from Python); ``size`` in
+        bytes of its files, or of the tensors; ``hash`` of the loaded values, the same
+        wherever the data lies and whatever form it had; ``transitions``; ``episodes``.
 
-    >>> returns_to_go(torch.tensor([1., 2., 4.]), torch.tensor([False, True, True]))
-    tensor([3., 2., 4.], dtype=torch.float64)
+    Raises:
+        TDError: the data cannot be loaded.
+
+    >>> import torch
+    >>> from tensordict import TensorDict
+    >>> data = TensorDict({
+    ...     "observation": torch.ones(4, 3), "action": torch.ones(4, 2),
+    ...     "next": {
+    ...         "observation": torch.ones(4, 3), "reward": torch.ones(4, 1),
+    ...         "done": torch.tensor([[False], [True], [False], [True]]),
+    ...     },
+    ... }, batch_size=[4])
+    >>> identity = dataset_identity(data)
+    >>> identity["source"], identity["transitions"], identity["episodes"]
+    ('tensordict', 4, 2)
     """
-    total = torch.cumsum(reward.double(), 0)  # [N]
-    ends = torch.nonzero(done).squeeze(-1)  # [episodes]
-    lengths = torch.diff(ends, prepend=ends.new_tensor([-1]))
-    end_total = torch.repeat_interleave(total[ends], lengths)  # [N]
-    return end_total - total + reward.double()
+    if isinstance(source, str):
+        found = find_source(source, observation_keys, max_episode_steps)
+        episodes, files = load_through_cache(found)
+        name, path = source, str(found.path)
+        size = sum(file.stat().st_size for file in found.files)
+    else:
+        episodes = _from_memory(source, observation_keys)
+        files = checksums(episodes)
+        name, path = _kind(source), None
+        size = sum(value.numel() * value.element_size() for value in episodes.values(True, True))
+    return {
+        "source": name,
+        "path": path,
+        "size": int(size),
+        "hash": content_hash(files),
+        "transitions": len(episodes),
+        "episodes": int(episodes["episode"][-1]) + 1,
+    }
 
 
-def _ends(
-    raw: TensorDictBase, name: str, row_end: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Terminated and truncated [N]; where data breaks off without either, truncated."""
-    count = raw.batch_size[0]
-    terminated = raw[NEXT, "terminated"].reshape(count).bool()
-    truncated = (
-        raw[NEXT, "truncated"].reshape(count).bool()
-        if (NEXT, "truncated") in raw.keys(True)
-        else torch.zeros_like(terminated)
+def find_source(
+    source: str,
+    observation_keys: Sequence[str | Key] | None = None,
+    max_episode_steps: int | None = None,
+) -> Source:
+    """Resolve a named source; records or downloads what is missing.
+
+    Raises:
+        TDError: it is unknown, cannot be had, or is not a readable dataset.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "minari" and name:
+        return minari_source(name, observation_keys)
+    if kind == "d4rl" and name:
+        return d4rl_source(name, observation_keys, max_episode_steps)
+    raise TDError(
+        f"unknown data source {source!r}: use 'minari:<id>', 'd4rl:<id or path>', or from Python "
+        "a TensorDict or a replay buffer"
     )
-    done = terminated | truncated
-    if (NEXT, "done") in raw.keys(True):
-        done = done | raw[NEXT, "done"].reshape(count).bool()
-    if row_end is not None:
-        done = done | row_end.to(done.device)
-    for key in ("episode", ("collector", "traj_ids")):
-        if key in raw.keys(True):
-            number = raw[key].reshape(count)
-            changes = number[1:] != number[:-1]
-            done = torch.cat([done[:-1] | changes, done[-1:]])
-    done[-1] = True
-    return terminated, truncated | (done & ~terminated)
 
 
-def _observation(raw: TensorDictBase, name: str, keys: Sequence[str | Key] | None) -> torch.Tensor:
-    """The observation as one vector a step, [N, O] float32."""
-    count = raw.batch_size[0]
-    value = raw.get("observation")
-    nested = isinstance(value, TensorDictBase)  # as Minari nests a Dict
-    if not nested and keys is None:
-        # GymEnv puts the entries of a goal task side by side with the rest
-        flat = ["observation"] + (["desired_goal"] if "desired_goal" in raw.keys() else [])
-        keys = ordered_keys(raw.select(*flat)) if len(flat) > 1 else flat
-    elif keys is None:
-        keys = ordered_keys(value)
-    where = value if nested else raw
-    parts = []
-    for key in keys:
-        if key not in where.keys(True, True):
-            have = ", ".join(map(str, sorted(where.keys(True, True), key=str)))
-            raise TDError(f"{name}: no observation entry {key!r}: there are {have}")
-        parts.append(_column(where[key], count).float())
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+def _from_memory(
+    source: TensorDictBase | ReplayBuffer, keys: Sequence[str | Key] | None
+) -> TensorDict:
+    """The episodes of a tensordict or replay buffer, on the CPU."""
+    name = _kind(source)
+    raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
+    episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name)
+    check_not_zero({key: bool(episodes[key].any()) for key in ("observation", "action")}, name)
+    return episodes
 
 
-def _column(value: torch.Tensor, count: int) -> torch.Tensor:
-    """Flatten what stands behind the first dimension: [N, ...] to [N, D]."""
-    return value.reshape(count, -1)
-
-
-def _from_buffer(buffer: ReplayBuffer) -> TensorDictBase:
-    """All that a replay buffer holds, in the order it was written."""
-    if len(buffer) == 0:
-        raise TDError("replay buffer: it is empty, fill it before loading episodes from it")
-    return buffer[:]
+def _kind(source: Any) -> str:
+    """What a source from Python is called in messages."""
+    if isinstance(source, ReplayBuffer):
+        return "replay buffer"
+    if isinstance(source, TensorDictBase):
+        return "tensordict"
+    raise TDError(
+        f"unknown data source of type {type(source).__name__}: use 'minari:<id>', "
+        "'d4rl:<id or path>', a TensorDict or a replay buffer"
+    )

@@ -36,14 +36,15 @@ def staged(dataset_id: str) -> Iterator[None]:
     for left in root.glob(f"{_STAGING}*"):
         if time.time() - left.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
-    namespace = dataset_id.rpartition("/")[0]
-    if namespace and namespace not in minari.namespace.list_local_namespaces():
-        minari.namespace.create_namespace(namespace)
     before = os.environ.get("MINARI_DATASETS_PATH")
     staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
     try:
         os.environ["MINARI_DATASETS_PATH"] = str(staging)
         yield
+        namespace = dataset_id.rpartition("/")[0]
+        os.environ["MINARI_DATASETS_PATH"] = str(root)
+        if namespace and namespace not in minari.namespace.list_local_namespaces():
+            minari.namespace.create_namespace(namespace)
         if place.exists():  # out of the way first: a folder that is not empty is not replaced
             place.rename(staging / "replaced")
         place.parent.mkdir(parents=True, exist_ok=True)

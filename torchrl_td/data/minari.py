@@ -3,147 +3,214 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping
+import io
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import minari
 import numpy as np
 import torch
-from tensordict import TensorDict, TensorDictBase
-from torchrl import torchrl_logger
-from torchrl.data.datasets import MinariExperienceReplay, minari_data
+from minari.dataset.minari_dataset import parse_dataset_id
 
+from torchrl_td.data.keys import Key
+from torchrl_td.data.local import dataset_path, staged
+from torchrl_td.data.minari_files import (
+    COLUMNS,
+    arrow_lengths,
+    checked_length,
+    hdf5_lengths,
+    one_line,
+    open_dataset,
+)
+from torchrl_td.data.minari_torchrl import load_part
 from torchrl_td.data.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
+from torchrl_td.data.remote import require_network
+from torchrl_td.data.steps import CHUNK_STEPS, Source, Steps, flat_entries, join
+from torchrl_td.data.ted import steps_from_tensordict
 from torchrl_td.errors import TDError
 
-_PROVED = 5  # episodes compared with Minari's own reading
+_PROVED = 3  # episodes of each part compared with Minari's own reading
+_FEW = 5000  # episodes: beyond, TorchRL's class (5 ms an episode) takes too long
+_KEYS = {
+    "observation": "observations",
+    "next/observation": "observations",
+    "action": "actions",
+    "next/reward": "rewards",
+}
+_REMOTES = {"hf": "https://huggingface.co", "gcp": "https://storage.googleapis.com"}
 
 
-def load_minari(dataset_id: str) -> TensorDictBase:
-    """The steps of a Minari dataset as TorchRL's class gives them, [N] on the CPU.
+def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None = None) -> Source:
+    """A Minari dataset as a source of steps: the local one, else downloaded.
 
-    The PointMaze datasets are recorded if they are missing. What was loaded is
-    compared with what Minari itself reads.
+    The PointMaze datasets are recorded if they are missing. HDF5 is read through
+    TorchRL's ``MinariExperienceReplay``, a part at a time, and compared with what Minari
+    itself reads; Arrow, which that class cannot read, and datasets of more than 5,000
+    episodes through Minari's own storage.
+
+    Args:
+        dataset_id: such as ``D4RL/door/human-v2``.
+        observation_keys: entries of a Dict observation to join; None for the documented
+            order.
 
     Raises:
-        TDError: no such dataset, no network, a damaged file, or an odd reading.
+        TDError: bad id, no such dataset, no network, or a damaged one.
     """
-    import minari
-
+    name = f"minari:{dataset_id}"
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:
+        raise TDError(f"{name}: no Minari id, which looks like D4RL/door/human-v2") from error
     for size in POINTMAZE_TASKS:
         if dataset_id == f"pointmaze/{size}-v0":
             ensure_pointmaze(size)  # type: ignore[arg-type]
-    name = f"minari:{dataset_id}"
-    path = Path(minari.storage.get_dataset_path(dataset_id))
+    path = dataset_path(dataset_id)
     if not (path / "data").exists():
-        raise TDError(
-            f"{name}: not found under {path}; get it with 'minari download {dataset_id}' "
-            "or copy its folder there"
-        )
-    try:
-        dataset = minari.load_dataset(dataset_id)
-    except Exception as error:
-        raise TDError(
-            f"{path}: not a readable Minari dataset ({_line(error)}); delete it and get it again"
-        ) from error
-    _check_lengths(dataset, name)
-    with tempfile.TemporaryDirectory() as folder, memmap_like_copies(), _quiet():
-        try:
-            replay = MinariExperienceReplay(
-                dataset_id, batch_size=1, root=folder, load_from_local_minari=True
-            )
-        except Exception as error:
-            raise TDError(f"{path}: TorchRL cannot read it ({_line(error)})") from error
-        steps = replay[:].clone()
-    prove(steps, dataset, name)
-    return steps
-
-
-@contextlib.contextmanager
-def memmap_like_copies() -> Iterator[None]:
-    """Let ``memmap_like`` copy values while ``MinariExperienceReplay`` is built.
-
-    TorchRL 0.12 to 0.14.1 calls ``memmap_like``, which only allocates, on the filled
-    tensordict where ``memmap`` was meant, and so returns zeros.
-    """
-    before = TensorDict.memmap_like
-    TensorDict.memmap_like = TensorDict.memmap  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        TensorDict.memmap_like = before  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep TorchRL's own bar and its listing of every field off the terminal."""
-    level = torchrl_logger.level
-    torchrl_logger.setLevel(logging.WARNING)
-    has_tqdm = minari_data._has_tqdm
-    minari_data._has_tqdm = False
-    try:
-        yield
-    finally:
-        minari_data._has_tqdm = has_tqdm
-        torchrl_logger.setLevel(level)
-
-
-def _check_lengths(dataset: Any, name: str) -> None:
-    """Refuse a dataset without episodes, or with an episode without steps."""
-    if dataset.total_episodes == 0 or dataset.total_steps == 0:
+        _download(dataset_id, name, path)
+    dataset = open_dataset(dataset_id, path)
+    total = int(dataset.total_episodes)
+    if total == 0:
         raise TDError(f"{name}: it holds no episodes; delete it and record or download it again")
-    for meta in dataset.storage.get_episode_metadata(range(int(dataset.total_episodes))):
-        if int(meta["total_steps"]) == 0:
-            raise TDError(f"{name}: episode {meta['id']} has no steps; remove it from the dataset")
+    hdf5 = dataset.storage.FORMAT == "hdf5"
+    if hdf5:
+        lengths = hdf5_lengths(path / "data" / "main_data.hdf5", total)
+    else:
+        lengths = arrow_lengths(dataset, path)
+    through_torchrl = hdf5 and total <= _FEW
+    return Source(
+        name=name,
+        path=path,
+        files=sorted(file for file in (path / "data").rglob("*") if file.is_file()),
+        chunks=partial(_chunks, dataset, path, lengths, observation_keys, through_torchrl),
+        steps=int(lengths.sum()),
+        keys=_KEYS,
+        variant={
+            "observation_keys": None
+            if observation_keys is None
+            else [list(k) if isinstance(k, tuple) else k for k in observation_keys]
+        },
+    )
 
 
-def prove(steps: TensorDictBase, dataset: Any, name: str) -> None:
+def _download(dataset_id: str, name: str, path: Path) -> None:
+    """Fetch a dataset from Minari's remote; it appears whole or not at all."""
+    others = [o for o in _local_ids() if o.rpartition("-v")[0] == dataset_id.rpartition("-v")[0]]
+    remedy = f"run 'minari download {dataset_id}' where there is a network and copy it to {path}"
+    if others:
+        remedy = f"use {', '.join(others)}, which is here, or {remedy}"
+    remote = os.environ.get("MINARI_REMOTE", "hf://farama-minari").partition("://")[0]
+    url = os.environ.get("HF_ENDPOINT") or _REMOTES["hf"] if remote == "hf" else _REMOTES[remote]
+    require_network(url, f"{name}: not found at {path}, and", remedy)
+    try:
+        with staged(dataset_id), contextlib.redirect_stdout(io.StringIO()):
+            minari.download_dataset(dataset_id)
+    except Exception as error:  # whatever the remote's library raises
+        raise TDError(
+            f"{name}: not found at {path}, and not downloaded ({one_line(error)}); {remedy}"
+        ) from error
+
+
+def _local_ids() -> list[str]:
+    """The ids of all local datasets."""
+    with contextlib.suppress(Exception):  # one damaged dataset is not this one's matter
+        return list(minari.list_local_datasets())
+    return []
+
+
+def _chunks(
+    dataset: Any,
+    path: Path,
+    lengths: np.ndarray,
+    observation_keys: Sequence[str | Key] | None,
+    through_torchrl: bool,
+) -> Iterator[Steps]:
+    """The dataset's steps, whole episodes at once."""
+    first = 0
+    while first < len(lengths):
+        fit = int(np.searchsorted(np.cumsum(lengths[first:]), CHUNK_STEPS, side="right"))
+        numbers = range(first, first + max(fit, 1))
+        first = numbers.stop
+        try:
+            if not through_torchrl:
+                yield _by_minari(dataset, numbers, lengths, observation_keys, path)
+                continue
+            with load_part(dataset.id, path / "data", numbers) as part:
+                steps = steps_from_tensordict(part, str(path), observation_keys)
+                _prove(steps, dataset, numbers, lengths, observation_keys, path)
+                yield steps
+        except (TDError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise TDError(f"{path}: cannot be read ({one_line(error)}); get it again") from error
+
+
+def _by_minari(
+    dataset: Any,
+    numbers: Sequence[int],
+    lengths: np.ndarray,
+    observation_keys: Sequence[str | Key] | None,
+    path: Path,
+) -> Steps:
+    """The steps of some episodes as Minari's own storage reads them."""
+    now: dict[Key, list[Any]] = {}
+    following: dict[Key, list[Any]] = {}
+    columns: dict[str, list[np.ndarray]] = {key: [] for key in COLUMNS}
+    for number, episode in zip(numbers, dataset.storage.get_episodes(numbers), strict=True):
+        observations = flat_entries(episode["observations"])
+        entries = {key: episode[key] for key in COLUMNS}
+        where = f"{path}: episode {number}"
+        named = {f"observations/{'/'.join(k)}": v for k, v in observations.items()}
+        if checked_length({**entries, **named}, where) != lengths[number]:
+            raise TDError(f"{where} has not the {lengths[number]} steps it says; get it again")
+        for key, value in observations.items():
+            now.setdefault(key, []).append(value[:-1])
+            following.setdefault(key, []).append(value[1:])
+        entries["truncations"] = np.array(entries["truncations"])  # read-only as it comes
+        entries["truncations"][-1] |= not entries["terminations"][-1]  # the data ends
+        for column, array in entries.items():
+            columns[column].append(array)
+    both = [
+        join(
+            {key: np.concatenate(values) for key, values in entries.items()},
+            observation_keys,
+            str(path),
+            "observations",
+        )
+        for entries in (now, following)
+    ]
+    action, reward, terminated, truncated = (np.concatenate(columns[key]) for key in COLUMNS)
+    flags = [torch.from_numpy(value.astype(bool)) for value in (terminated, truncated)]
+    return Steps(both[0], action, both[1], reward, *flags)
+
+
+def _prove(
+    steps: Steps,
+    dataset: Any,
+    numbers: range,
+    lengths: np.ndarray,
+    observation_keys: Sequence[str | Key] | None,
+    path: Path,
+) -> None:
     """Compare a few episodes of what was loaded with what Minari itself reads.
 
     Raises:
         TDError: a length or a number differs.
     """
-    lengths = [
-        int(meta["total_steps"])
-        for meta in dataset.storage.get_episode_metadata(range(int(dataset.total_episodes)))
-    ]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    if steps.batch_size[0] != starts[-1]:
-        raise TDError(
-            f"{name}: {steps.batch_size[0]} steps were read of {starts[-1]}; it is damaged, "
-            "delete it and get it again"
-        )
-    chosen = np.unique(np.linspace(0, len(lengths) - 1, _PROVED).round().astype(int))
-    for number, episode in zip(chosen, dataset.storage.get_episodes(chosen.tolist()), strict=True):
-        rows = steps[int(starts[number]) : int(starts[number + 1])]
-        pairs = [
-            ("action", episode["actions"]),
-            (("next", "reward"), episode["rewards"]),
-            (("next", "terminated"), episode["terminations"]),
-            (("next", "truncated"), episode["truncations"]),
-        ]
-        for key, value in _flat(episode["observations"], ("observation",)):
-            pairs += [(key, value[:-1]), (("next", *key), value[1:])]
-        for key, value in pairs:
-            read, want = rows.get(key), torch.as_tensor(np.asarray(value))
-            if not torch.equal(read.reshape(want.shape), want.to(read.dtype)):
+    starts = np.concatenate([[0], np.cumsum(lengths[numbers.start : numbers.stop])])
+    wrong = "this version of TorchRL reads Minari wrongly, install another"
+    if len(steps.terminated) != starts[-1]:
+        raise TDError(f"{path}: {len(steps.terminated)} steps were read of {starts[-1]}; {wrong}")
+    chosen = np.unique(np.linspace(0, len(numbers) - 1, _PROVED).round().astype(int))
+    for at in chosen.tolist():
+        number = numbers[at]
+        wanted = _by_minari(dataset, [number], lengths, observation_keys, path)
+        rows = slice(int(starts[at]), int(starts[at + 1]))
+        for field, value, want in zip(Steps._fields, steps, wanted, strict=True):
+            want = torch.as_tensor(want)
+            if not torch.equal(value[rows].reshape(want.shape).to(want.dtype), want):
                 raise TDError(
-                    f"{name}: {key!r} of episode {number} is not what the file holds; "
-                    "this version of TorchRL reads Minari wrongly, install another"
+                    f"{path}: {field} of episode {number} is not what the file holds; {wrong}"
                 )
-
-
-def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """The arrays of a nested mapping with their paths."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from _flat(entry, (*path, key))
-    else:
-        yield path, value
-
-
-def _line(error: BaseException) -> str:
-    """An exception's message on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -9,10 +9,6 @@ returns vary widely and there is something to condition on.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,16 +19,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
+import minari
 import numpy as np
+from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
 
 from torchrl_td.data.controller import Cell, Skill, Walker, free_cells, shortest_path
+from torchrl_td.data.local import dataset_path, staged
 from torchrl_td.errors import TDError
 
 Size = Literal["umaze", "medium", "large"]
 
-_STAGING = ".recording-"
-_STALE_SECONDS = 6 * 3600.0
 _CHUNK = 8  # episodes a worker hands back at once
 
 
@@ -235,56 +232,22 @@ def record_pointmaze(
     Raises:
         TDError: unknown size, no steps, or the dataset exists and ``overwrite`` is False.
     """
-    import minari
-
     task = pointmaze_task(size)
     dataset_id = f"pointmaze/{size}-v0"
     if steps < 1 or workers < 1:
         raise TDError(f"recording needs steps >= 1 and workers >= 1, got {steps} and {workers}")
-    place = Path(minari.storage.get_dataset_path(dataset_id))
+    place = dataset_path(dataset_id)
     if place.exists() and not overwrite:
         raise TDError(f"{place}: dataset {dataset_id} exists; pass overwrite=True to replace it")
     episodes = -(-steps // task.max_episode_steps)
     recorded = _walk_all(size, seed, episodes, workers, progress)
-    with _staged(place, dataset_id):
+    with staged(dataset_id):
         _write_minari(dataset_id, size, seed, recorded)
     return dataset_id
 
 
-@contextlib.contextmanager
-def _staged(place: Path, dataset_id: str) -> Iterator[None]:
-    """Let Minari write into a hidden folder; move what it wrote to ``place`` at the end."""
-    import minari
-
-    root = Path(minari.storage.get_dataset_path())
-    for left in root.glob(f"{_STAGING}*"):  # of recordings that were killed
-        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
-    namespace = dataset_id.rpartition("/")[0]
-    if namespace not in minari.namespace.list_local_namespaces():
-        minari.namespace.create_namespace(namespace)
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
-    try:
-        os.environ["MINARI_DATASETS_PATH"] = str(staging)
-        yield
-        if place.exists():  # overwritten: out of the way first, a folder is not replaced
-            place.rename(staging / "replaced")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        (staging / dataset_id).rename(place)
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _write_minari(dataset_id: str, size: str, seed: int, recorded: list[dict]) -> None:
     """Write the episodes as a Minari dataset, under the present datasets path."""
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
     task = pointmaze_task(size)
     buffers = [
         EpisodeBuffer(id=i, infos=None, **{k: v for k, v in episode.items() if k != "skill"})
@@ -325,10 +288,8 @@ def ensure_pointmaze(size: Size, **kwargs: Any) -> str:
     Raises:
         TDError: unknown size.
     """
-    import minari
-
     pointmaze_task(size)
     dataset_id = f"pointmaze/{size}-v0"
-    if not (Path(minari.storage.get_dataset_path(dataset_id)) / "data").exists():
+    if not (dataset_path(dataset_id) / "data").exists():
         record_pointmaze(size, **kwargs)
     return dataset_id
