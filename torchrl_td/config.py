@@ -30,13 +30,19 @@ class TaskConfig:
     score_min: float | None = None
     score_max: float | None = None
     success_key: str | None = None
+    score_key: str | None = None
+    observation_keys: list[str] | None = None
 
 
 @dataclass
 class DatasetConfig:
-    """Where the offline episodes come from."""
+    """Where the offline episodes come from.
+
+    ``source`` may also be one of the short names in ``sources``, as in ``dataset.source=d4rl``.
+    """
 
     source: str = "???"
+    sources: dict[str, str] = field(default_factory=dict)
     validation_share: float = 0.05
 
 
@@ -225,7 +231,8 @@ _RANGES: dict[str, tuple[float | None, float | None]] = {
 }
 _POSITIVE = ("task.returns_scale", "training.learning_rate")
 _WIDTHS = ("refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims")
-_FREE_FORM = ("task.env_kwargs.", "task.reset_options.")  # handed to the environment
+# Handed to the environment; other names of the same data.
+_FREE_FORM = ("task.env_kwargs.", "task.reset_options.", "dataset.sources.")
 
 # ${returns_floor:${evaluation.target_return}} in a YAML file is the authors' floor, a third of
 # the target.
@@ -262,6 +269,9 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         first_line = str(error).splitlines()[0]
         raise TDError(f"setting {key!r}: {first_line}" if key else first_line) from None
     assert isinstance(settings, Config)
+    settings.dataset.source = settings.dataset.sources.get(
+        settings.dataset.source, settings.dataset.source
+    )
     return settings
 
 

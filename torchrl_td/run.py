@@ -62,7 +62,10 @@ def run(config: Config) -> dict[str, Any]:
         torch.set_num_threads(config.training.threads)
     folder = prepare_folder(config, resuming=checkpoint is not None)
     with locked(folder):
-        episodes = load_episodes(config.dataset.source)
+        source = config.dataset.source
+        # Only Minari's observations can be a Dict; D4RL's are one vector already.
+        keys = config.task.observation_keys if source.startswith("minari:") else None
+        episodes = load_episodes(source, observation_keys=keys)
         env = make_base_env(config.task)
         check_matches_env(episodes, env)
         action_spec = env.action_spec
