@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -126,6 +127,21 @@ def make_env(
         env.append_transform(primer)
     env.set_seed(seed)
     return env
+
+
+@contextmanager
+def opened(env: EnvBase) -> Iterator[EnvBase]:
+    """Closes an environment at the end and restores PyTorch's number of threads.
+
+    TorchRL's batched environments change it as they open and close, which would slow what
+    follows and change its rounding.
+    """
+    threads = torch.get_num_threads()
+    try:
+        yield env
+    finally:
+        env.close(raise_if_closed=False)
+        torch.set_num_threads(threads)
 
 
 def _register_robotics() -> None:

@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase, set_exploration_type
 from torchrl.envs.utils import ExplorationType
 
 from torchrl_td.config import Config, TaskConfig
-from torchrl_td.envs import make_env
+from torchrl_td.envs import make_env, opened
 from torchrl_td.errors import TDError
 from torchrl_td.planner import TDPlannerActor
 
@@ -102,10 +102,8 @@ def evaluate(actor: TDPlannerActor, config: Config, episodes: int | None = None)
                 device=device,
                 primer=actor.make_tensordict_primer(),
             )
-            try:
+            with opened(env):
                 rollout = play(env, actor, config.task.max_episode_steps)
-            finally:
-                env.close(raise_if_closed=False)
             summary = summarize_rollout(rollout)
             returns += summary["returns"]
             lengths += summary["lengths"]

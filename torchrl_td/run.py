@@ -32,7 +32,7 @@ from torchrl_td.checkpoint import (
 )
 from torchrl_td.config import Config, check_config, to_dict
 from torchrl_td.data import check_matches_env, load_episodes
-from torchrl_td.envs import make_base_env, make_env, make_gym_env
+from torchrl_td.envs import make_base_env, make_env, make_gym_env, opened
 from torchrl_td.errors import TDError
 from torchrl_td.evaluation import EvaluationResult, evaluate, normalized_score, play
 from torchrl_td.metrics import Metrics
@@ -316,8 +316,8 @@ class Session:
             device=self.device,
             primer=actor.make_tensordict_primer(),
         )
-        rollout = play(env, actor, self.config.task.max_episode_steps)[0].cpu()
-        env.close(raise_if_closed=False)
+        with opened(env):
+            rollout = play(env, actor, self.config.task.max_episode_steps)[0].cpu()
         unwrapped = make_gym_env(self.config.task).unwrapped
         plot_plans(rollout, self.folder / "plans.png", unwrapped)
 
