@@ -67,7 +67,7 @@ def test_the_dictionary_given_is_not_changed() -> None:
     assert given == before
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(
     st.fixed_dictionaries(
         {
