@@ -153,8 +153,7 @@ def build_cache(folder: Path, source: Source, identity: Mapping[str, Any]) -> No
         raise TDError(f"{source.name}: it holds no steps; record or download it again")
     check_not_zero(writer.seen, source.name)
     meta = {"version": CACHE_VERSION, "identity": identity, "count": rows, "files": writer.files}
-    with (folder / _META).open("w") as file:
-        json.dump(meta, file)
+    (folder / _META).write_text(json.dumps({**meta, "seal": _seal(meta)}))
 
 
 class _Writer:
@@ -216,7 +215,11 @@ def open_cache(
     """The cache in ``folder``, or None if there is none that is whole and of that identity."""
     try:
         meta = json.loads((folder / _META).read_text())
+        seal = meta.pop("seal")
         if meta["version"] != CACHE_VERSION or meta["identity"] != identity:
+            return None
+        if seal != _seal(meta):
+            torchrl_logger.warning(f"{folder / _META}: damaged cache, built anew")
             return None
         for about in meta["files"].values():
             path = folder / Path(about["file"]).name
@@ -226,6 +229,11 @@ def open_cache(
         return _mapped(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    """A hash of the metadata itself, which a damage to it breaks."""
+    return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _crc32(path: Path) -> int:

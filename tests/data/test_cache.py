@@ -1,0 +1,298 @@
+"""The cache: quick, small in memory, and never trusted where it or its source changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl_td.data import cache as cache_module
+from torchrl_td.data import d4rl, dataset_identity, load_episodes
+from torchrl_td.data.cache import cache_root
+from torchrl_td.errors import TDError
+
+SAMPLE = Path(__file__).parent / "d4rl" / "door-v0_demos_sample.hdf5"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test alone."""
+    monkeypatch.setenv("TORCHRL_TD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return Path(shutil.copy(SAMPLE, tmp_path))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with each reading of the source."""
+    calls: list[int] = []
+    read = d4rl._chunks
+    monkeypatch.setattr(d4rl, "_chunks", lambda *a: calls.append(1) or read(*a))
+    return calls
+
+
+def same(a: TensorDict, b: TensorDict) -> bool:
+    return set(a.keys(True, True)) == set(b.keys(True, True)) and all(
+        torch.equal(a[key], b[key]) for key in a.keys(True, True)
+    )
+
+
+def folder_in(root: Path) -> Path:
+    (found,) = root.iterdir()
+    return found
+
+
+def test_the_second_time_the_source_is_not_read(root: Path, file: Path, reads: list[int]) -> None:
+    first = load_episodes(f"d4rl:{file}")
+    second = load_episodes(f"d4rl:{file}")
+    assert len(reads) == 1 and same(first, second)
+    assert second["observation"].dtype == torch.float32
+    assert not list(root.glob(".*"))  # nothing is left of the building
+
+
+def test_without_cache_nothing_is_left(root: Path, file: Path, reads: list[int]) -> None:
+    first = load_episodes(f"d4rl:{file}", cache=False)
+    assert same(first, load_episodes(f"d4rl:{file}", cache=False)) and len(reads) == 2
+    assert not root.exists()
+
+
+def test_settings_have_caches_of_their_own(root: Path, file: Path, reads: list[int]) -> None:
+    for limit in (None, 7, None, 7):
+        load_episodes(f"d4rl:{file}", max_episode_steps=limit)
+    assert len(reads) == 2
+
+
+def test_a_changed_file_is_read_again(root: Path, file: Path, reads: list[int]) -> None:
+    load_episodes(f"d4rl:{file}")
+    before = file.stat()
+    with h5py.File(file, "a") as content:
+        content["rewards"][5] = 123.0
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # the contents alone tell
+    assert load_episodes(f"d4rl:{file}")["next", "reward"][5] == 123
+    assert len(reads) == 2
+    os.utime(file, ns=(1, 1))
+    load_episodes(f"d4rl:{file}")
+    assert len(reads) == 3
+    assert len(list(root.iterdir())) == 1  # the outdated one is gone
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "one bit": flip,
+    "cut short": lambda p: p.write_bytes(p.read_bytes()[:-4]),
+    "longer": lambda p: p.write_bytes(p.read_bytes() + b"\0"),
+    "empty": lambda p: p.write_bytes(b""),
+    "gone": lambda p: p.unlink(),
+    "a folder": lambda p: (p.unlink(), p.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["observation.bin", "episode.bin", "next.done.bin", "meta.json"])
+def test_a_damaged_cache_is_built_anew(
+    root: Path, file: Path, reads: list[int], damage: str, name: str
+) -> None:
+    want = load_episodes(f"d4rl:{file}", cache=False)
+    load_episodes(f"d4rl:{file}")
+    DAMAGES[damage](folder_in(root) / name)
+    assert same(load_episodes(f"d4rl:{file}"), want) and len(reads) == 3
+    assert same(load_episodes(f"d4rl:{file}"), want) and len(reads) == 3  # the new one is used
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 0},
+        {"version": 2},
+        {"count": 10**12},
+        {"files": {}},
+        {"files": {"observation": {"file": "../../x", "dtype": "float32", "shape": [39]}}},
+        {"files": None},
+    ],
+)
+def test_foreign_metadata_is_not_believed(
+    root: Path, file: Path, reads: list[int], change: dict
+) -> None:
+    want = load_episodes(f"d4rl:{file}")
+    meta = folder_in(root) / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), **change}))
+    assert same(load_episodes(f"d4rl:{file}"), want) and len(reads) == 2
+
+
+def test_changes_to_what_was_loaded_stay_in_memory(root: Path, file: Path) -> None:
+    first = load_episodes(f"d4rl:{file}")
+    untouched = first.clone()
+    first["observation"].zero_()
+    first["next", "reward"] += 1
+    assert same(load_episodes(f"d4rl:{file}"), untouched)
+
+
+def test_bad_data_leaves_no_cache(root: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.hdf5"
+    with h5py.File(SAMPLE) as source, h5py.File(bad, "w") as out:
+        for key in source:
+            out[key] = source[key][()]
+        out["actions"][599, 3] = np.nan
+    for _ in range(2):
+        with pytest.raises(TDError, match="actions holds NaN or Inf, first in row 599"):
+            load_episodes(f"d4rl:{bad}")
+    assert not list(root.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(
+    root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    want = load_episodes(f"d4rl:{file}", cache=False)
+    warnings: list[str] = []
+    monkeypatch.setattr(cache_module.torchrl_logger, "warning", warnings.append)
+    root.write_text("a file where the folder should be")
+    assert same(load_episodes(f"d4rl:{file}"), want)
+    assert len(warnings) == 1 and "TORCHRL_TD_CACHE" in warnings[0]
+
+
+def test_a_full_disk_is_one_line(root: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_module._Writer, "append", full)
+    with pytest.raises(TDError, match=r"no room .*TORCHRL_TD_CACHE") as caught:
+        load_episodes(f"d4rl:{file}")
+    assert "\n" not in str(caught.value)
+    assert not list(root.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from torchrl_td.data import cache, load_episodes
+append = cache._Writer.append
+def killed(*args):
+    append(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+cache._Writer.append = killed
+load_episodes("d4rl:" + sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_nothing_that_is_believed(
+    root: Path, file: Path, reads: list[int]
+) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(file)], timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    (left,) = root.iterdir()
+    assert left.name.startswith(".building-")
+    want = load_episodes(f"d4rl:{file}", cache=False)
+    assert same(load_episodes(f"d4rl:{file}"), want) and len(reads) == 2
+    assert left.exists()  # it could be another process at work
+    os.utime(left, (time.time() - 7 * 3600,) * 2)
+    load_episodes(f"d4rl:{file}", max_episode_steps=3)
+    assert not left.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_at_once(root: Path, file: Path) -> None:
+    code = (
+        "import sys; from torchrl_td.data import dataset_identity as d; "
+        "print(d('d4rl:' + sys.argv[1])['hash'])"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0].split()[-1] for process in both]
+    assert said == [dataset_identity(f"d4rl:{file}")["hash"]] * 2
+    assert not list(root.glob(".*"))
+
+
+MEASURED = """
+import sys, threading, time
+from pathlib import Path
+from torchrl_td.data import load_episodes
+def anonymous():  # memory that is neither a file's nor shared
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(l.split()[1]) for l in lines if l.startswith(("RssAnon", "RssShmem"))) * 1024
+def watch():
+    global peak
+    while True:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+load_episodes("d4rl:" + sys.argv[2])  # libraries are loaded and warm
+before = peak = anonymous()
+threading.Thread(target=watch, daemon=True).start()
+data = load_episodes("d4rl:" + sys.argv[1])
+print(peak - before, sum(v.numel() * v.element_size() for v in data.values(True, True)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounts")
+def test_memory_stays_bounded(root: Path, file: Path, tmp_path: Path) -> None:
+    count = 600_000
+    rng = np.random.default_rng(0)
+    large = tmp_path / "hopper.hdf5"
+    with h5py.File(large, "w") as out:
+        out["observations"] = rng.normal(size=(count, 11)).astype(np.float32)
+        out["actions"] = rng.uniform(-1, 1, size=(count, 3)).astype(np.float32)
+        out["rewards"] = rng.uniform(size=count).astype(np.float32)
+        out["terminals"] = np.zeros(count, dtype=bool)
+        out["timeouts"] = np.arange(1, count + 1) % 1000 == 0
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(large), str(file)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    peak, size = map(int, ran.stdout.split()[-2:])
+    assert size > 70e6
+    assert peak < 0.7 * size  # a part at a time, and no second copy
+
+
+def test_where_caches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHRL_TD_CACHE", "/a")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/b")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert cache_root() == Path("/a")
+    monkeypatch.delenv("TORCHRL_TD_CACHE")
+    assert cache_root() == Path("/b/.torchrl_td")
+    monkeypatch.delenv("MINARI_DATASETS_PATH")
+    assert cache_root() == Path("/c/torchrl_td")
+
+
+def test_identity_follows_the_values_and_not_the_place(
+    root: Path, file: Path, tmp_path: Path
+) -> None:
+    first = dataset_identity(f"d4rl:{file}")
+    assert json.loads(json.dumps(first)) == first
+    assert first["source"] == f"d4rl:{file}" and first["path"] == str(file)
+    assert first["size"] == file.stat().st_size
+    assert (first["transitions"], first["episodes"]) == (600, 4)
+    moved = dataset_identity(f"d4rl:{shutil.copy(file, tmp_path / 'door-moved.hdf5')}")
+    assert moved["hash"] == first["hash"] and moved["path"] != first["path"]
+    data = load_episodes(f"d4rl:{file}")
+    from_python = dataset_identity(data)
+    assert from_python["source"] == "tensordict" and from_python["path"] is None
+    assert from_python["hash"] == first["hash"]
+    data["action"][300, 2] += 1e-3
+    assert dataset_identity(data)["hash"] != first["hash"]
+    assert dataset_identity(data)["transitions"] == 600
