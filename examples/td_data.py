@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TDError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # of `| head`; the close keeps Python from complaining at exit
+        sys.stderr.close()
+        return 1
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130

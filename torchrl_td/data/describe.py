@@ -73,8 +73,6 @@ def _minari_info(dataset_id: str) -> SourceInfo:
     """The same from a local Minari dataset's own metadata."""
     import minari
 
-    if re.fullmatch(r"pointmaze/[a-z]+", dataset_id):  # short for the recorded default data
-        dataset_id += "-v0"
     dataset = minari.load_dataset(dataset_id)
     metadata: dict[str, Any] = dataset.storage.metadata
     space = dataset.action_space
