@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from torchrl_td.data.ted import steps_from_tensordict
 from torchrl_td.errors import TDError
 
 _PROVED = 3  # episodes of each part compared with Minari's own reading
-_FEW = 5000  # episodes: beyond, TorchRL's class (5 ms an episode) takes too long
+_FEW = 2000  # episodes: beyond, TorchRL's class (6 ms an episode) takes too long
 _KEYS = {
     "observation": "observations",
     "next/observation": "observations",
@@ -48,7 +49,7 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
 
     The PointMaze datasets are recorded if they are missing. HDF5 is read through
     TorchRL's ``MinariExperienceReplay``, a part at a time, and compared with what Minari
-    itself reads; Arrow, which that class cannot read, and datasets of more than 5,000
+    itself reads; Arrow, which that class cannot read, and datasets of more than 2,000
     episodes through Minari's own storage.
 
     Args:
@@ -71,21 +72,14 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
     if not (path / "data").exists():
         _download(dataset_id, name, path)
     dataset = open_dataset(dataset_id, path)
-    total = int(dataset.total_episodes)
-    if total == 0:
+    if int(dataset.total_episodes) == 0:
         raise TDError(f"{name}: it holds no episodes; delete it and record or download it again")
-    hdf5 = dataset.storage.FORMAT == "hdf5"
-    if hdf5:
-        lengths = hdf5_lengths(path / "data" / "main_data.hdf5", total)
-    else:
-        lengths = arrow_lengths(dataset, path)
-    through_torchrl = hdf5 and total <= _FEW
     return Source(
         name=name,
         path=path,
         files=sorted(file for file in (path / "data").rglob("*") if file.is_file()),
-        chunks=partial(_chunks, dataset, path, lengths, observation_keys, through_torchrl),
-        steps=int(lengths.sum()),
+        chunks=partial(_chunks, dataset, path, observation_keys),
+        steps=int(dataset.total_steps),
         keys=_KEYS,
         variant={
             "observation_keys": None
@@ -121,27 +115,30 @@ def _local_ids() -> list[str]:
 
 
 def _chunks(
-    dataset: Any,
-    path: Path,
-    lengths: np.ndarray,
-    observation_keys: Sequence[str | Key] | None,
-    through_torchrl: bool,
+    dataset: Any, path: Path, observation_keys: Sequence[str | Key] | None
 ) -> Iterator[Steps]:
     """The dataset's steps, whole episodes at once."""
-    first = 0
+    total, first = int(dataset.total_episodes), 0
+    hdf5 = dataset.storage.FORMAT == "hdf5"
+    if hdf5:
+        lengths = hdf5_lengths(path / "data" / "main_data.hdf5", total)
+    else:
+        lengths = arrow_lengths(dataset, path)
     while first < len(lengths):
         fit = int(np.searchsorted(np.cumsum(lengths[first:]), CHUNK_STEPS, side="right"))
         numbers = range(first, first + max(fit, 1))
         first = numbers.stop
         try:
-            if not through_torchrl:
+            if not hdf5 or total > _FEW:
                 yield _by_minari(dataset, numbers, lengths, observation_keys, path)
                 continue
             with load_part(dataset.id, path / "data", numbers) as part:
                 steps = steps_from_tensordict(part, str(path), observation_keys)
                 _prove(steps, dataset, numbers, lengths, observation_keys, path)
                 yield steps
-        except (TDError, GeneratorExit):
+            del part, steps
+            gc.collect()  # TorchRL's class holds itself, and its mapped files, in cycles
+        except TDError:
             raise
         except Exception as error:
             raise TDError(f"{path}: cannot be read ({one_line(error)}); get it again") from error
