@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
+from torchrl.data import Binary, Composite, Unbounded
 from torchrl.envs import (
     CatTensors,
     Compose,
@@ -21,6 +25,7 @@ from torchrl.envs import (
     StepCounter,
     TargetReturn,
     TransformedEnv,
+    default_info_dict_reader,
 )
 
 from torchrl_td.config import TaskConfig
@@ -28,24 +33,112 @@ from torchrl_td.data import observation_keys
 from torchrl_td.errors import TDError
 
 
-class ResetOptions(gymnasium.Wrapper):
-    """Hands fixed options to every reset, such as the goal cell a task is scored on."""
+class EpisodeStart(gymnasium.Wrapper):
+    """Fixes how episodes start.
 
-    def __init__(self, env: gymnasium.Env, options: dict[str, Any]) -> None:
+    Args:
+        env: the environment.
+        options: handed to every reset, such as the goal cell a task is scored on.
+        seed: of the first episode; those that follow go on from it. ``None`` leaves seeds to
+            the caller.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env, options: dict[str, Any] | None = None, seed: int | None = None
+    ) -> None:
         super().__init__(env)
-        self._options = options
+        self._options = dict(options or {})
+        self._seed = seed
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        return self.env.reset(seed=seed, options={**self._options, **(options or {})})
+        # The seed stays in force until the first step: building an environment may reset it too.
+        seed = self._seed if seed is None else seed
+        return self.env.reset(seed=seed, options={**self._options, **(options or {})} or None)
+
+    def step(self, action: Any):
+        self._seed = None
+        return self.env.step(action)
 
 
-def make_gym_env(task: TaskConfig, render_mode: str | None = None) -> gymnasium.Env:
+class StepReport(gymnasium.Wrapper):
+    """Puts into every step's info what is counted beside the return, as arrays of one entry.
+
+    ``success`` is True where the entry ``success_key`` is, or, if that is a list of sub-tasks
+    completed, where all of them are. ``progress`` is the number in the entry ``score_key``, of a
+    list its length.
+
+    Args:
+        env: the environment.
+        success_key: name in the info, or None.
+        score_key: name in the info, or None.
+        sub_tasks: how many there are to complete.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        success_key: str | None,
+        score_key: str | None = None,
+        sub_tasks: int = 1,
+    ) -> None:
+        super().__init__(env)
+        self._success_key, self._score_key, self._sub_tasks = success_key, score_key, sub_tasks
+
+    @property
+    def entries(self) -> Composite:
+        """Specs of the entries written."""
+        entries = Composite()
+        if self._success_key is not None:
+            entries["success"] = Binary(shape=(1,), dtype=torch.bool)
+        if self._score_key is not None:
+            entries["progress"] = Unbounded(shape=(1,), dtype=torch.float32)
+        return entries
+
+    def reset(self, **kwargs: Any):
+        observation, info = self.env.reset(**kwargs)
+        return observation, self._report(info, starting=True)
+
+    def step(self, action: Any):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, self._report(info)
+
+    def _report(self, info: dict[str, Any], starting: bool = False) -> dict[str, Any]:
+        report: dict[str, Any] = {}
+        if self._success_key is not None:
+            value = self._entry(info, self._success_key, starting)
+            if isinstance(value, list):
+                value = len(value) >= self._sub_tasks
+            report["success"] = np.array([bool(value)])
+        if self._score_key is not None:
+            value = self._entry(info, self._score_key, starting)
+            number = len(value) if isinstance(value, list) else float(value)
+            report["progress"] = np.array([number], dtype=np.float32)
+        return report
+
+    def _entry(self, info: dict[str, Any], key: str, starting: bool) -> Any:
+        if key not in info and not starting:  # some environments say nothing at the start
+            raise TDError(
+                f"environment {self.spec.id if self.spec else self.env} reports no {key!r}; check "
+                f"task.success_key and task.score_key, there are: {', '.join(sorted(info))}"
+            )
+        return info.get(key, 0)
+
+
+def make_gym_env(
+    task: TaskConfig, render_mode: str | None = None, seed: int | None = None
+) -> gymnasium.Env:
     """The task's Gymnasium environment, with its step limit and reset options.
+
+    Args:
+        task: which environment.
+        render_mode: as for ``gymnasium.make``.
+        seed: of the first episode: that of ``env.reset(seed=seed)``.
 
     Raises:
         TDError: if the environment is unknown, its package is missing or it cannot be built.
     """
-    _register_robotics()
+    if task.env not in gymnasium.registry:
+        _register_robotics()
     kwargs = dict(task.env_kwargs)
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
@@ -58,21 +151,62 @@ def make_gym_env(task: TaskConfig, render_mode: str | None = None) -> gymnasium.
             f"task.env, task.env_kwargs and that its package is installed (pip install -e "
             f"'.[robotics]')"
         ) from error
+    # The mazes leave the model file they were built from in the temporary folder.
+    model_file = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if model_file is not None:
+        Path(model_file).unlink(missing_ok=True)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise TDError(f"environment {task.env!r} has no continuous (Box) actions")
-    return ResetOptions(env, dict(task.reset_options)) if task.reset_options else env
+    if task.reset_options or seed is not None:
+        env = EpisodeStart(env, task.reset_options, seed)
+    return env
 
 
-def make_base_env(task: TaskConfig, device: torch.device | str = "cpu") -> EnvBase:
-    """One environment whose ``observation`` is a flat float32 vector."""
-    env = GymWrapper(make_gym_env(task), device=device)
-    # GymWrapper names the entries of a Dict observation; a plain one is "observation".
-    keys = observation_keys(env.observation_spec)
+def make_base_env(
+    task: TaskConfig, device: torch.device | str = "cpu", seed: int | None = None
+) -> EnvBase:
+    """One environment whose ``observation`` is a flat float32 vector.
+
+    Where the task names them, ``success`` (bool) and ``progress`` (float) stand beside it.
+
+    Args:
+        task: which environment.
+        device: where observations are put.
+        seed: of the first episode, as in :func:`make_gym_env`.
+
+    Raises:
+        TDError: if it cannot be built or has not the entries ``task.observation_keys``.
+    """
+    gym_env = make_gym_env(task, seed=seed)
+    reported = Composite()
+    if task.success_key is not None or task.score_key is not None:
+        sub_tasks = len(task.env_kwargs.get("tasks_to_complete", ("one",)))
+        gym_env = StepReport(gym_env, task.success_key, task.score_key, sub_tasks)
+        reported = gym_env.entries
+    env = GymWrapper(gym_env, device=device)
+    keys = _joined_keys(task, env)
+    if not reported.is_empty():
+        env.set_info_dict_reader(default_info_dict_reader(list(reported.keys()), reported))
     transforms: list[Any] = []
     if keys != ["observation"]:
         transforms.append(CatTensors(keys, "observation", del_keys=False, sort=False))
     transforms.append(DoubleToFloat())
     return TransformedEnv(env, Compose(*transforms))
+
+
+def _joined_keys(task: TaskConfig, env: EnvBase) -> list[Any]:
+    """The entries that make up the observation vector, in order."""
+    # GymWrapper names the entries of a Dict observation; a plain one is "observation".
+    if task.observation_keys is None:
+        return observation_keys(env.observation_spec)
+    there = list(env.observation_spec.keys())
+    for key in task.observation_keys:
+        if key not in there:
+            raise TDError(
+                f"environment {task.env!r} has no observation entry {key!r}; "
+                f"task.observation_keys may name {', '.join(sorted(there))}"
+            )
+    return list(task.observation_keys)
 
 
 def planning_transforms(target_return: float) -> Compose:
@@ -96,6 +230,7 @@ def make_env(
     target_return: float | None = None,
     workers: int = 0,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     primer: Any | None = None,
 ) -> EnvBase:
@@ -106,26 +241,27 @@ def make_env(
         num_envs: how many.
         target_return: the return asked for (reward units); ``None`` takes the task's.
         workers: 0 steps them one after the other in this process, else one process each.
-        seed: seed of the first; the others follow.
+        seed: TorchRL's, of the first; the others follow by TorchRL's own chain of seeds.
+        seeds: in its place, one for each: the first episode of each is the one that
+            Gymnasium's ``env.reset(seed=...)`` starts.
         device: where observations are put.
         primer: the planner's, from ``actor.make_tensordict_primer()``.
 
     Returns:
         An environment of batch size [num_envs].
     """
-
-    def build() -> EnvBase:
-        return make_base_env(task)
-
-    makers: list[Callable[[], EnvBase]] = [build] * num_envs
-    base = ParallelEnv(num_envs, makers) if workers else SerialEnv(num_envs, makers)
+    build = partial(make_base_env, task)
+    kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
+    batch = ParallelEnv if workers else SerialEnv
+    base = batch(num_envs, build, create_env_kwargs=kwargs)
     env = TransformedEnv(
         base.to(device),
         planning_transforms(task.target_return if target_return is None else target_return),
     )
     if primer is not None:
         env.append_transform(primer)
-    env.set_seed(seed)
+    if seeds is None:
+        env.set_seed(seed)
     return env
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.envs import EnvBase, set_exploration_type
 from torchrl.envs.utils import ExplorationType
 
@@ -18,6 +21,7 @@ from torchrl_td.errors import TDError
 from torchrl_td.planner import TDPlannerActor
 
 _MAX_ENVS = 50  # environments stepped at once; more episodes are played in turns
+_COUNTED = ("reward", "done", "success", "progress")  # what is read of every step
 
 
 @dataclass
@@ -29,12 +33,13 @@ class EvaluationResult:
         returns: undiscounted return of every episode.
         lengths: steps of every episode.
         score_mean: mean of the normalised score, 100 (R − min) / (max − min); the return's
-            where the task has no references.
+            where the task has no references. R is the return, or what ``task.score_key`` names.
         score_std: its standard deviation over episodes.
         episodes: how many.
         seconds_per_plan_median: of single plans (batch 1) on this machine.
         seconds_per_plan_p95: likewise.
         success_rate: share of episodes with a success, where the environment reports it.
+        scores: normalised score of every episode.
     """
 
     refine_steps: int
@@ -46,6 +51,7 @@ class EvaluationResult:
     seconds_per_plan_median: float
     seconds_per_plan_p95: float
     success_rate: float | None = None
+    scores: list[float] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For ``results.json``."""
@@ -70,8 +76,33 @@ def normalized_score(returns: Any, task: TaskConfig) -> Any:
     return 100.0 * (returns - task.score_min) / (task.score_max - task.score_min)
 
 
-def evaluate(actor: TDPlannerActor, config: Config, episodes: int | None = None) -> EvaluationResult:
-    """Plays whole episodes in a batch of environments.
+@dataclass
+class Episodes:
+    """What one episode in each of B environments came to.
+
+    Attributes:
+        returns: undiscounted returns [B] float64.
+        lengths: steps [B].
+        successes: [B] bool, where the environment reports success.
+        progress: [B], what ``task.score_key`` names at the end, where it is set.
+        situation: one step's inputs of the planner, batch size [1].
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    successes: Tensor | None
+    progress: Tensor | None
+    situation: TensorDictBase
+
+
+def evaluate(
+    actor: TDPlannerActor, config: Config, episodes: int | None = None
+) -> EvaluationResult:
+    """Plays whole episodes in batches of environments.
+
+    Episode i is the one that Gymnasium's ``env.reset(seed=evaluation.seed + i)`` starts, whatever
+    the number of workers. Sampling noise, if any, is drawn from ``evaluation.seed`` too; the
+    caller's random state is left as it was.
 
     Args:
         actor: the planner.
@@ -81,52 +112,118 @@ def evaluate(actor: TDPlannerActor, config: Config, episodes: int | None = None)
     Raises:
         TDError: if an environment dies.
     """
-    episodes = config.evaluation.episodes if episodes is None else episodes
+    settings, task = config.evaluation, config.task
+    episodes = settings.episodes if episodes is None else episodes
     device = actor.normalizer.loc.device
-    mode = ExplorationType.DETERMINISTIC
-    if not config.evaluation.deterministic:
-        mode = ExplorationType.RANDOM
-    returns: list[float] = []
-    lengths: list[int] = []
-    successes: list[float] = []
-    last = None
-    with set_exploration_type(mode), torch.no_grad():
-        while len(returns) < episodes:
-            count = min(episodes - len(returns), _MAX_ENVS)
+    mode = ExplorationType.DETERMINISTIC if settings.deterministic else ExplorationType.RANDOM
+    at_once = min(settings.workers or _MAX_ENVS, _MAX_ENVS)
+    parts: list[Episodes] = []
+    with set_exploration_type(mode), torch.no_grad(), _seeded(settings.seed, device):
+        for first in range(0, episodes, at_once):
+            seeds = range(settings.seed + first, settings.seed + min(first + at_once, episodes))
             env = make_env(
-                config.task,
-                count,
-                target_return=config.evaluation.target_return,
-                workers=config.evaluation.workers,
-                seed=config.evaluation.seed + len(returns),
+                task,
+                len(seeds),
+                target_return=settings.target_return,
+                workers=settings.workers,
+                seeds=seeds,
                 device=device,
                 primer=actor.make_tensordict_primer(),
             )
             with opened(env):
-                rollout = play(env, actor, config.task.max_episode_steps)
-            summary = summarize_rollout(rollout)
-            returns += summary["returns"]
-            lengths += summary["lengths"]
-            successes += summary["successes"]
-            last = rollout[:1, -1]
-        assert last is not None
-        seconds = time_plans(actor, last)
-    score = normalized_score(np.asarray(returns), config.task)
+                parts.append(play_episodes(env, actor, task.max_episode_steps))
+        seconds = time_plans(actor, parts[-1].situation)
+    return _result(actor, task, parts, seconds)
+
+
+def _result(
+    actor: TDPlannerActor, task: TaskConfig, parts: list[Episodes], seconds: list[float]
+) -> EvaluationResult:
+    returns = torch.cat([part.returns for part in parts])
+    successes = [part.successes for part in parts if part.successes is not None]
+    progress = [part.progress for part in parts if part.progress is not None]
+    scores = normalized_score(torch.cat(progress) if progress else returns, task)
     return EvaluationResult(
         refine_steps=actor.planner.refiner.refine_steps,
-        returns=returns,
-        lengths=lengths,
-        score_mean=float(score.mean()),
-        score_std=float(score.std()),
+        returns=returns.tolist(),
+        lengths=torch.cat([part.lengths for part in parts]).tolist(),
+        score_mean=float(scores.mean()),
+        score_std=float(scores.std(correction=0)),
         episodes=len(returns),
         seconds_per_plan_median=float(np.median(seconds)),
         seconds_per_plan_p95=float(np.percentile(seconds, 95)),
-        success_rate=float(np.mean(successes)) if successes else None,
+        success_rate=float(torch.cat(successes).double().mean()) if successes else None,
+        scores=scores.tolist(),
     )
 
 
+def play_episodes(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> Episodes:
+    """One episode in each environment [B], keeping nothing but what they came to.
+
+    An environment that is done is neither stepped nor counted any more, and when half of the
+    environments planned for are done, plans are made for the rest alone.
+
+    Args:
+        env: as made by :func:`~torchrl_td.envs.make_env`.
+        actor: the planner.
+        max_steps: of an episode.
+
+    Raises:
+        TDError: if a worker process dies.
+    """
+    with _failures():
+        step = env.reset()
+        count = env.batch_size[0]
+        running = torch.ones(count, dtype=torch.bool)
+        planned = torch.arange(count)  # rows that plans are made for
+        returns = torch.zeros(count, dtype=torch.float64)
+        lengths = torch.zeros(count, dtype=torch.int64)
+        successes = torch.zeros(count, dtype=torch.bool)
+        progress = torch.zeros(count, dtype=torch.float64)
+        for _ in range(max_steps):
+            if 2 * int(running.sum()) <= len(planned):
+                planned = running.nonzero().squeeze(-1)
+            situation, row = step, int(running.nonzero()[0])
+            step = _plan(actor, step, planned)
+            if not running.all():
+                step.set("_step", running.unsqueeze(-1).to(step.device))
+            step = env.step(step)
+            after = step["next"].select(*_COUNTED, strict=False).cpu()
+            returns += after["reward"].reshape(count).double() * running
+            lengths += running
+            if "success" in after.keys():
+                successes |= after["success"].reshape(count) & running
+            if "progress" in after.keys():
+                progress = torch.where(running, after["progress"].reshape(count).double(), progress)
+            running &= ~after["done"].reshape(count)
+            if not running.any():
+                break
+            step = env.step_mdp(step)
+    return Episodes(
+        returns,
+        lengths,
+        successes if "success" in after.keys() else None,
+        progress if "progress" in after.keys() else None,
+        situation[row : row + 1].select(*actor.in_keys).clone(),
+    )
+
+
+def _plan(actor: TDPlannerActor, step: TensorDictBase, rows: Tensor) -> TensorDictBase:
+    """Acts in the environments ``rows``; in the others, zeros stand for action and plan."""
+    count = step.batch_size[0]
+    if len(rows) == count:
+        return actor(step)
+    part = actor(step.select(*actor.in_keys)[rows])
+    for key in actor.out_keys:
+        value = part[key]
+        full = value.new_zeros(count, *value.shape[1:])
+        full[rows] = value
+        step.set(key, full)
+    return step
+
+
 def play(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> TensorDictBase:
-    """One episode in each environment [B]; those that end early wait for the rest.
+    """One episode in each environment [B], every plan kept; for pictures of a few.
 
     Returns:
         The rollout [B, T].
@@ -134,13 +231,16 @@ def play(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> TensorDictBase:
     Raises:
         TDError: if a worker process dies.
     """
+    with _failures():
+        return env.rollout(max_steps, actor, break_when_any_done=False, break_when_all_done=True)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """A worker's death as an error in one line."""
     try:
-        return env.rollout(
-            max_steps, actor, break_when_any_done=False, break_when_all_done=True
-        )
-    except (RuntimeError, EOFError, ConnectionError, BrokenPipeError) as error:
-        if isinstance(error, TDError):
-            raise
+        yield
+    except (RuntimeError, EOFError, ConnectionError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TDError(
             f"an environment failed during evaluation ({first_line}); use evaluation.workers=0 "
@@ -148,40 +248,32 @@ def play(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> TensorDictBase:
         ) from error
 
 
-def summarize_rollout(rollout: TensorDictBase) -> dict[str, list]:
-    """Return, length and success of each environment's first episode in a rollout [B, T]."""
-    done = rollout["next", "done"].squeeze(-1)  # [B, T]
-    steps = done.shape[1]
-    end = torch.where(done.any(1), done.long().argmax(1), steps - 1)
-    rows = torch.arange(done.shape[0], device=done.device)
-    summary = {
-        "returns": rollout["next", "episode_reward"].squeeze(-1)[rows, end].tolist(),
-        "lengths": (end + 1).tolist(),
-        "successes": [],
-    }
-    success = rollout.get(("next", "success"), None)
-    if success is not None:
-        played = torch.arange(steps, device=done.device) <= end.unsqueeze(-1)
-        won = (success.reshape(*done.shape).bool() & played).any(1)
-        summary["successes"] = won.float().tolist()
-    return summary
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from ``seed``, and puts the random state back at the end."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def time_plans(actor: TDPlannerActor, step: TensorDictBase, count: int = 30) -> list[float]:
-    """Seconds of single plans from a real situation (batch 1), the first few left out.
+    """Seconds of single plans (batch 1) from a real situation, the first few left out.
 
     Args:
         actor: the planner.
-        step: one step of a rollout, batch size [1], with the planner's inputs.
+        step: one step of an episode, batch size [1], with the planner's inputs.
         count: plans to time.
     """
-    inputs = step.select(*actor.in_keys)
-    # A followed plan is no plan: count as if it were due at every call.
+    steps_key = next(key for key in actor.in_keys if isinstance(key, tuple) and key[-1] == "steps")
+    every = actor.receding_horizon.replan_every
+    start_step = step[steps_key] - step[steps_key] % every
     cuda = actor.normalizer.loc.device.type == "cuda"
     seconds = []
     for i in range(count + 3):
+        # A plan is due at each of these steps, and now and then a fresh draft.
+        inputs = step.copy().set(steps_key, start_step + i * every)
         start = time.perf_counter()
-        actor(inputs.copy())
+        actor(inputs)
         if cuda:
             torch.cuda.synchronize()
         if i >= 3:
