@@ -41,7 +41,7 @@ def buffer_contents(buffer: ReplayBuffer) -> TensorDictBase:
         )
     cursor = int(writer._cursor) if isinstance(writer, RoundRobinWriter) else 0
     length = contents.batch_size[-1]
-    if contents.numel() == buffer.storage.max_size and 0 < cursor < length:
+    if contents.batch_size.numel() == buffer.storage.max_size and 0 < cursor < length:
         # A full ring: what comes after the cursor is older than what stands before it.
         dim = contents.batch_dims - 1
         older, newer = contents.split([cursor, length - cursor], dim)[::-1]
@@ -65,7 +65,7 @@ def steps_from_tensordict(
     Raises:
         TDError: a key is missing, or the data cannot be used.
     """
-    if raw.batch_dims == 0 or raw.numel() == 0:
+    if raw.batch_dims == 0 or raw.batch_size.numel() == 0:
         raise TDError(f"{name}: it holds no steps; it needs a batch size of [N], N > 0")
     have = set(raw.keys(True))
     for key in ("action", ("next", "reward")):
@@ -94,11 +94,11 @@ def _in_order(raw: TensorDictBase, name: str) -> tuple[TensorDictBase, Tensor]:
         row_end[..., -1] = True  # a row's last step is followed by another row's first
     if _MASK in raw.keys(True):
         mask = raw.get(_MASK).reshape(raw.batch_size).bool()
+        if not mask.any():
+            raise TDError(f"{name}: all its steps are masked out; there is nothing to load")
         row_end[..., :-1] |= mask[..., :-1] & ~mask[..., 1:]
         raw, row_end = raw[mask], row_end[mask]
     raw, row_end = raw.reshape(-1), row_end.reshape(-1)
-    if raw.numel() == 0:
-        raise TDError(f"{name}: all its steps are masked out; there is nothing to load")
     number = next((raw.get(key) for key in _NUMBERS if key in raw.keys(True)), None)
     if number is None:
         row_end[-1] = True
@@ -106,8 +106,11 @@ def _in_order(raw: TensorDictBase, name: str) -> tuple[TensorDictBase, Tensor]:
     number = number.reshape(raw.batch_size[0], -1)[:, 0]
     change = torch.ones_like(number, dtype=torch.bool)
     change[:-1] = number[1:] != number[:-1]
-    if int(change.sum()) != len(torch.unique(number)):  # interleaved
-        order = torch.argsort(number, stable=True)
+    found, inverse = torch.unique(number, return_inverse=True)
+    if int(change.sum()) != len(found):  # interleaved
+        row = torch.arange(len(number), device=number.device)
+        begins = torch.full_like(found, len(number)).scatter_reduce(0, inverse, row, "amin")
+        order = torch.argsort(begins[inverse], stable=True)  # as they began
         raw, number = raw[order], number[order]
         change[:-1] = number[1:] != number[:-1]
     return raw, change  # the number says where trajectories end; rows may share one
