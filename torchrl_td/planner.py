@@ -20,6 +20,8 @@ from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import TDError
 from torchrl_td.modules import RecedingHorizon, TrajectoryPlanner
+from torchrl_td.modules.build import TrajectoryDiffuser
+from torchrl_td.modules.entries import check_floats, read_entry
 
 _DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
@@ -167,6 +169,7 @@ class TDPlannerActor(TensorDictModuleBase):
     ) -> TDPlannerActor:
         """The planner of trained parts, with the settings ``config.planner``."""
         settings = config.planner
+        share = settings.returns_floor_share
         return cls(
             model.planner(settings),
             model.normalizer,
@@ -175,16 +178,35 @@ class TDPlannerActor(TensorDictModuleBase):
             warm_start=settings.warm_start,
             refresh_every=settings.refresh_every,
             refresh_distance=settings.refresh_distance,
-            returns_floor=settings.returns_floor,
+            returns_floor=None if share is None else share * config.evaluation.target_return,
         )
+
+    def compile(self, mode: str = "auto", *, autocast: torch.dtype | None = None) -> TDPlannerActor:  # type: ignore[override]
+        """Makes the same plans faster from now on.
+
+        Args:
+            mode: ``"packed"`` rearranges the weights for the CPU, anew where they change;
+                ``"cudagraph"`` captures a CUDA graph for each batch size; ``"auto"`` takes the
+                one that fits the device; ``"default"``, ``"reduce-overhead"`` and
+                ``"max-autotune"`` are those of ``torch.compile``; ``"none"`` goes back.
+            autocast: ``torch.bfloat16`` or ``torch.float16``: half precision on a GPU.
+
+        Returns:
+            The actor itself. Its copies, in other processes too, compile for themselves.
+
+        Raises:
+            TDError: if the mode is unknown or does not fit the device.
+        """
+        self.receding_horizon.accelerate(mode, autocast)
+        return self
 
     @property
     def planner_spec(self) -> Composite:
         """Spec of one environment's planner state (normalised units).
 
-        ``observation`` [L, O] and ``returns_to_go`` [L, 1] are the history, the last entry
-        the latest; ``steps`` counts since the reset; ``plan`` [H, O] and
-        ``plan_returns_to_go`` [H, 1] are the plan being followed.
+        ``observation`` [L, O] and ``returns_to_go`` [L, 1] are the history, latest last;
+        ``steps`` counts since the reset; ``plan`` [H, O] and ``plan_returns_to_go`` [H, 1]
+        are the plan being followed.
         """
         width = self.normalizer.loc.shape[0]
         return Composite(
@@ -207,7 +229,7 @@ class TDPlannerActor(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Plans and acts for any batch shape; writes the next planner state under "next"."""
         observation, target, is_init = self._inputs(tensordict)
-        state = self._state(tensordict, observation.shape[0])
+        state = self._state(tensordict)
         noise = self._noise(tensordict, observation.shape[0])
         returns = target if self.returns_floor is None else target.clamp(min=self.returns_floor)
         state, draft, plan, action = self.receding_horizon(
@@ -231,25 +253,16 @@ class TDPlannerActor(TensorDictModuleBase):
             "append InitTracker() to the environment",
         )
         widths = (self.normalizer.loc.shape[0], 1, 1)
-        values = [
+        observation, target, is_init = (
             self._read(tensordict, key, (width,), remedy)
             for key, width, remedy in zip(self._input_keys, widths, remedies, strict=True)
-        ]
-        observation, target, is_init = values
-        for key, value in zip(self._input_keys[:2], values[:2], strict=True):
-            if not value.is_floating_point():
-                raise TDError(
-                    f"{key!r} is {value.dtype}, but a float is needed; append DoubleToFloat() or "
-                    f"ObservationNorm(...) to the environment"
-                )
-            # On a GPU this would wait for the device; there a NaN gives a NaN action.
-            if value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
-                raise TDError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
+        )
         if is_init.dtype != torch.bool:
             raise TDError(f"{self._input_keys[2]!r} is {is_init.dtype}, but bool is needed")
-        return observation.float(), target.float(), is_init
+        observation_key, target_key, _ = self._input_keys
+        return check_floats(observation_key, observation), check_floats(target_key, target), is_init
 
-    def _state(self, tensordict: TensorDictBase, batch: int) -> dict[str, Tensor]:
+    def _state(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
         remedy = "append actor.make_tensordict_primer() to the environment's transforms"
         return {
             name: self._read(tensordict, key, self._state_shapes[name], remedy)
@@ -259,7 +272,8 @@ class TDPlannerActor(TensorDictModuleBase):
     def _noise(self, tensordict: TensorDictBase, batch: int) -> Tensor | None:
         shape = self.planner.noise_shape(batch)
         if tensordict.get(self._noise_key, None) is not None:
-            return self._read(tensordict, self._noise_key, shape[1:], "leave it out").float()
+            noise = self._read(tensordict, self._noise_key, shape[1:], "leave it out")
+            return check_floats(self._noise_key, noise)
         if exploration_type() in _DETERMINISTIC:
             return None
         return torch.randn(shape, device=self.normalizer.loc.device)
@@ -267,22 +281,7 @@ class TDPlannerActor(TensorDictModuleBase):
     def _read(
         self, tensordict: TensorDictBase, key: NestedKey, shape: Sequence[int], remedy: str
     ) -> Tensor:
-        """An entry as [B, *shape], whatever the tensordict's batch shape."""
-        value = tensordict.get(key, None)
-        if value is None:
-            raise TDError(f"the planner found no {key!r}; {remedy}")
-        expected = (*tensordict.batch_size, *shape)
-        if value.shape != expected:
-            raise TDError(
-                f"{key!r} has shape {list(value.shape)}, but the planner needs {list(expected)}; "
-                f"check that environment, in_keys and primer are those it was trained for"
-            )
-        if value.device != self.normalizer.loc.device:
-            raise TDError(
-                f"{key!r} is on {value.device}, the planner on {self.normalizer.loc.device}; move "
-                f"one of them, or give the collector policy_device"
-            )
-        return value if value.ndim == len(shape) + 1 else value.reshape(-1, *shape)
+        return read_entry(tensordict, key, shape, self.normalizer.loc.device, remedy)
 
     def _write(
         self, tensordict: TensorDictBase, outputs: tuple[Tensor, ...], state: dict[str, Tensor]

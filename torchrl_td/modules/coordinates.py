@@ -33,6 +33,8 @@ class PlanCoordinates(nn.Module):
         tensor([1., 1., 1.])
     """
 
+    scale: Tensor | None
+
     def __init__(self, scale: Tensor | None = None) -> None:
         super().__init__()
         if scale is not None and scale.ndim != 2:

@@ -161,6 +161,8 @@ class TrajectoryGenerator(TensorDictModuleBase):
     def _predict(
         self, observation: Tensor, returns_to_go: Tensor, state_out: Tensor, returns_out: Tensor
     ) -> tuple[Tensor, Tensor]:
+        # Under autocast the network's outputs come in half precision.
+        state_out, returns_out = state_out.to(observation.dtype), returns_out.to(observation.dtype)
         if self.predict == "state":
             return state_out, returns_out
         return (

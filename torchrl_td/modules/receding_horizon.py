@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import TDError
-from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
+from torchrl_td.modules.acceleration import accelerate
+from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
 
 WARM_STARTS = ("none", "previous")
 State = dict[str, Tensor]
-Plan = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class RecedingHorizon(nn.Module):
@@ -56,11 +58,27 @@ class RecedingHorizon(nn.Module):
         if not refresh_distance >= 0:
             raise TDError(f"refresh_distance must not be negative, got {refresh_distance}")
         self.planner = planner
+        self.mode = "none"
+        self.autocast: torch.dtype | None = None
+        self._runner = accelerate(planner, self.mode)
         self.history = planner.horizon - 1
         self.replan_every = replan_every
         self.warm_start = warm_start
         self.refresh_every = refresh_every
         self.refresh_distance = refresh_distance
+
+    def accelerate(self, mode: str, autocast: torch.dtype | None = None) -> None:
+        """Makes the plans another way; see :meth:`torchrl_td.TDPlannerActor.compile`."""
+        self._runner = accelerate(self.planner, mode, autocast)
+        self.mode, self.autocast = mode, autocast
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or another process gets: not the compiled code, but how to compile."""
+        return {name: value for name, value in self.__dict__.items() if name != "_runner"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._runner = accelerate(self.planner, self.mode, self.autocast)
 
     def forward(
         self,
@@ -116,7 +134,7 @@ class RecedingHorizon(nn.Module):
         # Read back here, for leaving the draft out is what the warm start is for.
         if bool(fresh.all()):
             return self._cold(state, steps, noise)
-        warm = self.planner.replan(
+        warm = self._runner.replan(
             state["plan"],
             state["plan_returns_to_go"],
             present,
@@ -134,9 +152,9 @@ class RecedingHorizon(nn.Module):
     def _cold(self, state: State, steps: Tensor, noise: Tensor | None) -> Plan:
         position = torch.arange(self.history, device=steps.device)
         mask = position >= self.history - 1 - steps  # [B, L]
-        return self.planner.plan(state["observation"], state["returns_to_go"], mask, noise)
+        return self._runner.plan(state["observation"], state["returns_to_go"], mask, noise)
 
     def _follow(self, state: State, present: Tensor, since: Tensor) -> Tensor:
         """The action [B, A] towards the state planned for the next step."""
         index = (since + 1).unsqueeze(-1).expand(-1, 1, present.shape[-1])
-        return self.planner.act(present, state["plan"].gather(1, index).squeeze(1))
+        return self._runner.act(present, state["plan"].gather(1, index).squeeze(1))

@@ -96,6 +96,8 @@ class DiffusionRefiner(TensorDictModuleBase):
         self.add_noise = add_noise
         self.init = init
         self.steps = schedule.sampling_steps(refine_steps, evaluations)
+        steps = torch.tensor(self.steps, dtype=torch.float32)
+        self.register_buffer("_step_values", steps, persistent=False)
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
 
@@ -132,47 +134,47 @@ class DiffusionRefiner(TensorDictModuleBase):
         if not self.steps:
             return draft
         x = self.coordinates.encode(draft)
-        present = x[:, :1]
-        x = self._pin(self._start(x, noise), present)
-        step_embeddings = self.network.embed_step(
-            torch.tensor(self.steps, device=x.device, dtype=torch.float32)
-        ).to(x.dtype)
-        condition = self._condition(returns_to_go)
+        present = x[:, 0]
+        x = self._start(x, noise)
+        x[:, 0] = present
+        step_parts, condition_part = self._embeddings(returns_to_go)
         following = [*self.steps[1:], 0]
         for i, (step, to_step) in enumerate(zip(self.steps, following, strict=True)):
-            predicted = self._guided_noise(x, step_embeddings[i], condition)
+            predicted = self._guided_noise(x, step_parts[i] + condition_part)
             if self.sampler == "ddim":
                 x = self.schedule.ddim_step(x, predicted, step, to_step)
             else:
                 draw = None if noise is None or to_step == 0 else noise[:, i + 1]
                 x = self.schedule.ddpm_step(x, predicted, step, draw, self.temperature)
-            x = self._pin(x, present)
+            x[:, 0] = present  # pinned after every step
         return self.coordinates.decode(x)
 
     def _start(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """The sample to start from, in memory of its own."""
         first = torch.zeros_like(x) if noise is None else noise[:, 0]
         if self.init == "noise":
-            return first
-        return self.schedule.add_noise(x, first, self.steps[0]) if self.add_noise else x
+            return first.clone()
+        return self.schedule.add_noise(x, first, self.steps[0]) if self.add_noise else x.clone()
 
-    @staticmethod
-    def _pin(x: Tensor, present: Tensor) -> Tensor:
-        return torch.cat([present, x[:, 1:]], 1)
+    def _embeddings(self, returns_to_go: Tensor) -> tuple[Tensor, Tensor]:
+        """What steps and condition add inside the U-Net: [steps, ΣC] and [P·B, ΣC].
 
-    def _condition(self, returns_to_go: Tensor) -> Tensor:
-        """Condition embeddings of the passes that guidance needs, stacked: [P·B, E]."""
+        P is the number of passes that guidance needs, without and with the condition.
+        """
+        step_parts = self.network.project(self.network.embed_step(self._step_values), None)
         embedding = self.network.embed_condition(returns_to_go)
-        if self.guidance_scale == 1.0:
-            return embedding
         nothing = torch.zeros_like(embedding)
-        return nothing if self.guidance_scale == 0.0 else torch.cat([nothing, embedding])
+        if self.guidance_scale == 0.0:
+            embedding = nothing
+        elif self.guidance_scale != 1.0:
+            embedding = torch.cat([nothing, embedding])
+        return step_parts, self.network.project(None, embedding)
 
-    def _guided_noise(self, x: Tensor, step_embedding: Tensor, condition: Tensor) -> Tensor:
+    def _guided_noise(self, x: Tensor, projected: Tensor) -> Tensor:
         """ε̂ = ε_∅ + ω (ε_y − ε_∅), both passes in one batch (eq. 11)."""
-        passes = condition.shape[0] // x.shape[0]
-        step_embedding = step_embedding.expand(condition.shape[0], -1)
-        predicted = self.network.denoise(x.repeat(passes, 1, 1), step_embedding, condition)
+        passes = projected.shape[0] // x.shape[0]
+        predicted = self.network.run(x.repeat(passes, 1, 1), projected).to(x.dtype)
         if passes == 1:
             return predicted
         unconditional, conditional = predicted.chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+        return torch.lerp(unconditional, conditional, self.guidance_scale)

@@ -10,6 +10,9 @@ from torchrl_td.modules.generator import TrajectoryGenerator
 from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
 from torchrl_td.modules.refiner import DiffusionRefiner
 
+# Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
+Plan = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 class TrajectoryPlanner(nn.Module):
     """What runs inside the planning loop.
@@ -69,7 +72,7 @@ class TrajectoryPlanner(nn.Module):
 
     def plan(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> Plan:
         """Drafts a plan from the history, refines it and returns its first action.
 
         Args:
@@ -98,7 +101,7 @@ class TrajectoryPlanner(nn.Module):
         returns_to_go: Tensor,
         noise: Tensor | None = None,
         shift: int = 1,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> Plan:
         """:meth:`plan` from the last plan: shifted, its tail continued by the generator.
 
         Args:
@@ -120,7 +123,7 @@ class TrajectoryPlanner(nn.Module):
 
     def act(self, present: Tensor, planned: Tensor) -> Tensor:
         """The action [B, A] towards a planned state, both [B, O]."""
-        return self.inverse_dynamics.act(present, planned)
+        return self.inverse_dynamics.act(present, planned).to(present.dtype)
 
     def _finish(
         self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None

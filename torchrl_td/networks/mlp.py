@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from torchrl_td.networks.packing import Linear
+
 
 class MLP(nn.Sequential):
     """Fully connected layers with ReLU between them; the inputs are concatenated.
@@ -24,9 +26,9 @@ class MLP(nn.Sequential):
     def __init__(self, in_dim: int, hidden_dims: tuple[int, ...], out_dim: int) -> None:
         layers: list[nn.Module] = []
         for width in hidden_dims:
-            layers += [nn.Linear(in_dim, width), nn.ReLU()]
+            layers += [Linear(in_dim, width), nn.ReLU()]
             in_dim = width
-        super().__init__(*layers, nn.Linear(in_dim, out_dim))
+        super().__init__(*layers, Linear(in_dim, out_dim))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return super().forward(torch.cat(inputs, -1))

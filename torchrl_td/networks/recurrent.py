@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from torchrl_td.errors import TDError
 
-_CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+_CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 State = tuple[Tensor, ...]
 
 

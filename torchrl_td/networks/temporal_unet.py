@@ -10,21 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchrl_td.errors import TDError
-
-
-class TemporalConv(nn.Conv1d):
-    """1-D convolution with "same" padding that is quick for very short sequences.
-
-    Deep in the U-Net a sequence has 1 to 4 positions, and most taps of a kernel of 5 meet
-    only padding. There the convolution is one matrix product over the taps that meet data;
-    the weights of the others are not even read, which is what a plan at batch 1 waits for.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-    def forward(self, x: Tensor) -> Tensor:  # [B, C, T] -> [B, C', T]
-        return super().forward(x)
+from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
 
 
 class ConvBlock(nn.Module):
@@ -36,7 +22,9 @@ class ConvBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.mish(self.norm(self.conv(x)))
+        # A fourth axis lets the norm take x in the order of memory the convolution left it in.
+        x = self.conv(x).unsqueeze(2)
+        return F.mish(self.norm(x)).squeeze(2)
 
 
 class ResidualBlock(nn.Module):
@@ -55,14 +43,14 @@ class ResidualBlock(nn.Module):
         self.second = ConvBlock(out_channels, out_channels, kernel_size, groups)
         self.embedding = nn.Linear(embedding_dim, out_channels)
         self.skip = (
-            nn.Conv1d(in_channels, out_channels, 1)
+            PointwiseConv(in_channels, out_channels)
             if in_channels != out_channels
             else nn.Identity()
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x is [B, C, T]; embedding is [B, E] and already passed through Mish."""
-        hidden = self.first(x) + self.embedding(embedding).unsqueeze(-1)
+        """x is [B, C, T]; embedding is [B, C', 1], what this block adds to every position."""
+        hidden = self.first(x) + embedding
         return self.second(hidden) + self.skip(x)
 
 
@@ -129,15 +117,15 @@ class TemporalUNet(nn.Module):
         self.down = nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip([observation_dim, *widths], widths, strict=False)):
             last = i == len(widths) - 1
-            halve = nn.Identity() if last else nn.Conv1d(c_out, c_out, 3, stride=2, padding=1)
+            halve = nn.Identity() if last else TemporalConv(c_out, c_out, 3, stride=2)
             self.down.append(nn.ModuleList([block(c_in, c_out), block(c_out, c_out), halve]))
         self.middle = nn.ModuleList([block(widths[-1], widths[-1]) for _ in range(2)])
         self.up = nn.ModuleList()
         for c_out, c_in in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True):
-            double = nn.ConvTranspose1d(c_out, c_out, 4, stride=2, padding=1)
+            double = TemporalUpsample(c_out)
             self.up.append(nn.ModuleList([block(2 * c_in, c_out), block(c_out, c_out), double]))
         self.final_block = ConvBlock(widths[0], widths[0], kernel_size, groups)
-        self.final = nn.Conv1d(widths[0], observation_dim, 1)
+        self.final = PointwiseConv(widths[0], observation_dim)
 
     def embed_step(self, step: Tensor) -> Tensor:
         """Embedding of denoising steps k [B] (as int or float) -> [B, E]."""
@@ -173,24 +161,57 @@ class TemporalUNet(nn.Module):
 
     def denoise(self, x: Tensor, step_embedding: Tensor, condition_embedding: Tensor) -> Tensor:
         """:meth:`forward` with the embeddings, each [B, E], computed beforehand."""
+        return self.run(x, self.project(step_embedding, condition_embedding))
+
+    def project(self, step_embedding: Tensor | None, condition_embedding: Tensor | None) -> Tensor:
+        """What the embeddings, each [N, E], add inside the blocks, side by side: [N, ΣC].
+
+        The blocks' maps are linear in the Mish of either embedding, so the two can be
+        projected apart, each once a plan, and added: ``project(step, None)[k] +
+        project(None, condition)`` equals ``project(step.expand(...), condition)``.
+        """
+        split = self.embedding_dim
+        parts = []
+        for block in self._blocks():
+            weight, bias = block.embedding.weight, block.embedding.bias
+            if step_embedding is None:
+                assert condition_embedding is not None
+                parts.append(F.linear(F.mish(condition_embedding), weight[:, split:]))
+            elif condition_embedding is None:
+                parts.append(F.linear(F.mish(step_embedding), weight[:, :split], bias))
+            else:
+                embedding = torch.cat([step_embedding, condition_embedding], -1)
+                parts.append(F.linear(F.mish(embedding), weight, bias))
+        return torch.cat(parts, -1)
+
+    def run(self, x: Tensor, projected: Tensor) -> Tensor:
+        """:meth:`denoise` with :meth:`project`'s result [B, ΣC]."""
         if x.shape[1] % self.horizon_multiple:
             raise TDError(
                 f"horizon must be divisible by {self.horizon_multiple} for this U-Net, "
                 f"got {x.shape[1]}"
             )
-        embedding = F.mish(torch.cat([step_embedding, condition_embedding], -1))  # [B, 2E]
+        sizes = [block.embedding.out_features for block in self._blocks()]
+        embeddings = iter(projected.unsqueeze(-1).split(sizes, 1))
         x = x.transpose(1, 2)  # [B, O, H]
         skips: list[Tensor] = []
-        for first, second, halve in self.down:
-            x = second(first(x, embedding), embedding)
+        for level in self.down:
+            first, second, halve = level.children()
+            x = second(first(x, next(embeddings)), next(embeddings))
             skips.append(x)
             x = halve(x)
         for block in self.middle:
-            x = block(x, embedding)
-        for first, second, double in self.up:
+            x = block(x, next(embeddings))
+        for level in self.up:
+            first, second, double = level.children()
             x = torch.cat([x, skips.pop()], 1)
-            x = double(second(first(x, embedding), embedding))
+            x = double(second(first(x, next(embeddings)), next(embeddings)))
         return self.final(self.final_block(x)).transpose(1, 2)  # [B, H, O]
+
+    def _blocks(self) -> list[ResidualBlock]:
+        """The residual blocks in the order they are run."""
+        levels = [*self.down, self.middle, *self.up]
+        return [b for level in levels for b in level.children() if isinstance(b, ResidualBlock)]
 
 
 def _embedding_mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:

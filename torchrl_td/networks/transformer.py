@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchrl_td.errors import TDError
+from torchrl_td.networks.packing import Linear
 
 
 @dataclass
@@ -16,16 +17,15 @@ class KeyValueCache:
     """Keys and values of the tokens read so far, one static buffer per layer.
 
     Attributes:
-        keys: per layer, shape [B, heads, L + steps, width / heads].
-        values: likewise.
-        valid: which tokens exist, shape [B, L + steps]; a short history is padded at its left.
+        entries: keys and values of each layer, shape [2, B, heads, L + steps, width / heads].
+        mask: −∞ where a token is missing, else 0, shape [B, 1, 1, L + steps]; a short history
+            is padded at its left.
         position: number of real tokens of each row so far, shape [B].
         length: number of buffer entries filled, the same for every row.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    valid: Tensor
+    entries: list[Tensor]
+    mask: Tensor
     position: Tensor
     length: int
 
@@ -36,18 +36,17 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.to_qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D] -> query, key, value, each [B, heads, T, D / heads]."""
+    def project(self, x: Tensor) -> Tensor:
+        """x [B, T, D] -> query, key and value [3, B, heads, T, D / heads]."""
         batch, length, width = x.shape
         qkv = self.to_qkv(x).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
+        return qkv.permute(2, 0, 3, 1, 4)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """mask is bool, broadcastable to [B, heads, T, S], True where a query may look."""
+        """The mask, broadcastable to [B, heads, T, S], is −∞ where a query may not look."""
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(out.transpose(1, 2).flatten(2))  # [B, T, D]
 
@@ -61,21 +60,33 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.feedforward = nn.Sequential(
             nn.LayerNorm(width),
-            nn.Linear(width, feedforward),
+            Linear(width, feedforward),
             nn.ReLU(),
-            nn.Linear(feedforward, width),
+            Linear(feedforward, width),
         )
 
     def forward(
-        self, x: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor] | None = None, start: int = 0
+        self,
+        x: Tensor,
+        mask: Tensor,
+        cache: Tensor | None = None,
+        start: int = 0,
+        outputs: int | None = None,
     ) -> Tensor:
-        """x [B, T, D]; with a cache (keys, values) T new tokens are written at ``start``."""
-        query, key, value = self.attention.project(self.attention_norm(x))
+        """x [B, T, D] -> [B, T, D], or its last ``outputs`` positions only.
+
+        With a cache [2, B, heads, S, D / heads] of keys and values, those of the T new tokens
+        are written there at ``start``.
+        """
+        projected = self.attention.project(self.attention_norm(x))
+        query, keys_and_values = projected[0], projected[1:]
         if cache is not None:
             end = start + x.shape[1]
-            cache[0][:, :, start:end] = key
-            cache[1][:, :, start:end] = value
-            key, value = cache[0][:, :, :end], cache[1][:, :, :end]
+            cache[:, :, :, start:end] = keys_and_values
+            keys_and_values = cache[:, :, :, :end]
+        key, value = keys_and_values.unbind(0)
+        if outputs is not None:
+            x, query, mask = x[:, -outputs:], query[:, :, -outputs:], mask[:, :, -outputs:]
         x = x + self.attention.attend(query, key, value, mask)
         return x + self.feedforward(x)
 
@@ -128,6 +139,7 @@ class TrajectoryTransformer(nn.Module):
         if width % 2 or width % heads:
             raise TDError(f"the transformer's width {width} must be divisible by 2 and by {heads}")
         self.causal = causal
+        self.heads = heads
         self.max_length = max_length
         self.embed_state = nn.Linear(observation_dim, width // 2)
         self.embed_returns = nn.Linear(1, width // 2)
@@ -155,7 +167,7 @@ class TrajectoryTransformer(nn.Module):
         """
         position = (mask.cumsum(-1) - 1).clamp(min=0)
         x = self._embed(observation, returns_to_go, position)
-        attend = self._mask(mask)
+        attend = self._mask(mask, x)
         for block in self.blocks:
             x = block(x, attend)
         return self._heads(x)
@@ -177,18 +189,19 @@ class TrajectoryTransformer(nn.Module):
         batch, length = mask.shape
         position = (mask.cumsum(-1) - 1).clamp(min=0)
         x = self._embed(observation, returns_to_go, position)
-        attention = self.blocks[0].attention
-        shape = (batch, attention.heads, length + steps, x.shape[-1] // attention.heads)
+        heads = self.heads
+        shape = (2, batch, heads, length + steps, x.shape[-1] // heads)
         cache = KeyValueCache(
-            keys=[x.new_empty(shape) for _ in self.blocks],
-            values=[x.new_empty(shape) for _ in self.blocks],
-            valid=torch.cat([mask, mask.new_ones(batch, steps)], 1),
+            entries=[x.new_empty(shape) for _ in self.blocks],
+            mask=_additive(torch.cat([mask, mask.new_ones(batch, steps)], 1)[:, None, None], x),
             position=mask.sum(-1),
             length=length,
         )
-        attend = self._mask(mask)
-        for block, key, value in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x = block(x, attend, (key, value))
+        attend = self._mask(mask, x)
+        for i, block in enumerate(self.blocks):
+            # Of the last block only the last position is used.
+            outputs = 1 if i == len(self.blocks) - 1 else None
+            x = block(x, attend, cache.entries[i], outputs=outputs)
         state, returns = self._heads(x[:, -1])
         return state, returns, cache
 
@@ -200,26 +213,31 @@ class TrajectoryTransformer(nn.Module):
             observation.unsqueeze(1), returns_to_go.unsqueeze(1), cache.position.unsqueeze(1)
         )
         end = cache.length + 1
-        attend = cache.valid[:, None, None, :end]
-        for block, key, value in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x = block(x, attend, (key, value), cache.length)
+        attend = cache.mask[..., :end]
+        for block, entries in zip(self.blocks, cache.entries, strict=True):
+            x = block(x, attend, entries, cache.length)
         state, returns = self._heads(x[:, -1])
-        cache = KeyValueCache(cache.keys, cache.values, cache.valid, cache.position + 1, end)
+        cache = KeyValueCache(cache.entries, cache.mask, cache.position + 1, end)
         return state, returns, cache
 
     def _embed(self, observation: Tensor, returns_to_go: Tensor, position: Tensor) -> Tensor:
         token = torch.cat([self.embed_state(observation), self.embed_returns(returns_to_go)], -1)
         return self.embedding_norm(token + self.embed_position[position])
 
-    def _mask(self, valid: Tensor) -> Tensor:
-        """Which position may look at which, [B, 1, T, T]."""
+    def _mask(self, valid: Tensor, x: Tensor) -> Tensor:
+        """Which position may look at which, [B, 1, T, T], to be added to the scores."""
         length = valid.shape[1]
         attend = valid[:, None, None, :].expand(-1, 1, length, -1)
         if self.causal:
             attend = attend & attend.new_ones(length, length).tril()
         # A padded position may look at itself: a row without any key would be NaN.
-        return attend | torch.eye(length, dtype=torch.bool, device=valid.device)
+        return _additive(attend | torch.eye(length, dtype=torch.bool, device=valid.device), x)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.norm(x)
         return self.state_head(x), self.returns_head(x)
+
+
+def _additive(attend: Tensor, like: Tensor) -> Tensor:
+    """0 where a position may be looked at and −∞ where not, in the type of ``like``."""
+    return like.new_zeros(attend.shape).masked_fill(~attend, -torch.inf)

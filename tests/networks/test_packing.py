@@ -1,0 +1,141 @@
+"""Packed weights give the plain networks' results, and never an old weight's."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks.packing import Linear, PackedWeights, active_weights
+from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
+
+pytestmark = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
+
+
+def run(network: nn.Module, *inputs: torch.Tensor, packed: PackedWeights | None = None):
+    with torch.no_grad(), packed or PackedWeights([network]):
+        return network(*inputs)
+
+
+@given(
+    batch=st.integers(1, 5),
+    length=st.integers(1, 20),
+    kernel=st.sampled_from([1, 3, 5, 7]),
+    stride=st.sampled_from([1, 2]),
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 40)),
+)
+def test_convolutions(batch, length, kernel, stride, channels):
+    for conv in (
+        TemporalConv(*channels, kernel, stride),
+        TemporalUpsample(channels[0]),
+        PointwiseConv(*channels),
+    ):
+        x = torch.randn(batch, channels[0], length)
+        torch.testing.assert_close(run(conv, x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+def test_convolution_of_any_memory_order():
+    conv = TemporalConv(6, 8, 5)
+    x = torch.randn(2, 7, 6).transpose(1, 2)
+    torch.testing.assert_close(run(conv, x), conv(x.contiguous()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("horizon", [8, 16, 32])
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_unet(horizon: int, batch: int):
+    unet = TemporalUNet(5, 16, (1, 2, 4, 8))
+    inputs = (torch.randn(batch, horizon, 5), torch.randint(1, 99, (batch,)), torch.rand(batch, 1))
+    torch.testing.assert_close(run(unet, *inputs), unet(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_transformer():
+    network = TrajectoryTransformer(5, 14, width=64, layers=2)
+    mask = torch.arange(14) >= torch.tensor([[0], [5], [13]])
+    inputs = (torch.randn(3, 14, 5), torch.rand(3, 14, 1), mask)
+    for one, other in zip(run(network, *inputs), network(*inputs), strict=True):
+        torch.testing.assert_close(one[mask], other[mask], rtol=1e-4, atol=1e-5)
+
+
+def replace_storage(weight: nn.Parameter) -> None:
+    weight.data = torch.randn_like(weight)
+
+
+def optimiser_step(weight: nn.Parameter) -> None:
+    weight.grad = torch.ones_like(weight)
+    torch.optim.SGD([weight], lr=0.5).step()
+
+
+CHANGES: dict[str, Callable[[nn.Parameter], object]] = {
+    "optimiser": optimiser_step,
+    "in place": lambda weight: weight.detach().mul_(2),
+    "behind the version counter": lambda weight: weight.data.mul_(2),
+    "copied into": lambda weight: weight.data.copy_(torch.randn_like(weight)),
+    "another storage": replace_storage,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_changed_weights_are_packed_anew(change: Callable[[nn.Parameter], object]):
+    network, x = MLP(6, (48, 48), 3), torch.randn(4, 6)
+    packed = PackedWeights([network])
+    before = run(network, x, packed=packed)
+    change(network[2].weight)
+    after = run(network, x, packed=packed)
+    torch.testing.assert_close(after, network(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(after, before)
+
+
+def test_kept_while_the_weights_are_the_same(monkeypatch: pytest.MonkeyPatch):
+    network, x = MLP(6, (48, 48), 3), torch.randn(4, 6)
+    packed = PackedWeights([network])
+    run(network, x, packed=packed)
+    asked = []
+    monkeypatch.setattr(Linear, "_matrix", lambda self, variant: asked.append(self))
+    run(network, x, packed=packed)
+    assert asked == []
+
+
+def test_gradients_never_use_them():
+    network, x = MLP(6, (16,), 3), torch.randn(4, 6)
+    with PackedWeights([network]):
+        network(x).sum().backward()
+    gradient = network[0].weight.grad.clone()
+    network.zero_grad()
+    network(x).sum().backward()
+    assert gradient.abs().sum() > 0
+    torch.testing.assert_close(gradient, network[0].weight.grad)
+
+
+def test_active_inside_of_the_block_and_this_thread_only():
+    packed, seen = PackedWeights([MLP(2, (4,), 2)]), []
+    with torch.no_grad():
+        with packed, PackedWeights([MLP(2, (4,), 2)]) as inner:
+            assert active_weights() is inner
+        assert active_weights() is None
+        with packed:
+            assert active_weights() is packed
+            thread = threading.Thread(target=lambda: seen.append(active_weights()))
+            thread.start()
+            thread.join()
+        with pytest.raises(RuntimeError), packed:
+            raise RuntimeError
+        assert active_weights() is None
+    assert seen == [None]
+
+
+def test_a_copy_of_the_network_has_its_own():
+    network, x = MLP(6, (16,), 3), torch.randn(4, 6)
+    packed = PackedWeights([network])
+    run(network, x, packed=packed)
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        twin[0].weight.mul_(3)
+    torch.testing.assert_close(run(twin, x), twin(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(network, x, packed=packed), network(x), rtol=1e-4, atol=1e-5)

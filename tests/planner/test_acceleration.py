@@ -1,0 +1,209 @@
+"""Faster ways of planning give the plain way's plans."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from torchrl_td import TDError, TDPlannerActor
+from torchrl_td.modules import acceleration
+from torchrl_td.modules.acceleration import CudaGraphPlanner, PackedPlanner
+from torchrl_td.networks.packing import PackedWeights
+
+Build = Callable[..., TDPlannerActor]
+needs_onednn = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
+
+
+def act(actor: TDPlannerActor, step: TensorDictBase) -> TensorDictBase:
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        return actor(step.clone())
+
+
+def assert_same_plans(one: TensorDictBase, other: TensorDictBase, tolerance: float = 1e-5) -> None:
+    for key in ("action", ("plan", "draft"), ("plan", "refined"), ("next", "planner", "plan")):
+        torch.testing.assert_close(one[key], other[key], rtol=tolerance, atol=tolerance)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"warm_start": "previous", "refresh_distance": 1e9},
+        {"candidates": 3},
+        {"replan_every": 2},
+        {"refiner": {"refine_steps": 4, "sampler": "ddim", "evaluations": 2}},
+        {"refiner": {"guidance_scale": 0.0}},
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_packed_weights_plan_the_same(make_actor: Build, make_step, settings, batch: int):
+    plain, fast = make_actor(**settings), make_actor(**settings).compile("packed")
+    step = make_step(plain, (batch,))
+    if "candidates" not in settings:  # with noise the choice among them is drawn, too
+        step["planner", "noise"] = torch.randn(plain.planner.noise_shape(batch))
+    for _ in range(3):  # over the steps of an episode
+        expected, out = act(plain, step), act(fast, step)
+        assert_same_plans(out, expected)
+        step["planner"] = expected["next", "planner"]
+        step["observation"] = expected["plan", "refined"][:, 1]
+
+
+@needs_onednn
+def test_packed_weights_follow_training(make_actor: Build, make_step):
+    actor, step = make_actor().compile("packed"), make_step(make_actor())
+    before = act(actor, step)
+    for change in (1.3, 0.7):
+        for parameter in actor.parameters():
+            parameter.data.mul_(change)  # leaves no trace in the version counter
+        expected = make_actor()
+        expected.load_state_dict(actor.state_dict())
+        assert_same_plans(act(actor, step), act(expected, step))
+        assert not torch.allclose(act(actor, step)["action"], before["action"])
+
+
+def test_acceleration_adds_nothing_to_the_state_dict(make_actor: Build):
+    plain, fast = make_actor(), make_actor().compile()
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    assert [name for name, _ in plain.named_modules()] == [name for name, _ in fast.named_modules()]
+
+
+@needs_onednn
+def test_copies_compile_for_themselves(make_actor: Build, make_step):
+    actor, step = make_actor().compile("packed"), make_step(make_actor())
+    expected = act(actor, step)
+    for twin in (copy.deepcopy(actor), pickle.loads(pickle.dumps(actor))):
+        runner = twin.receding_horizon._runner
+        assert isinstance(runner, PackedPlanner) and runner.planner is twin.planner
+        assert_same_plans(act(twin, step), expected)
+        for parameter in twin.parameters():
+            parameter.data.zero_()
+        assert not torch.allclose(act(twin, step)["action"], expected["action"])
+        assert_same_plans(act(actor, step), expected)
+
+
+def test_none_goes_back(make_actor: Build, make_step):
+    actor, step = make_actor(), make_step(make_actor())
+    expected = act(actor, step)
+    assert not isinstance(actor.compile().compile("none").receding_horizon._runner, PackedPlanner)
+    assert_same_plans(act(actor, step), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"mode": "fast"}, "unknown mode 'fast'; allowed are none, auto, packed"),
+        ({"mode": "cudagraph"}, "needs a CUDA device, the planner is on cpu"),
+        ({"autocast": torch.bfloat16}, "autocast needs a CUDA device"),
+        ({"autocast": torch.int8}, "autocast must be torch.bfloat16 or torch.float16"),
+    ],
+)
+def test_what_cannot_be_is_refused(make_actor: Build, arguments, words: str):
+    with pytest.raises(TDError, match=words):
+        make_actor().compile(**arguments)
+
+
+def test_graphs_are_told_apart_and_limited(make_actor: Build, monkeypatch: pytest.MonkeyPatch):
+    """Which graph serves which call; without CUDA `CudaGraphModule` only passes calls through."""
+    captured = []
+
+    class Graph:
+        def __init__(self, function):
+            captured.append(self)
+            self.function = function
+            self.shapes = None
+
+        def __call__(self, *inputs):
+            shapes = [tensor.shape for tensor in inputs]
+            assert self.shapes in (None, shapes), "a graph met other shapes than it captured"
+            self.shapes = shapes
+            return self.function(*inputs)
+
+    monkeypatch.setattr(acceleration, "CudaGraphModule", Graph)
+    planner = make_actor().planner
+    runner = CudaGraphPlanner(planner)
+
+    def plan(batch: int, noisy: bool = True):
+        history = torch.randn(batch, 7, 6), torch.rand(batch, 7, 1)
+        mask = torch.ones(batch, 7, dtype=torch.bool)
+        noise = torch.randn(planner.noise_shape(batch)) if noisy else None
+        expected = planner.plan(*history, mask, noise)
+        for one, other in zip(runner.plan(*history, mask, noise), expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+    for batch in (1, 2, 1, 2):
+        plan(batch)
+    assert len(captured) == 2
+    plan(1, noisy=False)
+    assert len(captured) == 3
+    for batch in range(1, 12):
+        plan(batch)
+    assert len(captured) == acceleration._MAX_GRAPHS
+    planner.inverse_dynamics.network[0].weight.data = torch.randn(32, 12)  # moved in memory
+    plan(1)
+    assert len(captured) == acceleration._MAX_GRAPHS + 1
+
+
+@pytest.mark.parametrize("predict", ["state", "change"])
+def test_half_precision_stays_near_and_comes_back_single(
+    make_actor: Build, make_step, monkeypatch: pytest.MonkeyPatch, predict: str
+):
+    """On the CPU's autocast, which a user is not offered, as a stand-in for the GPU's."""
+    actor = make_actor(predict=predict)
+    step = make_step(actor)
+    expected = act(actor, step)
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda _, *rest, **kw: autocast("cpu", *rest, **kw))
+    actor.receding_horizon._runner.autocast = torch.bfloat16
+    out = act(actor, step)
+    assert not torch.equal(out["action"], expected["action"])
+    assert out["action"].dtype == out["plan", "draft"].dtype == torch.float32
+    assert_same_plans(out, expected, tolerance=0.1)
+
+
+def test_torch_compile_takes_the_whole_plan(
+    make_actor: Build, make_step, monkeypatch: pytest.MonkeyPatch
+):
+    """Traced as one graph; the code is not generated here, for that takes minutes."""
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, mode, **kw: compile_(f, backend="eager", fullgraph=True, **kw)
+    )
+    settings = {"refiner": {"refine_steps": 2}}
+    plain, fast = make_actor(**settings), make_actor(**settings).compile("default")
+    for batch in (1, 3):
+        step = make_step(plain, (batch,))
+        assert_same_plans(act(fast, step), act(plain, step))
+    for parameter in plain.parameters():
+        parameter.data.mul_(1.1)
+    fast.load_state_dict(plain.state_dict())
+    assert_same_plans(act(fast, step), act(plain, step))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["cudagraph", "reduce-overhead"])
+def test_cuda_graphs_plan_the_same_at_changing_batch_sizes(make_actor: Build, make_step, mode: str):
+    plain, fast = make_actor().to("cuda"), make_actor().to("cuda").compile(mode)
+    for batch in (1, 4, 1, 4, 3, 1, 1):
+        step = make_step(plain, (batch,)).to("cuda")
+        step["planner", "noise"] = torch.randn(plain.planner.noise_shape(batch), device="cuda")
+        assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
+    for parameter in [*plain.parameters(), *fast.parameters()]:
+        parameter.data.mul_(1.1)
+    assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_on_the_gpu(make_actor: Build, make_step, dtype: torch.dtype):
+    plain, fast = make_actor().to("cuda"), make_actor().to("cuda")
+    fast.compile(autocast=dtype)
+    step = make_step(plain).to("cuda")
+    for _ in range(4):
+        assert_same_plans(act(fast, step), act(plain, step), tolerance=0.1)

@@ -1,0 +1,65 @@
+"""Reads an actor's inputs from a tensordict, and says in one line what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from torchrl_td.errors import TDError
+
+
+def read_entry(
+    tensordict: TensorDictBase,
+    key: NestedKey,
+    shape: Sequence[int],
+    device: torch.device,
+    remedy: str,
+) -> Tensor:
+    """An entry as [B, *shape], whatever the tensordict's batch shape.
+
+    Args:
+        tensordict: of any batch shape; B is its number of elements.
+        key: which entry.
+        shape: what it must have after the batch shape.
+        device: where it must lie.
+        remedy: what to do if it is missing.
+
+    Raises:
+        TDError: if it is missing, of another shape or elsewhere.
+    """
+    value = tensordict.get(key, None)
+    if value is None:
+        raise TDError(f"the planner found no {key!r}; {remedy}")
+    expected = (*tensordict.batch_size, *shape)
+    if value.shape != expected:
+        raise TDError(
+            f"{key!r} has shape {list(value.shape)}, but the planner needs {list(expected)}; "
+            f"check that environment, in_keys and primer are those it was trained for"
+        )
+    if value.device != device:
+        raise TDError(
+            f"{key!r} is on {value.device}, the planner on {device}; move one of them, or give "
+            f"the collector policy_device"
+        )
+    return value if value.ndim == len(shape) + 1 else value.reshape(-1, *shape)
+
+
+def check_floats(key: NestedKey, value: Tensor) -> Tensor:
+    """The entry in single precision.
+
+    Raises:
+        TDError: if it holds no floats or, on the CPU, one that is not finite. (On a GPU the
+            check would wait for the device; there a NaN gives a NaN action.)
+    """
+    if not value.is_floating_point():
+        raise TDError(
+            f"{key!r} is {value.dtype}, but a float is needed; append DoubleToFloat() or "
+            f"ObservationNorm(...) to the environment"
+        )
+    if value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
+        raise TDError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
+    return value.float()
