@@ -56,15 +56,16 @@ def main() -> None:
         print(json.dumps(measure(options.measure)))
         return
     torch.set_num_threads(1)
+    about = machine()  # before this adds to the load
     drawn = [sampling(int(size), options.repeat) for size in options.sizes.split(",") if size]
     loaded = []
     for kind in filter(None, options.formats.split(",")):
         loaded += loading(kind, options.transitions, options.folder)
-    print_table(drawn)
-    print_table(loaded)
+    for rows in (drawn, loaded):
+        print_table(rows)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine(), "limits": LIMITS, "sampling": drawn, "loading": loaded}
+        result = {"machine": about, "limits": LIMITS, "sampling": drawn, "loading": loaded}
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
@@ -78,6 +79,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": name,
         "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
@@ -286,9 +288,10 @@ def sampling(size: int, repeat: int, horizon: int = 16, batch: int = 32) -> dict
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows of equal keys as aligned columns."""
-    if not rows:
-        return
-    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    lines = [
+        list(rows[0]) if rows else [],
+        *([str(value) for value in row.values()] for row in rows),
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
