@@ -33,7 +33,6 @@ import torch
 from tensordict import TensorDict
 
 OBSERVATION, ACTION, LONGEST = 11, 3, 1000
-REFERENCES = (-20.272305, 3234.3)  # D4RL's of hopper
 LIMITS = {"first_s": 60.0, "second_s": 2.0, "memory_times_float32": 1.5, "window_batch_ms": 0.2}
 PACKAGES = ("torch", "torchrl", "tensordict", "minari", "h5py", "numpy")
 DATASET = "benchmark/hopper-v0"
@@ -175,7 +174,6 @@ def write_minari(folder: Path, transitions: int) -> None:
 
     env = gymnasium.make("Hopper-v5")
     buffers = [episode(i, length) for i, length in enumerate(lengths)]
-    low, high = REFERENCES
     minari.create_dataset_from_buffers(
         DATASET,
         buffers,
@@ -186,8 +184,6 @@ def write_minari(folder: Path, transitions: int) -> None:
         author="none",
         author_email="none",
         code_permalink="none",
-        ref_min_score=low,
-        ref_max_score=high,
         data_format="hdf5",
     )
     env.close()
@@ -288,10 +284,9 @@ def sampling(size: int, repeat: int, horizon: int = 16, batch: int = 32) -> dict
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows of equal keys as aligned columns."""
-    lines = [
-        list(rows[0]) if rows else [],
-        *([str(value) for value in row.values()] for row in rows),
-    ]
+    if not rows:
+        return
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
