@@ -20,16 +20,16 @@ from torchrl_td.data.keys import Key
 from torchrl_td.data.local import dataset_path, staged
 from torchrl_td.data.minari_files import (
     COLUMNS,
-    arrow_lengths,
-    checked_length,
     hdf5_lengths,
     one_line,
     open_dataset,
+    read_episodes,
+    stated_lengths,
 )
 from torchrl_td.data.minari_torchrl import load_part
 from torchrl_td.data.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
 from torchrl_td.data.remote import require_network
-from torchrl_td.data.steps import CHUNK_STEPS, Source, Steps, flat_entries, join
+from torchrl_td.data.steps import CHUNK_STEPS, Source, Steps, join
 from torchrl_td.data.ted import steps_from_tensordict
 from torchrl_td.errors import TDError
 
@@ -48,9 +48,9 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
     """A Minari dataset as a source of steps: the local one, else downloaded.
 
     The PointMaze datasets are recorded if they are missing. HDF5 is read through
-    TorchRL's ``MinariExperienceReplay``, a part at a time, and compared with what Minari
-    itself reads; Arrow, which that class cannot read, and datasets of more than 2,000
-    episodes through Minari's own storage.
+    TorchRL's ``MinariExperienceReplay``, a part at a time, and compared with the file;
+    directly beyond 2,000 episodes. Arrow, which that class cannot read, is read through
+    Minari's own storage.
 
     Args:
         dataset_id: such as ``D4RL/door/human-v2``.
@@ -119,18 +119,18 @@ def _chunks(
 ) -> Iterator[Steps]:
     """The dataset's steps, whole episodes at once."""
     total, first = int(dataset.total_episodes), 0
-    hdf5 = dataset.storage.FORMAT == "hdf5"
-    if hdf5:
+    through_torchrl = dataset.storage.FORMAT == "hdf5" and total <= _FEW
+    if through_torchrl:
         lengths = hdf5_lengths(path / "data" / "main_data.hdf5", total)
     else:
-        lengths = arrow_lengths(dataset, path)
+        lengths = stated_lengths(dataset, path)  # checked as they are read
     while first < len(lengths):
         fit = int(np.searchsorted(np.cumsum(lengths[first:]), CHUNK_STEPS, side="right"))
         numbers = range(first, first + max(fit, 1))
         first = numbers.stop
         try:
-            if not hdf5 or total > _FEW:
-                yield _by_minari(dataset, numbers, lengths, observation_keys, path)
+            if not through_torchrl:
+                yield _read(dataset, numbers, lengths, observation_keys, path)
                 continue
             with load_part(dataset.id, path / "data", numbers) as part:
                 steps = steps_from_tensordict(part, str(path), observation_keys)
@@ -144,31 +144,32 @@ def _chunks(
             raise TDError(f"{path}: cannot be read ({one_line(error)}); get it again") from error
 
 
-def _by_minari(
+def _read(
     dataset: Any,
     numbers: Sequence[int],
     lengths: np.ndarray,
     observation_keys: Sequence[str | Key] | None,
     path: Path,
 ) -> Steps:
-    """The steps of some episodes as Minari's own storage reads them."""
+    """The steps of some episodes as their files hold them."""
     now: dict[Key, list[Any]] = {}
     following: dict[Key, list[Any]] = {}
     columns: dict[str, list[np.ndarray]] = {key: [] for key in COLUMNS}
-    for number, episode in zip(numbers, dataset.storage.get_episodes(numbers), strict=True):
-        observations = flat_entries(episode["observations"])
-        entries = {key: episode[key] for key in COLUMNS}
-        where = f"{path}: episode {number}"
-        named = {f"observations/{'/'.join(k)}": v for k, v in observations.items()}
-        if checked_length({**entries, **named}, where) != lengths[number]:
-            raise TDError(f"{where} has not the {lengths[number]} steps it says; get it again")
-        for key, value in observations.items():
+    for number, entries in zip(numbers, read_episodes(dataset, path, numbers), strict=True):
+        if len(entries["actions"]) != lengths[number]:
+            raise TDError(
+                f"{path}: episode {number} has not the {lengths[number]} steps it says; "
+                "get it again"
+            )
+        for name, value in entries.items():
+            if name in columns:
+                columns[name].append(value)
+                continue
+            key = tuple(name.split("/")[1:]) or ("observation",)
             now.setdefault(key, []).append(value[:-1])
             following.setdefault(key, []).append(value[1:])
-        entries["truncations"] = np.array(entries["truncations"])  # read-only as it comes
-        entries["truncations"][-1] |= not entries["terminations"][-1]  # the data ends
-        for column, array in entries.items():
-            columns[column].append(array)
+        columns["truncations"][-1] = np.array(columns["truncations"][-1])  # was read-only
+        columns["truncations"][-1][-1] |= not entries["terminations"][-1]  # the data ends
     both = [
         join(
             {key: np.concatenate(values) for key, values in entries.items()},
@@ -191,7 +192,7 @@ def _prove(
     observation_keys: Sequence[str | Key] | None,
     path: Path,
 ) -> None:
-    """Compare a few episodes of what was loaded with what Minari itself reads.
+    """Compare a few episodes of what was loaded with their files.
 
     Raises:
         TDError: a length or a number differs.
@@ -203,7 +204,7 @@ def _prove(
     chosen = np.unique(np.linspace(0, len(numbers) - 1, _PROVED).round().astype(int))
     for at in chosen.tolist():
         number = numbers[at]
-        wanted = _by_minari(dataset, [number], lengths, observation_keys, path)
+        wanted = _read(dataset, [number], lengths, observation_keys, path)
         rows = slice(int(starts[at]), int(starts[at + 1]))
         for field, value, want in zip(Steps._fields, steps, wanted, strict=True):
             read, want = np.asarray(value[rows]), np.asarray(want)

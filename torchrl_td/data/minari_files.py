@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,39 +57,79 @@ def hdf5_lengths(file_path: Path, total: int) -> np.ndarray:
         TDError: naming the file, the episode, the key and the remedy.
     """
     lengths = np.zeros(total, dtype=np.int64)
-    try:
-        with h5py.File(file_path, "r") as file:
-            for number in range(total):
-                if f"episode_{number}" not in file:
-                    raise TDError(
-                        f"{file_path}: episode {number} of {total} is missing; delete the "
-                        "dataset and get it again"
-                    )
-                entries = _arrays(file[f"episode_{number}"])
-                lengths[number] = checked_length(entries, f"{file_path}: episode {number}")
-    except (OSError, RuntimeError) as error:
-        raise TDError(
-            f"{file_path}: not a readable HDF5 file ({one_line(error)}); it is truncated or of "
-            "another kind, delete the dataset and get it again"
-        ) from error
+    with _opened_hdf5(file_path) as file:
+        for number in range(total):
+            entries = _entries(file, number)
+            lengths[number] = checked_length(entries, f"{file_path}: episode {number}")
     return lengths
 
 
-def _arrays(group: h5py.Group) -> dict[str, h5py.Dataset]:
-    """The arrays of an episode by their names, without the infos."""
-    found = {key: group[key] for key in COLUMNS if key in group}
-    observations = group.get("observations")
-    if isinstance(observations, h5py.Group):
-        observations.visititems(
-            lambda name, entry: (
-                found.update({f"observations/{name}": entry})
-                if isinstance(entry, h5py.Dataset)
-                else None
-            )
+def stated_lengths(dataset: Any, path: Path) -> np.ndarray:
+    """Steps of each episode [episodes] by the dataset's own account."""
+    try:
+        metas = dataset.storage.get_episode_metadata(range(int(dataset.total_episodes)))
+        return np.array([int(meta["total_steps"]) for meta in metas], dtype=np.int64)
+    except (OSError, KeyError, ValueError) as error:
+        raise TDError(
+            f"{path}: not a readable Minari dataset ({one_line(error)}); delete it and get it again"
+        ) from error
+
+
+def read_episodes(
+    dataset: Any, path: Path, numbers: Sequence[int]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of some episodes by name, as in ``observations/velocity``, without infos.
+
+    Raises:
+        TDError: naming the file, the episode, the key and the remedy.
+    """
+    if dataset.storage.FORMAT == "hdf5":
+        with _opened_hdf5(path / "data" / "main_data.hdf5") as file:
+            for number in numbers:
+                entries = _entries(file, number)
+                checked_length(entries, f"{path}: episode {number}")
+                yield {key: value[()] for key, value in entries.items()}
+        return
+    for number, episode in zip(numbers, dataset.storage.get_episodes(numbers), strict=True):
+        entries = {key: episode[key] for key in COLUMNS}
+        _flatten(episode["observations"], "observations", entries)
+        checked_length(entries, f"{path}: episode {number}")
+        yield entries
+
+
+@contextlib.contextmanager
+def _opened_hdf5(path: Path) -> Iterator[h5py.File]:
+    """The open file; what HDF5 cannot read becomes one line."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise TDError(
+            f"{path}: not a readable HDF5 file ({one_line(error)}); it is truncated or of "
+            "another kind, delete the dataset and get it again"
+        ) from error
+
+
+def _entries(file: h5py.File, number: int) -> dict[str, Any]:
+    """The arrays of an episode by name, not read yet, without the infos."""
+    if f"episode_{number}" not in file:
+        raise TDError(
+            f"{file.filename}: episode {number} is missing; delete the dataset and get it again"
         )
-    elif observations is not None:
-        found["observations"] = observations
+    group = file[f"episode_{number}"]
+    found = {key: group[key] for key in COLUMNS if key in group}
+    if "observations" in group:
+        _flatten(group["observations"], "observations", found)
     return found
+
+
+def _flatten(value: Any, name: str, into: dict[str, Any]) -> None:
+    """Put the leaves of nested mappings or HDF5 groups into a dict by their path."""
+    if isinstance(value, Mapping):  # as h5py's groups are
+        for key, entry in value.items():
+            _flatten(entry, f"{name}/{key}", into)
+    else:
+        into[name] = value
 
 
 def checked_length(entries: dict[str, Any], where: str) -> int:
@@ -112,17 +154,6 @@ def checked_length(entries: dict[str, Any], where: str) -> int:
                 "remove the episode or get the dataset again"
             )
     return length
-
-
-def arrow_lengths(dataset: Any, path: Path) -> np.ndarray:
-    """Steps of each episode [episodes] by the dataset's own account."""
-    try:
-        metas = dataset.storage.get_episode_metadata(range(int(dataset.total_episodes)))
-        return np.array([int(meta["total_steps"]) for meta in metas], dtype=np.int64)
-    except (OSError, KeyError, ValueError) as error:
-        raise TDError(
-            f"{path}: not a readable Minari dataset ({one_line(error)}); delete it and get it again"
-        ) from error
 
 
 def one_line(error: BaseException) -> str:
