@@ -34,7 +34,7 @@ from torchrl_td.data.ted import steps_from_tensordict
 from torchrl_td.errors import TDError
 
 _PROVED = 3  # episodes of each part compared with Minari's own reading
-_FEW = 2000  # episodes: beyond, TorchRL's class (6 ms an episode) takes too long
+_FEW = 1000  # episodes: beyond, TorchRL's class (6 ms an episode) takes too long
 _KEYS = {
     "observation": "observations",
     "next/observation": "observations",
@@ -49,7 +49,7 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
 
     The PointMaze datasets are recorded if they are missing. HDF5 is read through
     TorchRL's ``MinariExperienceReplay``, a part at a time, and compared with the file;
-    directly beyond 2,000 episodes. Arrow, which that class cannot read, is read through
+    directly beyond 1,000 episodes. Arrow, which that class cannot read, is read through
     Minari's own storage.
 
     Args:
