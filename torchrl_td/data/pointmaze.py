@@ -110,7 +110,7 @@ def walk_episode(
         env: an environment of :func:`make_pointmaze`.
         seed: the recording's seed.
         index: the episode's number in the recording.
-        skill: in [0, 1]; drawn evenly when None.
+        skill: in [0, 1]; drawn when None, low ones more often.
         goal_cell: (row, column); drawn evenly when None.
 
     Returns:
@@ -261,7 +261,7 @@ def _write_minari(dataset_id: str, size: str, seed: int, recorded: list[dict]) -
                 dataset_id,
                 buffers,
                 env=env,
-                algorithm_name="scripted walker, skill drawn evenly from [0, 1]",
+                algorithm_name="scripted walker, its skill in [0, 1] drawn anew for each episode",
                 description=(
                     f"Random start and goal cells in {task.env_id}, seed {seed}; shortest path "
                     "and PD control with detours, pauses and action noise by skill."
