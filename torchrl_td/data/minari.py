@@ -18,6 +18,7 @@ from minari.dataset.minari_dataset import parse_dataset_id
 
 from torchrl_td.data.keys import Key
 from torchrl_td.data.local import dataset_path, staged
+from torchrl_td.data.maze2d import ensure_maze2d
 from torchrl_td.data.minari_files import (
     COLUMNS,
     hdf5_lengths,
@@ -47,7 +48,7 @@ _REMOTES = {"hf": "https://huggingface.co", "gcp": "https://storage.googleapis.c
 def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None = None) -> Source:
     """A Minari dataset as a source of steps: the local one, else downloaded.
 
-    The PointMaze datasets are recorded if they are missing. HDF5 is read through
+    The PointMaze and Maze2D datasets are recorded if they are missing. HDF5 is read through
     TorchRL's ``MinariExperienceReplay``, a part at a time, and compared with the file;
     directly beyond 1,000 episodes. Arrow, which that class cannot read, is read through
     Minari's own storage.
@@ -68,6 +69,8 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
     for size in POINTMAZE_TASKS:
         if dataset_id == f"pointmaze/{size}-v0":
             ensure_pointmaze(size)  # type: ignore[arg-type]
+        if dataset_id == f"maze2d/{size}-v0":
+            ensure_maze2d(size)  # type: ignore[arg-type]
     path = dataset_path(dataset_id)
     if not (path / "data").exists():
         _download(dataset_id, name, path)
