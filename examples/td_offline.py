@@ -9,21 +9,28 @@ Settings are those of configs/td_offline.yaml and the files it composes.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from torchrl_td.cli import main, print_results
+from torchrl_td.cli import job, main, print_results, stop
 from torchrl_td.config import check_config
 from torchrl_td.run import run
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="td_offline")
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="td_offline")
+@job
 def td_offline(config: DictConfig) -> None:
-    settings = check_config(config)
-    summary = run(settings)
+    summary = run(check_config(config), HydraConfig.get().overrides.task)
     if summary["results"]:
         print_results(summary)
+    if "stopped_by" in summary:
+        stop(summary["stopped_by"])
 
 
 if __name__ == "__main__":
-    main(td_offline)
+    main(td_offline, CONFIGS)

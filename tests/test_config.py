@@ -298,7 +298,7 @@ def test_every_task_with_every_preset(task: str, preset: str) -> None:
     assert config.task.name == task and config.preset == preset
     assert config.evaluation.target_return == config.task.target_return
     if preset == "reference":  # the authors' floor
-        assert config.planner.returns_floor == pytest.approx(config.task.target_return / 3)
+        assert config.planner.returns_floor_share == pytest.approx(1 / 3)
     # The horizon fits the U-Net, which halves a plan at every level but the last.
     assert config.task.horizon % 2 ** (len(config.refiner.multipliers) - 1) == 0
     assert check_config(to_dict(config)) == config

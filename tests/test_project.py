@@ -23,7 +23,16 @@ LIBRARY = ROOT / "torchrl_td"
 # Each entry may import from itself and from those before it. `errors` serves all; `config` holds
 # plain settings that know nothing of data and networks, nor these of it; and the wiring (last)
 # may import one another.
-COLUMNS = ("errors", "data", "networks", "config", "modules", "objectives", "planner")
+COLUMNS = (
+    "errors",
+    "data",
+    "networks",
+    "config",
+    "modules",
+    "objectives",
+    "checkpoint",
+    "planner",
+)
 WIRING = len(COLUMNS)
 
 

@@ -5,19 +5,24 @@ On :class:`torchrl.checkpoint.Checkpoint` and its rotation. A checkpoint folder 
 * ``about``: format version, settings, spaces, dataset identity, as JSON;
 * ``planner``: the weights a planner needs (the refiner's EMA), normaliser included;
 * ``training``: everything a resumed run needs to continue bit for bit;
-* ``checksums``: SHA-256 of every file of the others.
+* ``verify``: SHA-256 of every file of the others.
+
+In a run's ``checkpoint/`` lie the newest as ``step-<steps>`` and the one with the best score as
+``best-<steps>``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchrl import torchrl_logger
 from torchrl.checkpoint import (
     Checkpoint,
     CheckpointAdapter,
@@ -32,8 +37,8 @@ from torchrl_td.errors import TDError
 from torchrl_td.modules.build import Scales, TrajectoryDiffuser
 
 FORMAT_VERSION = 1
-_PREFIX = "step"
-_BEST = "best"
+_FORMAT_KEY = "torchrl_td_format"  # in the manifest's metadata
+_LAST, _BEST = "step", "best"  # prefixes of the two rotations
 
 
 class Payload:
@@ -59,6 +64,11 @@ class _Checksums(CheckpointAdapter):
     def save(self, component: Any, path: Path, *, args: tuple, kwargs: Mapping[str, Any]) -> None:
         path.mkdir(parents=True, exist_ok=True)
         (path / self.filename).write_text(json.dumps(_digests(path.parent, path)))
+        # On disk before the folder gets its final name: a power cut leaves no empty files there.
+        for file in path.parent.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
 
     def load(
         self,
@@ -113,23 +123,43 @@ def save_checkpoint(
         planner: state dict of the planner's parts.
         training: state of the training.
         keep: how many to retain.
-        best: also keep it as the best so far, apart from the rotation.
+        best: keep it as the best so far, apart from the rotation, in place of the last best.
 
     Raises:
         TDError: if the disk is full or read-only; what was saved before is untouched.
     """
-    rotation = CheckpointRotation(folder, keep_last=keep, prefix=_PREFIX)
+    rotation = _rotation(folder, _BEST if best else _LAST, 1 if best else keep)
     checkpoint = _checkpoint(dict(about), Payload(planner), Payload(training))
     try:
-        path = rotation.save(checkpoint, step=step)
-        if best:
-            checkpoint.save(folder / _BEST)
+        return rotation.save(checkpoint, step=step, metadata={_FORMAT_KEY: FORMAT_VERSION})
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise TDError(
             f"could not save a checkpoint to {folder}: {_first_line(error)}; free some space or "
-            f"choose another output_dir, then resume (earlier checkpoints are untouched)"
+            f"make it writable, then resume (earlier checkpoints are untouched)"
         ) from error
-    return path
+
+
+def tidy_checkpoints(folder: Path) -> None:
+    """Clears away what a kill in the middle of a save left; only for the folder's one writer."""
+    for left in folder.glob(".*"):
+        name, _, kind = left.name.removeprefix(".").rpartition(".")
+        if kind.startswith("backup-") and not (folder / name).exists():
+            left.rename(folder / name)
+        elif kind.startswith(("stage-", "backup-", "delete-")):
+            Checkpoint._remove_path(left)
+
+
+def set_aside_after(folder: Path, step: int) -> None:
+    """Renames checkpoints of later steps, which are damaged if the run resumes before them.
+
+    Rotation would otherwise count them among those to keep.
+    """
+    for path in _rotated(folder, _LAST):
+        if _step_of(path) > step:
+            aside = path.with_name(f"damaged-{path.name}")
+            Checkpoint._remove_path(aside)
+            path.rename(aside)
+            torchrl_logger.warning(f"checkpoint {path.name} is damaged; renamed to {aside.name}")
 
 
 def describe(
@@ -142,7 +172,6 @@ def describe(
 ) -> dict[str, Any]:
     """The ``about`` of a checkpoint: what is needed to rebuild a planner without its data."""
     return {
-        "format_version": FORMAT_VERSION,
         "step": step,
         "config": to_dict(config),
         "observation_dim": observation_dim,
@@ -153,27 +182,36 @@ def describe(
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a path means: itself, or the newest intact one of a run's folder.
+    """The checkpoint that a path means.
+
+    Args:
+        path: one checkpoint; or a run's folder or its ``checkpoint`` folder, which mean the
+            newest intact one; or ``checkpoint/best``.
 
     Raises:
         TDError: if there is none.
     """
     path = Path(path).expanduser()
+    prefix = _LAST
+    if path.name == _BEST and not path.exists():
+        path, prefix = path.parent, _BEST
     if not path.exists():
         raise TDError(f"no checkpoint at {path}: the path does not exist")
     if (path / "checkpoint").is_dir():
         path = path / "checkpoint"
     if Checkpoint.is_checkpoint(path):
         return path
-    for candidate in reversed(_rotated(path)):
-        if not _problem(candidate):
+    found = _rotated(path, prefix)
+    for candidate in reversed(found):
+        problem = _problem(candidate)
+        if not problem:
             return candidate
-    damaged = _rotated(path)
-    if damaged:
-        raise TDError(f"the checkpoint {damaged[-1]} is damaged: {_problem(damaged[-1])}")
+        torchrl_logger.warning(f"the checkpoint {candidate} is damaged: {problem}")
+    if found:
+        raise TDError(f"every checkpoint in {path} is damaged; start anew in another output_dir")
     raise TDError(
-        f"no checkpoint at {path}: give a run's output_dir, its checkpoint folder or one "
-        f"checkpoint in it"
+        f"no checkpoint at {path}: give a run's output_dir, its checkpoint folder, "
+        f"checkpoint/best or one checkpoint in it"
     )
 
 
@@ -183,20 +221,23 @@ def load_about(path: Path) -> dict[str, Any]:
     Raises:
         TDError: if it is damaged, foreign or of a newer format.
     """
+    try:
+        found = Checkpoint.manifest(path)["metadata"].get(_FORMAT_KEY)
+    except Exception as error:  # json, key and file errors of many kinds
+        raise TDError(f"{path} is not a checkpoint of torchrl_td: {_first_line(error)}") from error
+    if not isinstance(found, int):
+        raise TDError(f"{path} is not a checkpoint of torchrl_td")
+    if found > FORMAT_VERSION:
+        raise TDError(
+            f"the checkpoint {path} has format {found}, this torchrl_td reads up to "
+            f"{FORMAT_VERSION}; update torchrl_td"
+        )
     problem = _problem(path)
     if problem:
         raise TDError(
-            f"the checkpoint {path} is damaged: {problem}; use an older one of the same folder"
+            f"the checkpoint {path} is damaged: {problem}; use another one of the same folder"
         )
-    about = _load(path, "about").get("about")
-    if not isinstance(about, dict) or "format_version" not in about:
-        raise TDError(f"{path} is not a checkpoint of torchrl_td")
-    if about["format_version"] > FORMAT_VERSION:
-        raise TDError(
-            f"the checkpoint {path} has format {about['format_version']}, this torchrl_td reads up "
-            f"to {FORMAT_VERSION}; update torchrl_td"
-        )
-    return about
+    return _load(path, "about")["about"]
 
 
 def load_model(
@@ -255,12 +296,18 @@ def _problem(path: Path) -> str:
     return ""
 
 
-def _rotated(folder: Path) -> list[Path]:
-    try:
-        found = CheckpointRotation(folder, keep_last=1, prefix=_PREFIX).checkpoints()
-    except OSError:
-        return []
-    return list(found)
+def _rotation(folder: Path, prefix: str, keep: int = 1) -> CheckpointRotation:
+    return CheckpointRotation(folder, keep_last=keep, prefix=prefix)
+
+
+def _rotated(folder: Path, prefix: str) -> list[Path]:
+    """By step; those with no readable manifest too, for their names promise a checkpoint."""
+    found = [p for p in folder.glob(f"{prefix}-*") if p.name[len(prefix) + 1 :].isdigit()]
+    return sorted(found, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torchrl.data import Bounded
 
-from torchrl_td.checkpoint import find_checkpoint, load_about
-from torchrl_td.config import check_config, override_config
+from torchrl_td.checkpoint import find_checkpoint, load_model
+from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.errors import TDError
 from torchrl_td.evaluation import evaluate
 from torchrl_td.planner import TDPlannerActor
-from torchrl_td.run import pick_device, versions, write_json
+from torchrl_td.run import pick_device
+from torchrl_td.run_folder import versions, write_json
+
+_failed: list[int] = []  # exit statuses of the jobs of one command
 
 
-def main(program: Callable[[], Any]) -> None:
-    """Runs a program; a user's mistake is one line on stderr and exit status 2."""
+def main(program: Callable[[], Any], configs: Path | None = None) -> None:
+    """Runs a program; a user's mistake is one line on stderr and exit status 2.
+
+    Args:
+        program: what to run.
+        configs: folder of the YAML files it composes, to name what there is.
+    """
     # Hydra would print its own message and hide the exception otherwise.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
@@ -28,10 +40,66 @@ def main(program: Callable[[], Any]) -> None:
     except TDError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        # Hydra lists what is allowed on the lines that follow its first.
-        _fail(" ".join(str(error).split()))
+        _fail(explain(str(error), configs))
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    if _failed:
+        sys.exit(_failed[-1])
+
+
+def job(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Makes a hydra job's mistakes one line each; the other jobs of a multirun go on."""
+
+    @functools.wraps(function)
+    def reporting(config: Any) -> None:
+        try:
+            function(config)
+        except TDError as error:
+            sys.stderr.write(f"error: {error}\n")
+            _failed.append(2)
+
+    return reporting
+
+
+def stop(signal_number: int) -> None:
+    """Ends a program that a signal stopped, with the status that shells give it."""
+    sys.exit(128 + signal_number)
+
+
+def explain(message: str, configs: Path | None) -> str:
+    """What hydra says of wrong words, in one line that names what is allowed.
+
+    Args:
+        message: hydra's, several lines long.
+        configs: folder of the YAML files.
+
+    Examples:
+        >>> from torchrl_td.cli import explain
+        >>> explain("Could not override 'seeed'.\\nTo append to your config ...", None)[:47]
+        "unknown setting 'seeed'; allowed are critic, da"
+    """
+    group = re.search(r"Could not find '([^/']+)/([^']+)'", message)
+    if group and configs is not None:
+        kind, name = group.groups()
+        files = sorted((configs / kind).rglob("*.yaml"))
+        allowed = [f.relative_to(configs / kind).with_suffix("").as_posix() for f in files]
+        return f"unknown {kind} {name!r}; allowed are {', '.join(allowed)}"
+    key = re.search(r"Could not override '([^']+)'", message)
+    if key:
+        return _unknown_setting(key.group(1))
+    return " ".join(message.split())
+
+
+def _unknown_setting(key: str) -> str:
+    schema: Any = OmegaConf.structured(Config)
+    known, parts = schema, key.split(".")
+    for depth, part in enumerate(parts):
+        names = set(known.keys()) if OmegaConf.is_dict(known) else set()
+        if part not in names:
+            where = ".".join(parts[: depth + 1])
+            return f"unknown setting {where!r}; allowed are {', '.join(sorted(names)) or 'none'}"
+        known = None if OmegaConf.is_missing(known, part) else known[part]
+    return f"setting {key!r} cannot be given like this"
 
 
 def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
@@ -64,13 +132,11 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
                 f"{word!r} cannot be changed after training; allowed are checkpoint=, device=, "
                 f"output=, planner.*, evaluation.*, task.*"
             )
-    path = find_checkpoint(own["checkpoint"])
-    about = load_about(path)
+    device = pick_device(own["device"])
+    model, about = load_model(find_checkpoint(own["checkpoint"]), device)
     config = override_config(check_config(about["config"]), overrides)
-    actor = TDPlannerActor.from_checkpoint(
-        path, device=pick_device(own["device"]), **vars(config.planner)
-    )
-    result = evaluate(actor, config)
+    spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),), device)
+    result = evaluate(TDPlannerActor.from_model(model, config, spec).eval(), config)
     summary = {
         "task": config.task.name,
         "dataset": about["dataset"],

@@ -109,7 +109,7 @@ class PlannerConfig:
     warm_start: str = "none"
     refresh_every: int = 10
     refresh_distance: float = 0.5
-    returns_floor: float | None = None
+    returns_floor_share: float | None = None
 
 
 @dataclass
@@ -131,6 +131,7 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     stop_after: int | None = None
     patience: int | None = None
+    explosion: float | None = 1000.0
     compile: bool = False
     autocast: bool = False
     threads: int | None = None
@@ -211,6 +212,7 @@ _RANGES: dict[str, tuple[float | None, float | None]] = {
     "planner.candidates": (1, None),
     "planner.replan_every": (1, None),
     "planner.refresh_every": (1, None),
+    "planner.returns_floor_share": (0, 1),
     "training.steps": (1, None),
     "training.batch_size": (1, None),
     "training.decay_steps": (1, None),
@@ -224,6 +226,7 @@ _RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.keep_checkpoints": (1, None),
     "training.stop_after": (1, None),
     "training.patience": (1, None),
+    "training.explosion": (1, None),
     "training.threads": (1, None),
     "evaluation.episodes": (1, None),
     "evaluation.workers": (0, None),
@@ -233,10 +236,6 @@ _POSITIVE = ("task.returns_scale", "training.learning_rate")
 _WIDTHS = ("refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims")
 # Handed to the environment; other names of the same data.
 _FREE_FORM = ("task.env_kwargs.", "task.reset_options.", "dataset.sources.")
-
-# ${returns_floor:${evaluation.target_return}} in a YAML file is the authors' floor, a third of
-# the target.
-OmegaConf.register_new_resolver("returns_floor", lambda target: target / 3, replace=True)
 
 
 def check_config(config: DictConfig | dict[str, Any]) -> Config:

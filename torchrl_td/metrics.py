@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 from torchrl import torchrl_logger
 
 from torchrl_td.config import Config
 from torchrl_td.errors import TDError
+
+_WANDB_SECONDS = 30  # to wait for the server before logging offline
 
 
 class MetricsFile:
@@ -24,44 +28,75 @@ class MetricsFile:
         path: the CSV file.
         keep_until: drop rows of later steps, which a resumed run writes again; ``None``
             starts anew.
+
+    Raises:
+        TDError: if the file cannot be written, in use too.
     """
 
     def __init__(self, path: Path, keep_until: int | None = None) -> None:
         self.path = path
         self.rows: dict[int, dict[str, str]] = {}
         self.columns: list[str] = []
-        if keep_until is not None and path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = [c for c in (reader.fieldnames or []) if c != "step"]
-                for row in reader:
-                    step = int(row.pop("step"))
-                    if step <= keep_until:
-                        self.rows[step] = {k: v for k, v in row.items() if v}
+        if keep_until is not None:
+            self._read(keep_until)
+        if path.exists():
+            self._rewrite()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds metrics to a step's row and saves the file."""
-        row = self.rows.setdefault(step, {})
         new = [name for name in metrics if name not in self.columns]
+        append = not new and self.path.exists() and step > max(self.rows, default=-1)
+        row = self.rows.setdefault(step, {})
         row.update({name: f"{value:.9g}" for name, value in metrics.items()})
         self.columns += new
-        last = max(self.rows) == step and len(row) == len(metrics)
-        if last and not new and self.path.exists():
-            with self.path.open("a", newline="") as file:
-                csv.writer(file).writerow([step, *(row.get(c, "") for c in self.columns)])
+        if not append:
+            self._rewrite()
             return
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", *self.columns])
-            for at in sorted(self.rows):
-                writer.writerow([at, *(self.rows[at].get(c, "") for c in self.columns)])
-        temporary.replace(self.path)
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow(self._cells(step))
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, for plots."""
         points = [(s, float(r[name])) for s, r in sorted(self.rows.items()) if name in r]
         return [s for s, _ in points], [v for _, v in points]
+
+    def _read(self, keep_until: int) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open(newline="", errors="replace") as file:
+            header, *lines = list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
+        self.columns = header[1:]
+        for cells in lines:
+            # A line that a full disk or a power cut left unfinished belongs to a later step.
+            if len(cells) != len(header) or not cells[0].isdigit() or int(cells[0]) > keep_until:
+                continue
+            values = zip(self.columns, cells[1:], strict=True)
+            self.rows[int(cells[0])] = {name: value for name, value in values if value}
+
+    def _rewrite(self) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            with temporary.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["step", *self.columns])
+                writer.writerows(self._cells(step) for step in sorted(self.rows))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _cells(self, step: int) -> list[Any]:
+        return [step, *(self.rows[step].get(name, "") for name in self.columns)]
+
+    def _unwritable(self, error: OSError) -> TDError:
+        return TDError(
+            f"cannot write {self.path}: {error.strerror}; free some space or make the folder "
+            f"writable, then resume"
+        )
 
 
 class Metrics:
@@ -70,13 +105,16 @@ class Metrics:
     Args:
         config: the run's settings.
         folder: its output folder.
+        run_id: names the run to a logger that can take an earlier one up again.
         keep_until: the step a resumed run continues from; ``None`` for a new run.
     """
 
-    def __init__(self, config: Config, folder: Path, keep_until: int | None = None) -> None:
+    def __init__(
+        self, config: Config, folder: Path, run_id: str, keep_until: int | None = None
+    ) -> None:
         self.file = MetricsFile(folder / "metrics.csv", keep_until)
         self.timing = MetricsFile(folder / "timing.csv", keep_until)
-        self.logger = make_logger(config, folder)
+        self.logger = make_logger(config, folder, run_id)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes metrics; names starting with ``time/`` are kept apart from the others."""
@@ -87,17 +125,30 @@ class Metrics:
         if timing:
             self.timing.write(step, timing)
         if self.logger is not None:
-            for name, value in metrics.items():
-                if math.isfinite(value):
-                    self.logger.log_scalar(name, value, step=step)
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            self.logger.log_metrics(finite, step=step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Shows a PNG or GIF file in the logger."""
+        if self.logger is None:
+            return
+        if hasattr(self.logger.experiment, "add_image"):  # TensorBoard
+            pixels = matplotlib.image.imread(path)
+            self.logger.experiment.add_image(name, pixels[..., :3], step, dataformats="HWC")
+            return
+        import wandb
+
+        self.logger.experiment.log({name: wandb.Image(str(path)), f"{name}/step": step})
 
     def close(self) -> None:
         """Finishes the logger's run."""
-        if self.logger is not None and hasattr(self.logger.experiment, "finish"):
-            self.logger.experiment.finish()
+        if self.logger is None:
+            return
+        finish = getattr(self.logger.experiment, "finish", None)
+        (finish or self.logger.experiment.close)()
 
 
-def make_logger(config: Config, folder: Path) -> Any | None:
+def make_logger(config: Config, folder: Path, run_id: str) -> Any | None:
     """TorchRL's logger of the kind asked for; ``None`` for CSV alone.
 
     W&B falls back to offline where it cannot log in; the run is never lost to it.
@@ -114,16 +165,34 @@ def make_logger(config: Config, folder: Path) -> Any | None:
             from torchrl.record.loggers.tensorboard import TensorboardLogger
 
             return TensorboardLogger(exp_name=name, log_dir=str(folder / "tensorboard"))
-        from torchrl.record.loggers.wandb import WandbLogger
+        return _wandb_logger(config, folder, name, run_id)
     except ImportError as error:
         raise TDError(
-            f"logger={kind} needs a package that is not installed: pip install -e '.[wandb]'"
+            f"logger={kind} needs a package that is not installed: pip install -e "
+            f"'.[{'wandb' if kind == 'wandb' else 'test'}]'"
         ) from error
-    arguments = {"exp_name": name, "save_dir": str(folder), "project": config.logger.project}
-    try:
-        return WandbLogger(offline=config.logger.mode == "offline", **arguments)
-    except ImportError as error:
-        raise TDError(f"logger={kind}: {error}; pip install -e '.[wandb]'") from error
-    except Exception as error:  # no network, no login: wandb raises errors of its own
-        torchrl_logger.warning(f"W&B could not start online ({error}); logging offline")
-        return WandbLogger(offline=True, **arguments)
+
+
+def _wandb_logger(config: Config, folder: Path, name: str, run_id: str) -> Any:
+    import wandb
+    from torchrl.record.loggers.wandb import WandbLogger
+
+    arguments: dict[str, Any] = {
+        "exp_name": name,
+        "save_dir": str(folder),
+        "project": config.logger.project,
+        "id": run_id,
+        "log_env_packages": False,  # run.json has the versions, and no paths of the machine
+        "settings": wandb.Settings(init_timeout=_WANDB_SECONDS, silent=True),
+    }
+    if config.logger.mode == "online":
+        try:
+            if wandb.Api().api_key is None:
+                raise RuntimeError("no login; run 'wandb login'")
+            return WandbLogger(offline=False, **arguments)
+        except Exception as error:  # no network, no login: wandb raises errors of its own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            torchrl_logger.warning(
+                f"W&B could not start online ({reason}); logging offline: 'wandb sync' later"
+            )
+    return WandbLogger(offline=True, **arguments)

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from tensordict import TensorDictBase
 
@@ -22,15 +23,20 @@ _HISTORY, _DRAFT, _REFINED, _WALKED = "#8a8f98", "#e08a1e", "#2b6cb0", "#9ad0a8"
 def plot_training(metrics: MetricsFile, path: Path) -> None:
     """Losses and scores against training steps."""
     losses = [c for c in metrics.columns if c.startswith("train/loss_")]
-    scores = [c for c in metrics.columns if c.startswith("eval/score")]
+    scores = [c for c in metrics.columns if c.startswith("eval/score/")]
     count = len(losses) + bool(scores)
+    if count == 0:
+        count = 1  # an empty picture says so
     figure, axes = plt.subplots(1, count, figsize=(4 * count, 3.2), squeeze=False)
     for axis, name in zip(axes[0], losses, strict=False):
         axis.plot(*metrics.series(name), color=_REFINED, label="training")
         steps, values = metrics.series(name.replace("train/", "validation/"))
         if steps:
             axis.plot(steps, values, color=_DRAFT, marker=".", label="held-out episodes")
-            axis.legend(frameon=False)
+        steps, values = metrics.series(name.replace("train/", "validation/") + "_ema")
+        if steps:
+            axis.plot(steps, values, color=_HISTORY, marker=".", label="with averaged weights")
+        axis.legend(frameon=False)
         axis.set_yscale("log")
         axis.set_title(name.removeprefix("train/loss_").replace("_", " "))
     for name in scores:
@@ -86,6 +92,23 @@ def plot_plans(rollout: TensorDictBase, path: Path, env: Any, count: int = 4) ->
         axes[row, 0].set_ylabel(f"state {dimension}")
     axes[0, 0].legend(frameon=False, fontsize=7)
     _save(figure, path)
+
+
+def draw_frame(rollout: TensorDictBase, moment: int, maze: Any) -> np.ndarray:
+    """A maze from above at one step of a rollout [T]: the walk so far, the goal and the plan.
+
+    Returns:
+        Pixels [height, width, 3] of bytes.
+    """
+    figure, axis = plt.subplots(figsize=(4, 4 * maze.map_width / maze.map_length), dpi=80)
+    _draw_maze(axis, maze)
+    _draw_maze_plan(axis, rollout, moment, moment + 1)
+    figure.tight_layout()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels
 
 
 def _draw_maze(axis: Axes, maze: Any) -> None:

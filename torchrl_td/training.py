@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchrl.checkpoint import GlobalRNGState
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data import TensorDictReplayBuffer, TensorStorage
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.config import Config, TrainingConfig
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.data.windows import WindowSampler
-from torchrl_td.errors import TDError
+from torchrl_td.distributed import World
+from torchrl_td.joint_loss import JointLoss
 from torchrl_td.modules.build import Scales, TrajectoryDiffuser
 from torchrl_td.objectives import (
     DiffusionRefinerLoss,
@@ -24,6 +27,8 @@ from torchrl_td.objectives import (
     PlanCriticLoss,
     TrajectoryGeneratorLoss,
 )
+from torchrl_td.random_state import own_randomness, seed_everything
+from torchrl_td.watching import DivergenceWatch, RunningMeans
 
 _TRAINED_ON = (
     "observation",
@@ -33,31 +38,46 @@ _TRAINED_ON = (
     ("next", "observation"),
     ("next", "returns_to_go"),
 )
+_VALIDATION_BATCH = 256
 
 
 def make_buffer(
     normalized: TensorDictBase, horizon: int, batch_size: int, seed: int, device: torch.device
 ) -> TensorDictReplayBuffer:
-    """A replay buffer that yields windows [B, T] of a normalised dataset [N]."""
-    data = normalized.select(*_TRAINED_ON).to(device)
-    storage = LazyTensorStorage(len(data), device=device)
-    buffer = TensorDictReplayBuffer(
-        storage=storage, sampler=WindowSampler(horizon, seed=seed), batch_size=batch_size
+    """A replay buffer that yields windows [B, T] of a normalised dataset [N].
+
+    The dataset goes to the device; where it does not fit, it stays on the CPU.
+    """
+    data = normalized.select(*_TRAINED_ON).contiguous()
+    try:
+        data = data.to(device)
+    except torch.OutOfMemoryError:
+        data = data.to("cpu")
+    return TensorDictReplayBuffer(
+        storage=TensorStorage(data, device=data.device),
+        sampler=WindowSampler(horizon, seed=seed),
+        batch_size=batch_size,
     )
-    buffer.extend(data)
-    return buffer
 
 
-def make_losses(model: TrajectoryDiffuser, config: Config) -> dict[str, LossModule]:
-    """The loss module of each trained part, by the part's name."""
-    losses: dict[str, LossModule] = {
+def make_losses(
+    model: TrajectoryDiffuser, config: Config, *, delay_refiner: bool = True
+) -> dict[str, Any]:
+    """The loss module of each trained part, by the part's name.
+
+    Args:
+        model: the parts.
+        config: the run's settings.
+        delay_refiner: whether the refiner's loss keeps averaged weights (the EMA).
+    """
+    losses: dict[str, Any] = {
         "generator": TrajectoryGeneratorLoss(model.generator),
         "refiner": DiffusionRefinerLoss(
             model.refiner(config.planner),
             config.task.horizon,
             condition_dropout=config.refiner.condition_dropout,
             max_step=config.refiner.max_step,
-            delay_refiner=True,
+            delay_refiner=delay_refiner,
         ),
         "inverse_dynamics": InverseDynamicsLoss(model.inverse_dynamics),
     }
@@ -86,23 +106,23 @@ def make_optimizer(
 
 def split_episodes(
     episodes: TensorDictBase, share: float, seed: int
-) -> tuple[TensorDictBase, TensorDictBase | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Holds a share of whole episodes out for validation.
 
     Returns:
-        The training and the validation data; ``None`` for the latter if the share is 0 or
-        there are too few episodes to spare one.
+        Row numbers of the training and of the validation data; ``None`` for the latter if the
+        share is 0 or there are too few episodes to spare one.
     """
     number = episodes["episode"].reshape(-1)
     count = int(number.max()) + 1
     held_out = int(share * count)
     if held_out == 0:
-        return episodes, None
+        return torch.arange(len(number)), None
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:held_out]
     mask = torch.zeros(count, dtype=torch.bool)
     mask[chosen] = True
     mask = mask[number]
-    return episodes[~mask], episodes[mask]
+    return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
 class Trainer:
@@ -112,81 +132,96 @@ class Trainer:
         config: the run's settings.
         episodes: the raw dataset [N] from :func:`~torchrl_td.data.load_episodes`.
         device: where to train; the dataset goes there too.
+        world: this process' place among those of the run.
 
     Raises:
         TDError: if the data cannot be trained on with these settings.
     """
 
-    def __init__(self, config: Config, episodes: TensorDictBase, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        episodes: TensorDictBase,
+        device: torch.device,
+        world: World | None = None,
+    ) -> None:
         settings, horizon = config.training, config.task.horizon
-        self.config = config
-        self.device = device
+        self.config, self.device, self.world = config, device, world or World()
         self.step = 0
-        torch.manual_seed(config.seed)
-        train, validation = split_episodes(episodes, config.dataset.validation_share, config.seed)
+        seed_everything(config.seed)
+        self.rows, validation = split_episodes(
+            episodes, config.dataset.validation_share, config.seed
+        )
+        train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)
         train = normalizer.apply_to(train)
-        self.model = TrajectoryDiffuser(
-            config,
-            episodes["observation"].shape[-1],
-            episodes["action"].shape[-1],
-            normalizer,
-            Scales.fit(train, horizon),
-        ).to(device)
+        widths = (episodes["observation"].shape[-1], episodes["action"].shape[-1])
+        scales = Scales.fit(train, horizon)
+        self.model = TrajectoryDiffuser(config, *widths, normalizer, scales).to(device)
         self.losses = make_losses(self.model, config)
-        self.optimizer, self.scheduler = make_optimizer(self.losses, settings)
         self.ema = SoftUpdate(self.losses["refiner"], eps=settings.ema_decay)
+        self.joint_loss = self._joint_loss()
+        self.optimizer, self.scheduler = make_optimizer(self.losses, settings)
         self.buffer = make_buffer(train, horizon, settings.batch_size, config.seed, device)
         self.validation = None
         if validation is not None:
-            validation = normalizer.apply_to(validation)
-            self.validation = make_buffer(validation, horizon, 256, config.seed, device)
+            held_out = normalizer.apply_to(episodes[validation])
+            self.validation = make_buffer(held_out, horizon, _VALIDATION_BATCH, 0, device)
+        self.means = RunningMeans()
+        self.watch = DivergenceWatch(len(self.losses), settings.explosion)
 
-    def train_step(self) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimisation step.
-
-        Returns:
-            The losses and their parts as detached tensors on the device (nothing waits for
-            them), and the batch's dataset indices [B, T].
-        """
-        batch = self.buffer.sample()
-        metrics: dict[str, Tensor] = {}
-        total = torch.zeros((), device=self.device)
-        for name, loss in self.losses.items():
-            parts = loss(batch)
-            total = total + parts[f"loss_{name}"]
-            metrics.update({key: value.detach() for key, value in parts.items()})
-        total.backward()
-        if self.config.training.gradient_clip is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip)
+    def train_step(self) -> None:
+        """One optimisation step; nothing here waits for the device."""
+        batch = self.buffer.sample().to(self.device)
+        parts = self.joint_loss(*self._share(batch))
+        parts.pop("total").backward()
+        norms = self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
         self.ema.step()
         self.step += 1
-        return metrics, batch["index"]
+        self.means.add({**parts, **norms})
+        losses = [parts[f"loss_{name}"] for name in self.losses]
+        present = batch["index"][:, self.config.task.horizon - 2]  # [B]
+        self.watch.note([*losses, *norms.values()], present)
 
     @torch.no_grad()
     def validate(self, batches: int = 4) -> dict[str, float]:
-        """Losses on the held-out episodes, always on the same windows and noise."""
+        """Losses on the held-out episodes, always on the same windows and noise.
+
+        Returns:
+            ``loss_<part>`` of each part, and ``loss_refiner_ema`` with the averaged weights.
+        """
         if self.validation is None:
             return {}
         sampler: Any = self.validation.sampler
-        totals: dict[str, float] = {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            sampler.reseed(0)
-            for _ in range(batches):
-                batch = self.validation.sample()
-                for name, loss in self.losses.items():
-                    key = f"loss_{name}"
-                    totals[key] = totals.get(key, 0.0) + float(loss(batch)[key]) / batches
+        losses = {f"loss_{name}": (f"loss_{name}", loss) for name, loss in self.losses.items()}
+        averaged = make_losses(self.planner_model(), self.config, delay_refiner=False)["refiner"]
+        losses["loss_refiner_ema"] = ("loss_refiner", averaged)
+        totals = dict.fromkeys(losses, 0.0)
+        sampler.reseed(0)
+        self.losses["refiner"].shard = (0, 1)
+        for number in range(batches):
+            batch = self.validation.sample().to(self.device)
+            for name, (key, loss) in losses.items():
+                with own_randomness(number):  # the same noise for both refiners
+                    totals[name] += float(loss(batch)[key]) / batches
+        self.losses["refiner"].shard = (self.world.rank, self.world.size)
         return totals
+
+    def read_metrics(self) -> dict[str, float]:
+        """Means since they were last read, over the steps and over all processes."""
+        names, values = zip(*self.means.read().items(), strict=True)
+        reduced = self.world.mean(torch.tensor(values, dtype=torch.float64, device=self.device))
+        means = dict(zip(names, reduced.tolist(), strict=True))
+        if self.watch.usual_loss is None:
+            self.watch.usual_loss = sum(means[f"loss_{name}"] for name in self.losses)
+        return means
 
     def learning_rate(self) -> float:
         """The present learning rate."""
-        return self.scheduler.get_last_lr()[0]
+        return float(self.scheduler.get_last_lr()[0])
 
     def planner_state(self) -> dict[str, Tensor]:
         """State dict of the parts with the refiner's EMA weights: what a planner uses."""
@@ -199,13 +234,7 @@ class Trainer:
 
     def planner_model(self) -> TrajectoryDiffuser:
         """A copy of the parts with the refiner's EMA weights, for evaluation."""
-        model = TrajectoryDiffuser(
-            self.config,
-            self.model.normalizer.loc.shape[0],
-            self.model.inverse_dynamics.network[-1].out_features,
-            Normalizer(self.model.normalizer.loc, self.model.normalizer.scale),
-            Scales.empty(self.config.task.horizon, self.model.normalizer.loc.shape[0]),
-        ).to(self.device)
+        model = copy.deepcopy(self.model)
         model.load_state_dict(self.planner_state())
         return model.eval()
 
@@ -217,6 +246,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "sampler": self.buffer.sampler.state_dict(),
+            "means": self.means.state_dict(),
+            "watch": self.watch.state_dict(),
             "rng": GlobalRNGState().state_dict(),
         }
 
@@ -227,28 +258,55 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.buffer.sampler.load_state_dict(state["sampler"])
+        self.means.load_state_dict(state["means"], self.device)
+        self.watch.load_state_dict(state["watch"])
         GlobalRNGState().load_state_dict(state["rng"])
         self.step = state["step"]
 
-    def check_finite(self, losses: Tensor, indices: list[Tensor]) -> None:
-        """Stops a run whose loss is no number any more.
-
-        Args:
-            losses: total loss of each step since the last check, shape [S].
-            indices: dataset indices of each of these steps' batches.
+    def check_health(self) -> None:
+        """Stops a run that has diverged in the steps since the last check.
 
         Raises:
-            TDError: naming the step and the batch's windows.
+            TDError: see :class:`~torchrl_td.watching.DivergenceWatch`.
         """
-        bad = torch.nonzero(~torch.isfinite(losses)).flatten()
-        if not len(bad):
-            return
-        first = int(bad[0])
-        history = self.config.task.horizon - 2
-        present = indices[first][:, history].tolist()
-        step = self.step - len(losses) + first + 1
-        raise TDError(
-            f"the loss is not finite at step {step}, on the windows around dataset rows {present}; "
-            f"the last checkpoint is kept: lower training.learning_rate or set "
-            f"training.gradient_clip, then resume"
-        )
+        noted = self.watch.take()
+        if noted is not None:
+            values, rows = noted
+            rows = [self.rows[row.cpu()] for row in rows]
+            self.watch.check(self.world.mean(values).cpu(), rows, self.step)
+
+    def _joint_loss(self) -> nn.Module:
+        settings = self.config.training
+        if settings.compile:
+            # The networks alone: what is random stays outside, and so the same.
+            for network in (self.model.generator.network, self.model.refiner_network):
+                network.compile()
+        joint = JointLoss(self.losses, settings.autocast)
+        if self.world.size == 1:
+            return joint
+        self.losses["refiner"].shard = (self.world.rank, self.world.size)
+        return DistributedDataParallel(joint, broadcast_buffers=False)
+
+    def _share(self, batch: TensorDictBase) -> tuple[TensorDictBase, dict[str, Tensor] | None]:
+        """This process' rows, and what the mean loss over them counts in that over all."""
+        if self.world.size == 1:
+            return batch, None
+        mine, plan = self.world.share(batch), slice(-self.config.task.horizon + 1, None)
+        weight = self.world.weight(batch["mask"], mine["mask"])
+        weights = dict.fromkeys(self.losses, weight)
+        weights["refiner"] = self.world.weight(batch["mask"][:, plan], mine["mask"][:, plan])
+        return mine, weights
+
+    def _clip_gradients(self) -> dict[str, Tensor]:
+        """Norm of each part's gradient before clipping; clips the whole."""
+        groups = {
+            group["name"]: [p.grad for p in group["params"] if p.grad is not None]
+            for group in self.optimizer.param_groups
+        }
+        norms = {name: nn.utils.get_total_norm(grads) for name, grads in groups.items()}
+        limit = self.config.training.gradient_clip
+        if limit is not None:
+            total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+            factor = (limit / (total + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([g for grads in groups.values() for g in grads], factor)
+        return {f"gradient_norm/{name}": norm for name, norm in norms.items()}

@@ -35,6 +35,10 @@ class DiffusionRefinerLoss(LossModule):
         delay_refiner (bool): whether target parameters (the EMA) are kept.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
 
+    Attributes:
+        shard: (which, of how many) equal shares of a batch the rows given are. Noise is drawn
+            for the whole batch, so that processes sharing it see what a single one would.
+
     Raises:
         TDError: if a setting is out of its range.
 
@@ -103,6 +107,7 @@ class DiffusionRefinerLoss(LossModule):
         self.max_step = max_step or denoising_steps
         self.reduction = check_reduction(reduction)
         self.delay_refiner = delay_refiner
+        self.shard = (0, 1)
         self.convert_to_functional(
             refiner_network, "refiner_network", create_target_params=delay_refiner
         )
@@ -129,14 +134,23 @@ class DiffusionRefinerLoss(LossModule):
         observation, returns_to_go, mask = (tensordict.get(key) for key in self.in_keys)
         plan, mask = observation[:, -self.horizon :], mask[:, -self.horizon :]
         condition = returns_to_go[:, -self.horizon]  # [B, 1]
-        batch, device = plan.shape[0], plan.device
-        step = torch.randint(1, self.max_step + 1, (batch,), device=device)
-        keep = torch.rand(batch, device=device) >= self.condition_dropout
-        error = self.noise_error(plan, condition, torch.randn_like(plan), step, keep)
+        noise, step, keep = self._draw(plan)
+        error = self.noise_error(plan, condition, noise, step, keep)
         mask = mask.clone()
         mask[:, 0] = False
         loss = reduce_masked(error, mask, self.reduction)
         return TensorDict({"loss_refiner": loss}, batch_size=torch.Size([]))
+
+    def _draw(self, plan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise [B, H, O], denoising steps [B] and kept conditions [B] for a plan [B, H, O]."""
+        which, shares = self.shard
+        rows, device = plan.shape[0], plan.device
+        batch = rows * shares
+        step = torch.randint(1, self.max_step + 1, (batch,), device=device)
+        keep = torch.rand(batch, device=device) >= self.condition_dropout
+        noise = torch.randn((batch, *plan.shape[1:]), device=device, dtype=plan.dtype)
+        mine = slice(which * rows, (which + 1) * rows)
+        return noise[mine], step[mine], keep[mine]
 
     def noise_error(
         self, plan: Tensor, condition: Tensor, noise: Tensor, step: Tensor, keep: Tensor

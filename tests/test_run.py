@@ -1,0 +1,319 @@
+"""A run in one process: what it leaves behind, resuming, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
+from torchrl_td.config import Config
+from torchrl_td.data import load_episodes
+from torchrl_td.errors import TDError
+from torchrl_td.run import run
+
+MakeConfig = Callable[..., Config]
+EVALUATING = ("training.evaluate_every=3", "planner.refine_steps=1")
+
+
+def assert_same(left: Any, right: Any, where: str = "") -> None:
+    """Bit for bit, down to every tensor."""
+    assert type(left) is type(right), where
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), where
+        for number, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_same(a, b, f"{where}[{number}]")
+    elif isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype and torch.equal(left, right), where
+    else:
+        assert left == right, where
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same metrics, weights, optimiser, generators and scores; times may differ."""
+    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    first, second = find_checkpoint(one), find_checkpoint(other)
+    assert first.name == second.name
+    for part in ("planner", "training"):
+        left, right = (dict(load_payload(path, part, "cpu")) for path in (first, second))
+        left.pop("seconds", None), right.pop("seconds", None)
+        assert_same(left, right, part)
+    results = [json.loads((path / "results.json").read_text())["results"] for path in (one, other)]
+    for result in (entry for entries in results for entry in entries):
+        del result["seconds_per_plan_median"], result["seconds_per_plan_p95"]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    return {}
+
+
+def reference_run(
+    cache: dict[tuple[str, ...], Path],
+    make: MakeConfig,
+    folders: pytest.TempPathFactory,
+    words: tuple[str, ...],
+) -> Path:
+    """One undisturbed run for all tests that compare with it."""
+    if words not in cache:
+        cache[words] = folders.mktemp("undisturbed") / "run"
+        run(make(*words, f"output_dir={cache[words]}"))
+    return cache[words]
+
+
+def test_leaves_everything_that_is_promised(
+    tiny_config: MakeConfig, undisturbed: dict, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.yaml", "checkpoint", "metrics.csv", "timing.csv", "results.json"}
+    assert names >= {"plans.png", "training.png", "run.json"}
+    columns = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    for name in (
+        "train/loss_generator",
+        "train/state_error",
+        "train/loss_refiner",
+        "train/gradient_norm/refiner",
+        "lr/all",
+        "validation/loss_refiner",
+        "validation/loss_refiner_ema",
+        "eval/score/refined",
+        "eval/score/generator",
+    ):
+        assert name in columns
+    assert not [name for name in columns if name.startswith("time/")]
+    assert "time/steps_per_second" in (folder / "timing.csv").read_text()
+    (start,) = json.loads((folder / "run.json").read_text())["starts"]
+    assert start["command"] and start["versions"]["torch"] and start["git_commit"]
+    assert (
+        start["dataset"]["hash"]
+        == json.loads((folder / "results.json").read_text())["dataset"]["hash"]
+    )
+    assert len(list((folder / "checkpoint").glob("step-*"))) == 2
+    assert len(list((folder / "checkpoint").glob("best-*"))) == 1
+    assert load_about(find_checkpoint(folder / "checkpoint" / "best"))["step"] in (3, 6, 9, 12)
+
+
+def test_two_runs_are_equal(
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    undisturbed: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+    torch.manual_seed(99)  # whatever was drawn before
+    run(tiny_config(*EVALUATING))
+    assert_same_run(one, tmp_path / "run")
+
+
+@pytest.mark.parametrize("resume", ["auto", "folder"])
+def test_resumes_bit_for_bit(
+    resume: str,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    undisturbed: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+    word = f"resume={'auto' if resume == 'auto' else tmp_path / 'run'}"
+    # Stops between checkpoints, logs and evaluations, on them, and at the end.
+    for stop in (2, 6, 7, 12):
+        summary = run(
+            tiny_config(
+                *EVALUATING, word if stop > 2 else "resume=auto", f"training.stop_after={stop}"
+            )
+        )
+        assert summary["training_steps"] == stop
+        torch.manual_seed(stop)  # a new process starts from other random states
+    assert_same_run(one, tmp_path / "run")
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["starts"]) == 4
+
+
+def test_a_finished_run_can_be_resumed(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    run(tiny_config())
+    before = (tmp_path / "run" / "metrics.csv").read_text()
+    (tmp_path / "run" / "results.json").unlink()  # as if killed while evaluating
+    summary = run(tiny_config("resume=auto"))
+    assert len(summary["results"]) == 2
+    assert (tmp_path / "run" / "metrics.csv").read_text() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_first(number: int, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    words = ("training.steps=100000", "training.checkpoint_every=100000")
+    metrics = tmp_path / "run" / "metrics.csv"
+
+    def interrupt() -> None:
+        while not metrics.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    killer = threading.Thread(target=interrupt)
+    killer.start()
+    summary = run(tiny_config(*words))
+    killer.join()
+    assert summary["stopped_by"] == number and summary["results"] == []
+    assert load_about(find_checkpoint(tmp_path / "run"))["step"] == summary["training_steps"] > 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_during_evaluation_leaves_it_due(
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    undisturbed: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+    import torchrl_td.session as session
+
+    def interrupted(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)  # the signal arrives in here
+        raise AssertionError("not interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "evaluate", interrupted)
+        summary = run(tiny_config(*EVALUATING))
+    assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == 3
+    run(tiny_config("resume=auto", *EVALUATING))
+    assert_same_run(one, tmp_path / "run")
+
+
+def test_stops_for_want_of_progress(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    words = ("training.evaluate_every=1", "training.patience=2", "planner.refine_steps=0")
+    summary = run(tiny_config(*words))  # untrained: every score is the same
+    assert summary["training_steps"] == 3 and summary["results"]
+    again = run(tiny_config(*words, "resume=auto"))
+    assert again["training_steps"] == 3
+
+
+def test_survives_a_failing_environment(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchrl_td.session as session
+
+    def dies(*_: Any) -> None:
+        raise TDError("an environment failed")
+
+    monkeypatch.setattr(session, "evaluate", dies)
+    with pytest.raises(TDError, match="the training is saved: resume="):
+        run(tiny_config(*EVALUATING))
+    assert load_about(find_checkpoint(tmp_path / "run"))["step"] == 12
+    monkeypatch.undo()
+    assert len(run(tiny_config(*EVALUATING, "resume=auto"))["results"]) == 2
+
+
+def test_trains_on_data_from_python(tiny_config: MakeConfig, tiny_pointmaze: str) -> None:
+    data = load_episodes(tiny_pointmaze)
+    summary = run(tiny_config("evaluation.episodes=1"), data=data)
+    assert summary["dataset"]["transitions"] == len(data)
+
+
+def test_divergence_names_the_rows_and_keeps_the_last_checkpoint(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_pointmaze: str
+) -> None:
+    with pytest.raises(TDError, match=r"diverged at step \d+: .* dataset rows \[\d+") as caught:
+        run(tiny_config("training.learning_rate=1e20", "training.gradient_clip=null"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TDError, match="no checkpoint"):  # none of the bad ones was saved
+        find_checkpoint(tmp_path / "run")
+
+
+def test_an_exploding_loss_stops(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    words = ("training.explosion=1.0", "training.learning_rate=1e-8", "training.log_every=2")
+    with pytest.raises(TDError, match=r"training.explosion=1 times"):
+        run(tiny_config(*words))
+
+
+def refused(config: Config, match: str, overrides: list[str] | None = None) -> None:
+    with pytest.raises(TDError, match=match) as caught:
+        run(config, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_a_folder_that_holds_a_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
+    refused(tiny_config(), "already holds a run; continue it with resume=")
+
+
+def test_refuses_two_runs_in_one_folder(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused(tiny_config(), "another run is writing to output_dir=")
+        refused(tiny_config("resume=auto"), "another run is writing to output_dir=")
+
+
+def test_refuses_a_folder_it_cannot_write_to(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused(tiny_config(f"output_dir={tmp_path / 'file' / 'run'}"), "cannot write to output_dir")
+
+
+def test_refuses_to_resume_nothing(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    refused(tiny_config(f"resume={tmp_path / 'no'}"), "nothing to resume")
+    refused(tiny_config(f"resume={tmp_path}"), "nothing to resume")
+
+
+def test_resume_without_a_checkpoint_starts_over(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    run(tiny_config("training.stop_after=1", "evaluation.episodes=1"))
+    import shutil
+
+    shutil.rmtree(tmp_path / "run" / "checkpoint")  # as if killed before the first
+    summary = run(tiny_config(f"resume={tmp_path / 'run'}", "training.steps=99"))
+    assert summary["training_steps"] == 12  # its own settings
+
+
+def test_resume_refuses_other_settings(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    run(tiny_config("training.stop_after=1"))
+    refused(tiny_config("resume=auto", "training.batch_size=8"), "training.batch_size=4, not 8")
+    word = f"resume={tmp_path / 'run'}"
+    refused(tiny_config(word), "'training.steps' cannot be given", [word, "training.steps=5"])
+    words = [word, "logger=csv", "training.stop_after=2"]
+    assert run(tiny_config(*words), words)["training_steps"] == 2
+
+
+def test_resume_refuses_changed_data(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_pointmaze: str
+) -> None:
+    data = load_episodes(tiny_pointmaze)
+    data = TensorDict(data.to_dict(), batch_size=data.batch_size)
+    run(tiny_config("training.stop_after=1"), data=data)
+    data["action"][7] += 1e-3
+    with pytest.raises(TDError, match="is not the one this run was started on"):
+        run(tiny_config("resume=auto"), data=data)
+
+
+def test_data_must_fit_the_environment(tiny_config: MakeConfig, tiny_pointmaze: str) -> None:
+    data = load_episodes(tiny_pointmaze)
+    narrow = TensorDict(data.to_dict(), batch_size=data.batch_size)
+    narrow["observation"] = narrow["observation"][:, :5].clone()
+    narrow["next", "observation"] = narrow["next", "observation"][:, :5].clone()
+    with pytest.raises(TDError, match="observation") as caught:
+        run(tiny_config(), data=narrow)
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_a_horizon_that_the_unet_cannot_take(tiny_config: MakeConfig) -> None:
+    refused(tiny_config("task.horizon=9"), "horizon must be divisible by 2, got horizon=9")
+
+
+def test_refuses_a_device_that_is_not_there(tiny_config: MakeConfig) -> None:
+    refused(tiny_config("device=toaster"), "device=toaster cannot be used")

@@ -1,0 +1,48 @@
+"""The losses of all parts on one batch, whole or one process' share of it."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.objectives.common import LossModule
+
+
+class JointLoss(nn.Module):
+    """Adds the parts' losses up.
+
+    Args:
+        losses: loss module of each part, by name; each writes ``loss_<name>``.
+        autocast: whether to compute in bfloat16 where PyTorch's autocast holds that safe.
+    """
+
+    def __init__(self, losses: dict[str, LossModule], autocast: bool = False) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.autocast = autocast
+
+    def forward(
+        self, batch: TensorDictBase, weights: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The losses of a batch of windows [B, T].
+
+        Args:
+            batch: the windows.
+            weights: factor on each part's loss, by the part's name; ``None`` takes 1.
+
+        Returns:
+            ``total``, to be differentiated, and each loss and its parts, detached.
+        """
+        total: Tensor | None = None
+        metrics: dict[str, Tensor] = {}
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.autocast):
+            for name, module in self.losses.items():
+                entries = module(batch)
+                weight = 1.0 if weights is None else weights[name]
+                for key, value in entries.items():
+                    value = value.float() * weight
+                    if key == f"loss_{name}":
+                        total = value if total is None else total + value
+                    metrics[key] = value.detach()
+        assert total is not None
+        return {"total": total, **metrics}
