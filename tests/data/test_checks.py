@@ -7,9 +7,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs import GymEnv
 
-from torchrl_td.data import (
-    check_matches_env,
-)
+from torchrl_td.data import check_matches_env
 from torchrl_td.errors import TDError
 
 

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from torchrl.envs import GymWrapper
 
-from torchrl_td.data import (
-    observation_keys,
-)
+from torchrl_td.data import observation_keys
 from torchrl_td.data.pointmaze import make_pointmaze
 from torchrl_td.errors import TDError
 
