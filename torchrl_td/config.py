@@ -346,6 +346,20 @@ def _check_values(config: Any) -> None:
         value = OmegaConf.select(config, key)
         if any(width < 1 for width in value):
             raise TDError(f"{key}={value}; allowed are whole numbers above 0")
+    _check_together(config)
+
+
+def _check_together(config: Any) -> None:
+    training, candidates = config.training, config.planner.candidates
+    if training.patience is not None and not training.evaluate_every:
+        raise TDError(
+            f"training.patience={training.patience} needs training.evaluate_every above 0: it "
+            f"counts evaluations"
+        )
+    if candidates > 1 and not config.critic.enabled:
+        raise TDError(
+            f"planner.candidates={candidates} needs critic.enabled=true, to choose among them"
+        )
 
 
 def _check_finite(config: DictConfig, prefix: str) -> None:

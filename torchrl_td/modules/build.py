@@ -125,7 +125,7 @@ class TrajectoryDiffuser(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of trained parameters of each part."""
-        parts = {
+        parts: dict[str, nn.Module | None] = {
             "generator": self.generator,
             "refiner": self.refiner_network,
             "inverse_dynamics": self.inverse_dynamics,

@@ -1,0 +1,136 @@
+"""One line for each mistake on the command line, naming what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra.errors
+import pytest
+from hydra import compose, initialize_config_dir
+
+from tests.conftest import CONFIGS
+from torchrl_td.cli import evaluate_checkpoint, explain, job, main, print_results
+from torchrl_td.config import Config, check_config
+from torchrl_td.errors import TDError
+from torchrl_td.run import run
+
+
+def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
+    """What the program says of these words; the composing and checking alone is run."""
+
+    def program() -> None:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            check_config(compose("td_offline", overrides=list(words)))
+
+    with pytest.raises(SystemExit) as ended:
+        main(program, CONFIGS)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("task=no", "unknown task 'no'; allowed are "),
+        ("task=pointmaze/no", "pointmaze/umaze"),
+        ("preset=no", "unknown preset 'no'; allowed are fast, paper, reference, small"),
+        ("logger=no", "unknown logger 'no'; allowed are csv, tensorboard, wandb"),
+        ("trainig.steps=1", "unknown setting 'trainig'; allowed are critic, dataset, "),
+        ("training.stepz=1", "unknown setting 'training.stepz'; allowed are autocast, "),
+        ("+training.stepz=1", "unknown setting 'training.stepz'; allowed are autocast, "),
+        ("training.steps=many", "'training.steps'"),
+        ("training.steps=0", "training.steps=0; allowed is at least 1"),
+        ("planner.sampler=dpm", "planner.sampler='dpm'; allowed are ddpm, ddim"),
+        ("seed", "seed"),
+        ("seed=-1", "seed=-1; allowed is at least 0"),
+        ("training.patience=2", "training.patience=2 needs training.evaluate_every"),
+        ("planner.candidates=4", "planner.candidates=4 needs critic.enabled=true"),
+        ("task.horizon=1", "task.horizon=1; allowed is at least 2"),
+    ],
+)
+def test_wrong_words(word: str, says: str, capsys: pytest.CaptureFixture) -> None:
+    assert says in complaint(capsys, word)
+
+
+def test_other_messages_of_hydra_come_in_one_line() -> None:
+    assert explain("first\n  second\n", None) == "first second"
+
+
+def test_a_jobs_mistake_does_not_stop_the_next(capsys: pytest.CaptureFixture) -> None:
+    done: list[int] = []
+
+    @job
+    def one(number: int) -> None:
+        if number == 1:
+            raise TDError("bad")
+        done.append(number)
+
+    def program() -> None:
+        for number in range(3):
+            one(number)
+
+    with pytest.raises(SystemExit) as ended:
+        main(program)
+    assert ended.value.code == 2 and done == [0, 2]
+    assert capsys.readouterr().err == "error: bad\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    def program() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(program)
+
+
+def test_interrupted(capsys: pytest.CaptureFixture) -> None:
+    def program() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        main(program)
+    assert ended.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_hydra_composition_errors_are_caught(capsys: pytest.CaptureFixture) -> None:
+    def program() -> None:
+        raise hydra.errors.HydraException("one\ntwo")
+
+    with pytest.raises(SystemExit):
+        main(program)
+    assert capsys.readouterr().err == "error: one two\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "which checkpoint"),
+        (["checkpoint=/no/such"], "the path does not exist"),
+        (["checkpoint=x", "training.steps=1"], "cannot be changed after training"),
+        (["checkpoint=x", "device=toaster"], "device=toaster cannot be used"),
+    ],
+)
+def test_wrong_words_of_evaluation(words: list[str], says: str) -> None:
+    with pytest.raises(TDError, match=says):
+        evaluate_checkpoint(words)
+
+
+def test_evaluates_a_checkpoint_with_other_settings(
+    tiny_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """With a floor under the returns, which depends on the target of the evaluation itself."""
+    run(tiny_config("training.steps=2", "planner.refine_steps=0"))
+    words = ["planner.returns_floor_share=0.5", "evaluation.target_return=80", "device=cpu"]
+    summary = evaluate_checkpoint(
+        [f"checkpoint={tmp_path / 'run'}", *words, f"output={tmp_path / 'out.json'}"]
+    )
+    assert summary["target_return"] == 80 and len(summary["results"]) == 1
+    assert (tmp_path / "out.json").exists()
+    print_results(summary)
+    table = capsys.readouterr().out.splitlines()
+    assert "generator alone" in table[-1]
+    with pytest.raises(TDError, match=r"unknown setting 'planner\.refine_step'"):
+        evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "planner.refine_step=1"])
