@@ -8,15 +8,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer, packing
 from torchrl_td.networks.packing import Linear, PackedWeights, active_weights
 from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
 
 pytestmark = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
+
+
+@pytest.fixture(autouse=True, params=[0, 2**15], ids=["all", "large"])
+def smallest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every weight packed, also the small ones of these tests, and as it is used."""
+    monkeypatch.setattr(packing, "_SMALLEST", request.param)
 
 
 def run(network: nn.Module, *inputs: torch.Tensor, packed: PackedWeights | None = None):
@@ -24,6 +30,7 @@ def run(network: nn.Module, *inputs: torch.Tensor, packed: PackedWeights | None 
         return network(*inputs)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 5),
     length=st.integers(1, 20),

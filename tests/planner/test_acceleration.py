@@ -14,10 +14,18 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl_td import TDError, TDPlannerActor
 from torchrl_td.modules import acceleration
 from torchrl_td.modules.acceleration import CudaGraphPlanner, PackedPlanner
+from torchrl_td.networks import packing
 from torchrl_td.networks.packing import PackedWeights
 
 Build = Callable[..., TDPlannerActor]
+pytestmark = pytest.mark.usefixtures("all_packed")
 needs_onednn = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
+
+
+@pytest.fixture
+def all_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the small weights of these tests packed, too."""
+    monkeypatch.setattr(packing, "_SMALLEST", 0)
 
 
 def act(actor: TDPlannerActor, step: TensorDictBase) -> TensorDictBase:

@@ -101,8 +101,11 @@ class PackedPlanner(PlannerRunner):
         self.weights = PackedWeights([planner])
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
-        with self.weights, torch.no_grad():
-            return self.call(name, *tensors, **settings)
+        with self.weights, torch.inference_mode():
+            outputs = self.call(name, *tensors, **settings)
+        # Copied, for tensors of inference mode could not be changed in place outside of it.
+        draft, returns, plan, action = (output.clone() for output in outputs)
+        return draft, returns, plan, action
 
 
 class CompiledPlanner(PlannerRunner):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _PROBES = 16  # entries of each weight that are compared before a packed one is used
+_SMALLEST = 2**15  # entries of a weight; for less a packed product costs more than it saves
 _ROWS = 16  # oneDNN asks for which number of rows to pack; only 1 makes it choose worse
 
 
@@ -103,9 +104,12 @@ class PackedWeights:
         key = (id(module), variant)
         packed = self._packed.get(key)
         if packed is None:
-            weight = matrix(variant).detach().contiguous()
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+            packed = matrix(variant).detach().contiguous()
+            if packed.numel() >= _SMALLEST:
+                packed = torch.ops.mkldnn._reorder_linear_weight(packed, _ROWS)
             self._packed[key] = packed
+        if not packed.is_mkldnn:
+            return F.linear(x, packed, bias)
         return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
     def _unchanged(self) -> bool:
@@ -120,7 +124,8 @@ class PackedWeights:
     def _forget(self) -> None:
         """Drops what was packed and takes down what the weights look like now."""
         self._packed.clear()
-        self._parameters = [p for network in self._networks for p in network.parameters()]
+        every = (p for network in self._networks for p in network.parameters())
+        self._parameters = [p for p in every if p.ndim > 1]  # biases and norms are never packed
         # Views keep the storage alive: its address cannot come back as another weight's.
         flat = [p.detach().reshape(-1) for p in self._parameters]
         self._probes = [p[:: max(1, p.numel() // _PROBES)] for p in flat]

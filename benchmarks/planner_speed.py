@@ -1,0 +1,201 @@
+"""Milliseconds a plan takes, beside what this machine could do at best.
+
+    python benchmarks/planner_speed.py --json benchmarks/results/planner_speed.json
+    python benchmarks/planner_speed.py --sizes hopper --batch 1 --threads 1
+
+The networks are those of preset `paper` with random weights, for weights do not change the
+time. Every variant of one size and batch is timed in turn, so that a disturbance of the
+machine meets all of them. Variants:
+
+    naive             a straightforward port of the pseudo-code: the generator reads the whole
+                      sequence for each state, and guidance makes two passes
+    plain             the library as it is: cached decoding, guidance in one batch
+    packed            the same plan after actor.compile() on a CPU
+    compiled          the same plan by torch.compile (--torch-compile; takes minutes)
+    cudagraph         the same plan after actor.compile() on a GPU
+    ddim2             the fastest of these with two DDIM evaluations in place of five
+    warm              the fastest with warm_start="previous", the five evaluations kept
+    warm_ddim2        both
+    decision_diffuser 100 steps from pure noise through the very same U-Net, guidance batched
+    diffuser          20 such steps
+    actor             what TDPlannerActor takes around a plan (measured with a tiny planner)
+
+Each row states its network evaluations (generator passes and U-Net passes; guidance's two in
+one batch are one) and its time as a multiple of the floor of its own plan, see machine_floor.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine_floor import Machine
+from planner_variants import SIZES, Parts, Variant, actor_overhead, floor, variants
+
+_LEAST = 20  # plans timed of each variant, if they take no longer than five times its share
+_TURN = 6  # plans a turn
+_SLOW = 500.0  # milliseconds after which a turn ends
+COLUMNS = (
+    "size",
+    "batch",
+    "threads",
+    "variant",
+    "median_ms",
+    "p95_ms",
+    "network_evaluations",
+    "floor_ms",
+    "times_floor",
+)
+
+
+def measure(found: dict[str, Variant], seconds: float, machine: Machine) -> dict[str, list[float]]:
+    """Times in milliseconds; the variants take turns until each had its share of seconds."""
+    times: dict[str, list[float]] = {name: [] for name in found}
+    with torch.no_grad():
+        for variant in found.values():
+            for _ in range(3 if machine.device.type == "cuda" else 1):
+                variant.call()  # packs, captures or compiles
+        while True:
+            waiting = [n for n, t in times.items() if len(t) < _LEAST or sum(t) < 1e3 * seconds]
+            waiting = [n for n in waiting if len(times[n]) < 2 or sum(times[n]) < 5e3 * seconds]
+            if not waiting:
+                return times
+            for name in waiting:
+                times[name] += turn(found[name], machine)
+
+
+def turn(variant: Variant, machine: Machine) -> list[float]:
+    """Some plans in a row, as an agent makes them; the first is timed only if it is slow.
+
+    It finds the caches full of another variant's weights.
+    """
+    times: list[float] = []
+    for _ in range(_TURN):
+        machine.synchronize()
+        start = time.perf_counter()
+        variant.call()
+        machine.synchronize()
+        times.append(1e3 * (time.perf_counter() - start))
+        if sum(times) > _SLOW:
+            break
+    return times[1:] if len(times) > 1 else times
+
+
+def rows_of(
+    size: str, batch: int, options: argparse.Namespace, machine: Machine
+) -> list[dict[str, Any]]:
+    """Measures one size and batch."""
+    parts = Parts(size, batch, machine.device)
+    found = variants(parts, options.torch_compile)
+    rows = []
+    for name, times in measure(found, options.seconds, machine).items():
+        variant = found[name]
+        least = 1e3 * floor(parts, variant, machine)
+        rows.append(
+            {
+                "size": size,
+                "batch": batch,
+                "threads": options.threads,
+                "variant": name,
+                **summary(times),
+                "network_evaluations": variant.generator_passes + variant.refiner_passes,
+                "floor_ms": round(least, 4),
+                "times_floor": round(statistics.median(times) / least, 2),
+            }
+        )
+    return rows
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Median and 95th percentile of times."""
+    ordered = sorted(times)
+    return {
+        "median_ms": round(statistics.median(ordered), 4),
+        "p95_ms": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 4),
+        "plans_timed": len(ordered),
+    }
+
+
+def main() -> None:
+    """Runs the benchmark, prints its table and writes its JSON."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    machine = Machine(device)
+    about = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "matrix_gflops": round(machine.operations_per_second() / 1e9, 1),
+        "read_64mb_gb_per_s": round(machine.bytes_per_second(64 * 2**20) / 1e9, 1),
+    }
+    print("  ".join(f"{key}={value}" for key, value in about.items()), f"threads={options.threads}")
+    print("  ".join(f"{column:>17}" for column in COLUMNS))
+    overhead = measure(actor_overhead(device, machine), options.seconds, machine)
+    around = [a - b for a, b in zip(overhead["actor"], overhead["inside"], strict=False)]
+    rows: list[dict[str, Any]] = []
+    add(rows, [{"size": "any", "batch": 1, "threads": options.threads, "variant": "actor",
+                **summary(around), "network_evaluations": 0, "floor_ms": None,
+                "times_floor": None}], about, options.json)  # fmt: skip
+    for size in options.sizes:
+        for batch in options.batch:
+            add(rows, rows_of(size, batch, options, machine), about, options.json)
+
+
+def add(
+    rows: list[dict[str, Any]], new: list[dict[str, Any]], about: dict[str, Any], path: Path | None
+) -> None:
+    """Prints new rows and writes all so far."""
+    for row in new:
+        print("  ".join(f"{row[column]!s:>17}" for column in COLUMNS), flush=True)
+        rows.append(row | about)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--sizes", default=",".join(SIZES), help="of halfcheetah,hopper,walker2d")
+    parser.add_argument("--batch", default="1,32,256,1024" if gpu else "1,32,256")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default="cuda" if gpu else "cpu")
+    parser.add_argument("--seconds", type=float, default=2.0, help="a variant, size and batch")
+    parser.add_argument("--torch-compile", action="store_true", help="time torch.compile, too")
+    options = parser.parse_args()
+    options.sizes = options.sizes.split(",")
+    unknown = [size for size in options.sizes if size not in SIZES]
+    if unknown:
+        parser.error(f"unknown sizes {unknown}; allowed are {', '.join(SIZES)}")
+    try:
+        options.batch = [int(batch) for batch in options.batch.split(",")]
+    except ValueError:
+        parser.error(f"--batch takes whole numbers with commas between them, got {options.batch}")
+    if min(options.batch) < 1 or options.threads < 1:
+        parser.error("--batch and --threads must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    main()
