@@ -170,18 +170,16 @@ class TemporalUNet(nn.Module):
         projected apart, each once a plan, and added: ``project(step, None)[k] +
         project(None, condition)`` equals ``project(step.expand(...), condition)``.
         """
-        split = self.embedding_dim
+        given = [e for e in (step_embedding, condition_embedding) if e is not None]
+        embedding = F.mish(torch.cat(given, -1))
+        # The first half of a map's input is the step's embedding, the second the condition's.
+        first = 0 if step_embedding is not None else self.embedding_dim
+        read = slice(first, first + embedding.shape[-1])
         parts = []
         for block in self._blocks():
-            weight, bias = block.embedding.weight, block.embedding.bias
-            if step_embedding is None:
-                assert condition_embedding is not None
-                parts.append(F.linear(F.mish(condition_embedding), weight[:, split:]))
-            elif condition_embedding is None:
-                parts.append(F.linear(F.mish(step_embedding), weight[:, :split], bias))
-            else:
-                embedding = torch.cat([step_embedding, condition_embedding], -1)
-                parts.append(F.linear(F.mish(embedding), weight, bias))
+            linear = block.embedding
+            bias = None if step_embedding is None else linear.bias
+            parts.append(F.linear(embedding, linear.weight[:, read], bias))
         return torch.cat(parts, -1)
 
     def run(self, x: Tensor, projected: Tensor) -> Tensor:
