@@ -1,0 +1,143 @@
+"""What a long run meets: kills, full disks, folders gone read-only, dying environments."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kill import LONGER, saved_step, start, trial
+from tests.test_run import assert_same_run
+from torchrl_td.checkpoint import find_checkpoint, load_about
+from torchrl_td.config import Config
+from torchrl_td.errors import TDError
+from torchrl_td.run import run
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """Four of the twenty kills of tests/faults/kill.py."""
+
+    def make(*words: str) -> Config:
+        return tiny_config(*LONGER, *words)
+
+    found = trial(make, tmp_path, kills=4, seed=1)
+    assert any(0 < kill["saved_step"] < 120 for kill in found)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def mounted(folder: Path, options: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this machine cannot mount a tmpfs")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 3 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted(folder, "size=3m")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """The run ends in one line, what was saved stays, and it goes on once there is room."""
+    output = f"output_dir={small_disk / 'run'}"
+    run(tiny_config(output, "training.stop_after=4"))
+    fill = small_disk / "fill"
+    with pytest.raises(OSError), fill.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    with pytest.raises(TDError, match=r"free some space") as caught:
+        run(tiny_config(output, "resume=auto"))
+    assert "\n" not in str(caught.value)
+    assert saved_step(small_disk / "run") == 4
+    fill.unlink()
+    run(tiny_config(output, "resume=auto"))
+    run(tiny_config(f"output_dir={tmp_path / 'whole'}"))
+    assert_same_run(tmp_path / "whole", small_disk / "run")
+
+
+def test_the_folder_turns_read_only(small_disk: Path, tiny_config: MakeConfig) -> None:
+    output = f"output_dir={small_disk / 'run'}"
+    run(tiny_config(output, "training.stop_after=4"))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(TDError, match="cannot write to output_dir") as caught:
+        run(tiny_config(output, "resume=auto"))
+    assert "\n" not in str(caught.value)
+    assert saved_step(small_disk / "run") == 4
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+
+
+def test_two_runs_into_one_folder(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """The second is refused while the first, another process, goes on undisturbed."""
+    process = start(tiny_config("training.steps=100000", "training.checkpoint_every=4"))
+    try:
+        while saved_step(tmp_path / "run") == 0:
+            assert process.is_alive()
+        for word in ("resume=auto", "resume=null"):
+            with pytest.raises(TDError, match="another run is writing to output_dir="):
+                run(tiny_config("training.steps=100000", word))
+        assert process.is_alive()
+    finally:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+        process.join()
+    assert process.exitcode == 0  # it saved and ended
+    assert load_about(find_checkpoint(tmp_path / "run"))["step"] > 0
+
+
+def test_a_damaged_newest_checkpoint_costs_its_own_steps_only(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run(tiny_config(f"output_dir={tmp_path / 'whole'}"))
+    run(tiny_config("training.stop_after=8"))
+    (newest,) = (tmp_path / "run" / "checkpoint").glob("step-*8")
+    next(newest.rglob("*training/state.pt")).write_bytes(b"")
+    run(tiny_config("resume=auto"))
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert (newest.parent / f"damaged-{newest.name}").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_dies_during_evaluation(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """Training goes on; at the end the run says what failed, and the training is saved."""
+    over = threading.Event()
+    killed: list[int] = []
+
+    def kill_workers() -> None:
+        while not over.wait(0.2):
+            for worker in multiprocessing.active_children():
+                if worker.pid is not None and worker.pid not in killed:
+                    time.sleep(2)  # in the middle of an episode
+                    os.kill(worker.pid, signal.SIGKILL)
+                    killed.append(worker.pid)
+                    break
+
+    killer = threading.Thread(target=kill_workers)
+    killer.start()
+    try:
+        with pytest.raises(TDError, match="the training is saved: resume=") as caught:
+            # Episodes without an end: only a death ends an evaluation.
+            endless = ("task.max_episode_steps=1000000", "evaluation.workers=2")
+            run(tiny_config(*endless, "training.evaluate_every=6"))
+    finally:
+        over.set()
+        killer.join()
+    assert "\n" not in str(caught.value) and "an environment failed" in str(caught.value)
+    assert len(killed) >= 2  # the evaluation at step 6 and that at the end
+    assert saved_step(tmp_path / "run") == 12
