@@ -1,0 +1,328 @@
+"""The trainer: its parts, its step against one written by hand, its state, its options."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl_td.config import Config
+from torchrl_td.data import load_episodes
+from torchrl_td.errors import TDError
+from torchrl_td.random_state import own_randomness
+from torchrl_td.training import Trainer, make_losses, make_optimizer, split_episodes
+from torchrl_td.watching import DivergenceWatch, RunningMeans
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def make_trainer(tiny_config: Callable[..., Config], tiny_pointmaze: str) -> Callable[..., Trainer]:
+    def make(*words: str) -> Trainer:
+        return Trainer(tiny_config(*words), load_episodes(tiny_pointmaze), CPU)
+
+    return make
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.planner_state().items()}
+
+
+def test_split_holds_whole_episodes_out() -> None:
+    episodes = TensorDict(episode=torch.arange(10).repeat_interleave(7), batch_size=[70])
+    train, validation = split_episodes(episodes, 0.3, seed=1)
+    assert validation is not None and len(validation) == 21 and len(train) == 49
+    assert set(episodes["episode"][train].tolist()).isdisjoint(
+        episodes["episode"][validation].tolist()
+    )
+    assert sorted(torch.cat([train, validation]).tolist()) == list(range(70))
+    again, other = (split_episodes(episodes, 0.3, seed=s)[1] for s in (1, 2))
+    assert torch.equal(validation, again) and not torch.equal(validation, other)
+    assert split_episodes(episodes, 0.05, seed=1)[1] is None
+
+
+def test_a_step_is_the_one_written_by_hand(make_trainer: Callable[..., Trainer]) -> None:
+    """Three losses added up, clipped as a whole, AdamW, linear decay, averaged refiner."""
+    trainer = make_trainer("training.gradient_clip=0.5", "training.ema_decay=0.9")
+    settings = trainer.config.training
+    model = copy.deepcopy(trainer.model)
+    losses = make_losses(model, trainer.config, delay_refiner=False)
+    average = copy.deepcopy(model.refiner_network)
+    parameters = {name: list(loss.parameters()) for name, loss in losses.items()}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": ps, "weight_decay": 1e-4 if name == "refiner" else 0.0}
+            for name, ps in parameters.items()
+        ],
+        lr=settings.learning_rate,
+    )
+    sampler: Any = trainer.buffer.sampler
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * (1 - 0.99 * step / settings.decay_steps)
+        before = torch.random.get_rng_state()
+        state = sampler.state_dict()
+        batch = trainer.buffer.sample()
+        total = sum(loss(batch)[f"loss_{name}"] for name, loss in losses.items())
+        total.backward()
+        every = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(every, 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for slow, fast in zip(
+                average.parameters(), model.refiner_network.parameters(), strict=True
+            ):
+                slow.mul_(0.9).add_(0.1 * fast)
+        torch.random.set_rng_state(before)
+        if state["generator"] is not None:
+            sampler.load_state_dict(state)
+        else:
+            sampler.reseed(trainer.config.seed)
+        trainer.train_step()
+        means = trainer.read_metrics()
+        norms = [means[f"gradient_norm/{name}"] for name in losses]
+        assert sum(n**2 for n in norms) ** 0.5 == pytest.approx(float(norm), rel=1e-4)
+        assert sum(means[f"loss_{name}"] for name in losses) == pytest.approx(
+            total.item(), rel=1e-5
+        )
+    # Adam makes whole steps of the rounding errors in gradients that are zero but for them, such
+    # as those of a convolution's bias before a group norm.
+    felt = {p: optimizer.state[p]["exp_avg_sq"].sqrt() > 1e-6 for p in model.parameters()}
+    for ours, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        mask = felt[theirs]
+        torch.testing.assert_close(ours[mask], theirs[mask], rtol=1e-3, atol=1e-6)
+    for ours, theirs, trained in zip(
+        trainer.planner_model().refiner_network.parameters(),
+        average.parameters(),
+        model.refiner_network.parameters(),
+        strict=True,
+    ):
+        mask = felt[trained]
+        torch.testing.assert_close(ours[mask], theirs[mask], rtol=1e-3, atol=1e-6)
+    compared = sum(int(mask.sum()) for mask in felt.values())
+    assert compared > 0.5 * sum(p.numel() for p in model.parameters())
+
+
+def test_paper_optimizer(tiny_config: Callable[..., Config]) -> None:
+    """METHOD: Adam, AdamW 1e-4 for the refiner alone, decayed to 1 % by decay_steps."""
+    config = tiny_config("training.decay_steps=10", "training.learning_rate=2e-4")
+    modules = {name: torch.nn.Linear(2, 2) for name in ("generator", "refiner")}
+    optimizer, scheduler = make_optimizer(modules, config.training)  # type: ignore[arg-type]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 1e-4]
+    rates = []
+    for _ in range(13):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(2e-4) and rates[5] == pytest.approx(2e-4 * 0.505)
+    assert rates[10] == rates[12] == pytest.approx(2e-6)
+
+
+def test_state_continues_bit_for_bit(make_trainer: Callable[..., Trainer]) -> None:
+    one = make_trainer()
+    for _ in range(3):
+        one.train_step()
+    state = copy.deepcopy(one.state_dict())
+    for _ in range(3):
+        one.train_step()
+    whole = one.read_metrics()
+    other = make_trainer("seed=5", "dataset.validation_share=0")  # same shapes, all else differs
+    other = make_trainer()
+    torch.rand(17)
+    other.load_state_dict(state)
+    for _ in range(3):
+        other.train_step()
+    assert other.step == 6 and other.learning_rate() == one.learning_rate()
+    left, right = weights(one), weights(other)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert other.read_metrics() == whole
+
+
+def test_validation_and_evaluation_change_nothing(make_trainer: Callable[..., Trainer]) -> None:
+    def train(validating: bool) -> dict[str, torch.Tensor]:
+        trainer = make_trainer()
+        for _ in range(3):
+            trainer.train_step()
+            if validating:
+                trainer.validate()
+                trainer.planner_model()
+        return weights(trainer)
+
+    left, right = train(True), train(False)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_validation_is_always_on_the_same_windows(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer()
+    trainer.train_step()
+    first = trainer.validate()
+    assert first == trainer.validate()
+    assert first.keys() == {
+        "loss_generator",
+        "loss_refiner",
+        "loss_inverse_dynamics",
+        "loss_refiner_ema",
+    }
+    assert first["loss_refiner"] != first["loss_refiner_ema"]
+    untrained = make_trainer()  # where the average is the refiner itself
+    losses = untrained.validate()
+    assert losses["loss_refiner"] == pytest.approx(losses["loss_refiner_ema"], abs=1e-7)
+
+
+def test_planner_model_has_the_averaged_weights(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("training.ema_decay=1.0")  # an average that never moves
+    start = copy.deepcopy(trainer.model.refiner_network.state_dict())
+    trainer.train_step()
+    trained, planning = trainer.model.refiner_network, trainer.planner_model().refiner_network
+    for name, value in planning.state_dict().items():
+        assert torch.equal(value, start[name])
+    assert any(not torch.equal(v, start[n]) for n, v in trained.state_dict().items())
+
+
+def test_the_seed_governs_everything(make_trainer: Callable[..., Trainer]) -> None:
+    def train(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1234 + seed)
+        trainer = make_trainer(f"seed={seed}")
+        trainer.train_step()
+        return weights(trainer)
+
+    left, right, other = train(1), train(1), train(2)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert not torch.equal(left["normalizer.loc"], other["normalizer.loc"])  # another split
+    assert not torch.equal(
+        left["inverse_dynamics.network.0.weight"], other["inverse_dynamics.network.0.weight"]
+    )
+
+
+def test_rows_are_those_of_the_whole_dataset(make_trainer: Callable[..., Trainer]) -> None:
+    """A diverging run names rows that its user can look up."""
+    trainer = make_trainer()
+    trainer.train_step()
+    noted = trainer.watch.take()
+    assert noted is not None
+    present = trainer.rows[noted[1][0]]
+    data = load_episodes(trainer.config.dataset.source)["observation"]
+    train = trainer.model.normalizer.normalize(data)
+    stored = trainer.buffer.storage.get(slice(0, len(trainer.rows)))["observation"]
+    torch.testing.assert_close(train[present], stored[noted[1][0]])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_divergence_names_step_and_rows(bad: float) -> None:
+    watch = DivergenceWatch(losses=2, explosion=None)
+    for step in range(5):
+        losses = [torch.tensor(bad if step == 3 else 1.0), torch.tensor(1.0)]
+        watch.note([*losses, torch.tensor(0.5)], torch.tensor([step, 10 * step]))
+    noted = watch.take()
+    assert noted is not None and watch.take() is None
+    with pytest.raises(TDError, match=r"at step 104: .* is not finite.* rows \[3, 30\]"):
+        watch.check(*noted, step=105)
+
+
+def test_explosion_is_relative_to_the_first_losses() -> None:
+    watch = DivergenceWatch(losses=1, explosion=100.0)
+    values = torch.tensor([[2.0, 0.1], [250.0, 0.1]])  # a loss and a norm a step
+    rows = [torch.tensor([1]), torch.tensor([2])]
+    watch.check(values, rows, step=2)  # nothing to compare with yet
+    watch.usual_loss = 3.0
+    watch.check(values, rows, step=2)
+    watch.usual_loss = 2.0
+    with pytest.raises(TDError, match=r"at step 2: .*training.explosion=100 times"):
+        watch.check(values, rows, step=2)
+
+
+def test_running_means() -> None:
+    means = RunningMeans()
+    assert means.read() == {}
+    means.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
+    saved = copy.deepcopy(means.state_dict())
+    means.add({"a": torch.tensor(2.0), "b": torch.tensor(6.0)})
+    assert means.read() == {"a": 1.5, "b": 4.0}
+    assert means.read() == {}
+    resumed = RunningMeans()
+    resumed.load_state_dict(saved, CPU)
+    resumed.add({"a": torch.tensor(2.0), "b": torch.tensor(6.0)})
+    assert resumed.read() == {"a": 1.5, "b": 4.0}
+
+
+def test_own_randomness_is_its_own() -> None:
+    import random
+
+    import numpy as np
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    torch.manual_seed(1)
+    expected = (torch.rand(()), torch.rand(()))
+    torch.manual_seed(1)
+    first = torch.rand(())
+    with own_randomness(3):
+        one = draw()
+    with own_randomness(3):
+        assert draw() == one
+    assert (first, torch.rand(())) == expected
+
+
+def test_autocast_trains_nearly_the_same(make_trainer: Callable[..., Trainer]) -> None:
+    losses = []
+    for word in ("training.autocast=false", "training.autocast=true"):
+        trainer = make_trainer(word)
+        for _ in range(4):
+            trainer.train_step()
+        means = trainer.read_metrics()
+        losses.append([means[f"loss_{name}"] for name in trainer.losses])
+        assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert losses[0] != losses[1]  # it does compute in bfloat16
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.05, atol=0.01)
+
+
+def test_compile_trains_the_same(
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced, but not compiled to machine code, which takes minutes."""
+    traced = []
+
+    def eager(module: torch.nn.Module, *_: Any, **__: Any) -> None:
+        traced.append(module)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    plain = make_trainer()
+    plain.train_step()
+    monkeypatch.setattr(torch.nn.Module, "compile", eager)
+    compiled = make_trainer("training.compile=true")
+    compiled.train_step()
+    assert len(traced) == 2
+    left, right = weights(plain), weights(compiled)
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-6)
+    assert compiled.validate().keys() == plain.validate().keys()
+    compiled.load_state_dict(copy.deepcopy(compiled.state_dict()))
+
+
+def test_a_batch_too_large_for_the_data_is_fine(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("training.batch_size=5000")  # windows are drawn with replacement
+    trainer.train_step()
+    assert trainer.step == 1
+
+
+@pytest.mark.gpu
+def test_trains_on_a_gpu(tiny_config: Callable[..., Config], tiny_pointmaze: str) -> None:
+    cuda = torch.device("cuda")
+    trainer = Trainer(tiny_config(), load_episodes(tiny_pointmaze), cuda)
+    assert trainer.buffer.storage.get(0)["observation"].device.type == "cuda"
+    for _ in range(20):
+        trainer.train_step()
+    first = trainer.read_metrics()
+    state = copy.deepcopy(trainer.state_dict())
+    for _ in range(20):
+        trainer.train_step()
+    assert trainer.read_metrics()["loss_generator"] < first["loss_generator"]
+    trainer.load_state_dict(state)
+    trainer.check_health()
+    assert trainer.step == 20
