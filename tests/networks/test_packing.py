@@ -99,6 +99,22 @@ def test_changed_weights_are_packed_anew(change: Callable[[nn.Parameter], object
     assert not torch.allclose(after, before)
 
 
+def test_replaced_parameters_and_modules_are_noticed():
+    network, x = MLP(6, (48, 48), 3), torch.randn(4, 6)
+    packed = PackedWeights([network])
+    run(network, x, packed=packed)
+    network[0].weight = nn.Parameter(torch.randn(48, 6))
+    torch.testing.assert_close(run(network, x, packed=packed), network(x), rtol=1e-4, atol=1e-5)
+    network[2] = Linear(48, 48)
+    for _ in range(2):
+        torch.testing.assert_close(run(network, x, packed=packed), network(x), rtol=1e-4, atol=1e-5)
+        network[2].weight.data.mul_(2)
+    other = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    with torch.no_grad(), packed:
+        expected = torch.func.functional_call(network, other, x)
+    torch.testing.assert_close(expected, torch.func.functional_call(network, other, x))
+
+
 def test_kept_while_the_weights_are_the_same(monkeypatch: pytest.MonkeyPatch):
     network, x = MLP(6, (48, 48), 3), torch.randn(4, 6)
     packed = PackedWeights([network])

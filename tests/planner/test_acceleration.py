@@ -87,7 +87,7 @@ def test_copies_compile_for_themselves(make_actor: Build, make_step):
     actor, step = make_actor().compile("packed"), make_step(make_actor())
     expected = act(actor, step)
     for twin in (copy.deepcopy(actor), pickle.loads(pickle.dumps(actor))):
-        runner = twin.receding_horizon._runner
+        runner = twin.receding_horizon.runner
         assert isinstance(runner, PackedPlanner) and runner.planner is twin.planner
         assert_same_plans(act(twin, step), expected)
         for parameter in twin.parameters():
@@ -96,10 +96,21 @@ def test_copies_compile_for_themselves(make_actor: Build, make_step):
         assert_same_plans(act(actor, step), expected)
 
 
+@needs_onednn
+def test_moved_to_another_device(make_actor: Build):
+    """As collectors send a policy to their workers: without weights, which arrive later."""
+    actor = make_actor().compile("packed")
+    empty = copy.deepcopy(actor).to("meta")
+    arrived = pickle.loads(pickle.dumps(empty))
+    with pytest.raises(TDError, match="needs a CPU with oneDNN, the planner is on meta"):
+        _ = arrived.receding_horizon.runner
+    assert isinstance(actor.receding_horizon.runner, PackedPlanner)
+
+
 def test_none_goes_back(make_actor: Build, make_step):
     actor, step = make_actor(), make_step(make_actor())
     expected = act(actor, step)
-    assert not isinstance(actor.compile().compile("none").receding_horizon._runner, PackedPlanner)
+    assert not isinstance(actor.compile().compile("none").receding_horizon.runner, PackedPlanner)
     assert_same_plans(act(actor, step), expected)
 
 
@@ -168,7 +179,7 @@ def test_half_precision_stays_near_and_comes_back_single(
     expected = act(actor, step)
     autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda _, *rest, **kw: autocast("cpu", *rest, **kw))
-    actor.receding_horizon._runner.autocast = torch.bfloat16
+    actor.receding_horizon.runner.autocast = torch.bfloat16
     out = act(actor, step)
     assert not torch.equal(out["action"], expected["action"])
     assert out["action"].dtype == out["plan", "draft"].dtype == torch.float32

@@ -152,7 +152,7 @@ def test_collector_adds_primer_and_reset_flag_itself(make_actor: Build, pointmaz
 @pytest.mark.slow
 def test_workers_that_add_the_primer_fill_a_replay_buffer(make_actor: Build, pointmaze, single_env):
     """The actor travels to two processes, each with a real environment, and back comes data."""
-    actor = make_actor()
+    actor = make_actor().compile()
     collector = MultiSyncCollector(
         [lambda seed=seed: single_env(pointmaze, seed=seed) for seed in (0, 1)],
         actor,

@@ -55,6 +55,7 @@ class PlannerRunner:
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
         self.planner = planner
         self.autocast = autocast
+        self.device = planner.candidate_noise.device
 
     def call(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
         """Calls the planner's method of that name."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import TDError
-from torchrl_td.modules.acceleration import accelerate
+from torchrl_td.modules.acceleration import PlannerRunner, accelerate
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
 
 WARM_STARTS = ("none", "previous")
@@ -60,7 +60,7 @@ class RecedingHorizon(nn.Module):
         self.planner = planner
         self.mode = "none"
         self.autocast: torch.dtype | None = None
-        self._runner = accelerate(planner, self.mode)
+        self._runner: PlannerRunner | None = None
         self.history = planner.horizon - 1
         self.replan_every = replan_every
         self.warm_start = warm_start
@@ -72,13 +72,16 @@ class RecedingHorizon(nn.Module):
         self._runner = accelerate(self.planner, mode, autocast)
         self.mode, self.autocast = mode, autocast
 
+    @property
+    def runner(self) -> PlannerRunner:
+        """What runs the planner; made when it is first needed where the planner now is."""
+        if self._runner is None or self._runner.device != self.planner.candidate_noise.device:
+            self._runner = accelerate(self.planner, self.mode, self.autocast)
+        return self._runner
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process gets: not the compiled code, but how to compile."""
-        return {name: value for name, value in self.__dict__.items() if name != "_runner"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._runner = accelerate(self.planner, self.mode, self.autocast)
+        return {**self.__dict__, "_runner": None}
 
     def forward(
         self,
@@ -134,7 +137,7 @@ class RecedingHorizon(nn.Module):
         # Read back here, for leaving the draft out is what the warm start is for.
         if bool(fresh.all()):
             return self._cold(state, steps, noise)
-        warm = self._runner.replan(
+        warm = self.runner.replan(
             state["plan"],
             state["plan_returns_to_go"],
             present,
@@ -152,9 +155,9 @@ class RecedingHorizon(nn.Module):
     def _cold(self, state: State, steps: Tensor, noise: Tensor | None) -> Plan:
         position = torch.arange(self.history, device=steps.device)
         mask = position >= self.history - 1 - steps  # [B, L]
-        return self._runner.plan(state["observation"], state["returns_to_go"], mask, noise)
+        return self.runner.plan(state["observation"], state["returns_to_go"], mask, noise)
 
     def _follow(self, state: State, present: Tensor, since: Tensor) -> Tensor:
         """The action [B, A] towards the state planned for the next step."""
         index = (since + 1).unsqueeze(-1).expand(-1, 1, present.shape[-1])
-        return self._runner.act(present, state["plan"].gather(1, index).squeeze(1))
+        return self.runner.act(present, state["plan"].gather(1, index).squeeze(1))

@@ -54,10 +54,16 @@ class PackedWeights:
     """
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
-        self._networks = list(networks)
-        self._parameters: list[Tensor] = []
+        # Whatever has a matrix or a kernel for its weight may be packed; kept here, so that no
+        # other module can come to have its id.
+        modules = [module for network in networks for module in network.modules()]
+        self._modules = [m for m in modules if getattr(m, "weight", None) is not None]
+        self._modules = [m for m in self._modules if m.weight.ndim > 1]
+        self._weights: list[Tensor] = []
+        self._known: dict[int, Tensor] = {}  # by the module's id
+        self._versions: list[int] = []
+        self._addresses: list[int] = []
         self._probes: list[Tensor] = []
-        self._signature: tuple[list[int], list[int]] | None = None
         self._probed: Tensor | None = None
         self._packed: dict[tuple[int, int], Tensor] = {}
         self._outer: PackedWeights | None = None
@@ -101,6 +107,9 @@ class PackedWeights:
             bias: shape [N], or ``None``.
             variant: tells several matrices of one module apart.
         """
+        weight = module._parameters["weight"]
+        if self._known.get(id(module)) is not weight:  # put there since, or never watched
+            return F.linear(x, matrix(variant), bias)
         key = (id(module), variant)
         packed = self._packed.get(key)
         if packed is None:
@@ -113,24 +122,29 @@ class PackedWeights:
         return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
     def _unchanged(self) -> bool:
-        if self._signature is None or self._signature != self._sign():
-            return False
-        assert self._probed is not None
-        return torch.equal(torch.cat(self._probes), self._probed)
+        weights = self._current()
+        return (
+            self._probed is not None
+            and all(new is old for new, old in zip(weights, self._weights, strict=True))
+            and [w._version for w in weights] == self._versions
+            and [w.data_ptr() for w in weights] == self._addresses
+            and torch.equal(torch.cat(self._probes), self._probed)
+        )
 
-    def _sign(self) -> tuple[list[int], list[int]]:
-        return [p._version for p in self._parameters], [p.data_ptr() for p in self._parameters]
+    def _current(self) -> list[Tensor]:
+        return [module._parameters["weight"] for module in self._modules]  # type: ignore[misc]
 
     def _forget(self) -> None:
         """Drops what was packed and takes down what the weights look like now."""
         self._packed.clear()
-        every = (p for network in self._networks for p in network.parameters())
-        self._parameters = [p for p in every if p.ndim > 1]  # biases and norms are never packed
+        self._weights = self._current()
+        self._known = {id(m): w for m, w in zip(self._modules, self._weights, strict=True)}
+        self._versions = [w._version for w in self._weights]
+        self._addresses = [w.data_ptr() for w in self._weights]
         # Views keep the storage alive: its address cannot come back as another weight's.
-        flat = [p.detach().reshape(-1) for p in self._parameters]
-        self._probes = [p[:: max(1, p.numel() // _PROBES)] for p in flat]
+        flat = [w.detach().reshape(-1) for w in self._weights]
+        self._probes = [w[:: max(1, w.numel() // _PROBES)] for w in flat]
         self._probed = torch.cat(self._probes)
-        self._signature = self._sign()
 
 
 def active_weights() -> PackedWeights | None:
