@@ -1,0 +1,110 @@
+"""Regressions of the planner's speed, at preset `paper`'s sizes for hopper, batch 1.
+
+python -m pytest tests/benchmarks --benchmark-autosave
+python -m pytest tests/benchmarks --benchmark-compare
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from torchrl_td.networks.packing import PackedWeights
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def variants_module() -> ModuleType:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import planner_variants
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return planner_variants
+
+
+@pytest.fixture(scope="module")
+def parts(variants_module: ModuleType):
+    return variants_module.Parts("hopper", 1, torch.device("cpu"))
+
+
+WAYS = {
+    "plain": lambda parts: parts.cold("none"),
+    "packed": lambda parts: parts.cold("packed"),
+    "packed_warm_ddim2": lambda parts: parts.warm("packed", sampler="ddim", evaluations=2),
+}
+
+
+@pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
+@pytest.mark.parametrize("way", WAYS)
+def test_plan(benchmark, parts, way: str):
+    variant = WAYS[way](parts)
+    with torch.no_grad():
+        benchmark.pedantic(variant.call, rounds=8, warmup_rounds=2)
+
+
+@pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
+def test_each_way_to_save_work_saves_time(parts):
+    """Best of several, in turns: a disturbance meets all alike."""
+    import time
+
+    found = {name: make(parts) for name, make in WAYS.items()}
+    best = dict.fromkeys(found, float("inf"))
+    with torch.no_grad():
+        for turn in range(8):
+            for name, variant in found.items():
+                start = time.perf_counter()
+                variant.call()
+                if turn > 1:
+                    best[name] = min(best[name], time.perf_counter() - start)
+    assert best["packed_warm_ddim2"] < best["packed"] < best["plain"]
+
+
+def test_naive_and_fast_ways_plan_the_same(parts, variants_module: ModuleType):
+    """What the benchmark compares is one and the same plan."""
+    noise = torch.randn(parts.planner().noise_shape(1))
+    parts.noise = lambda planner: noise
+    with torch.no_grad():
+        action = parts.naive().call()
+        for way in ("plain", "packed"):
+            other = WAYS[way](parts).call()[3]
+            torch.testing.assert_close(other, action, rtol=1e-4, atol=1e-5)
+
+
+def test_counted_work(parts, variants_module: ModuleType):
+    """By hand: a linear layer and a kernel of which three of five taps meet two positions."""
+    from torchrl_td.networks.packing import Linear
+    from torchrl_td.networks.temporal_conv import TemporalConv, TemporalUpsample
+
+    count = variants_module.count_work
+    linear, conv, double = Linear(4, 6), TemporalConv(3, 7, 5), TemporalUpsample(2)
+    work = count(linear, lambda: linear(torch.randn(5, 4)))
+    assert (work.operations, work.bytes) == (2 * 5 * 4 * 6, 4 * 4 * 6)
+    work = count(conv, lambda: conv(torch.randn(2, 3, 2)))
+    assert (work.operations, work.bytes) == (2 * 2 * 21 * 4, 4 * 21 * 3)
+    work = count(double, lambda: double(torch.randn(1, 2, 3)))
+    # Six outputs of two taps each, but for the two at the ends, which have one.
+    assert (work.operations, work.bytes) == (2 * 4 * 10, 4 * 4 * 4)
+
+
+@pytest.mark.slow
+def test_the_script_in_miniature(tmp_path: Path):
+    script = [sys.executable, str(BENCHMARKS / "planner_speed.py"), "--sizes", "halfcheetah"]
+    path = tmp_path / "speed.json"
+    script += ["--batch", "1", "--threads", "1", "--seconds", "0.01", "--json", str(path)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=BENCHMARKS.parent)
+    assert done.returncode == 0, done.stderr
+    rows = {row["variant"]: row for row in json.loads(path.read_text())}
+    assert rows["naive"]["network_evaluations"] == 7 + 10
+    assert rows["plain"]["network_evaluations"] == 7 + 5
+    assert rows["warm_ddim2"]["network_evaluations"] == 1 + 2
+    assert rows["decision_diffuser"]["network_evaluations"] == 100
+    assert all(row["times_floor"] > 0.5 for name, row in rows.items() if name != "actor")
+    assert {"size", "batch", "threads", "median_ms", "p95_ms"} <= rows["plain"].keys()
