@@ -21,8 +21,9 @@ from hydra import compose, initialize_config_dir
 from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data import load_episodes
 from torchrl_td.evaluation import evaluate
+from torchrl_td.joint_loss import JointLoss
 from torchrl_td.planner import TDPlannerActor
-from torchrl_td.run import versions
+from torchrl_td.run_folder import versions
 from torchrl_td.training import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,11 +44,9 @@ def train(config: Config, episodes, steps: int, parts: list[str], start: Trainer
     if start is not None:
         trainer.model.generator.load_state_dict(start.model.generator.state_dict())
         trainer.model.inverse_dynamics.load_state_dict(start.model.inverse_dynamics.state_dict())
-    every = trainer.losses
-    trainer.losses = {name: every[name] for name in parts}
+    trainer.joint_loss = JointLoss({name: trainer.losses[name] for name in parts})
     for _ in range(steps):
         trainer.train_step()
-    trainer.losses = every
     return trainer
 
 

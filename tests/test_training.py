@@ -14,7 +14,8 @@ from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import TDError
 from torchrl_td.random_state import own_randomness
-from torchrl_td.training import Trainer, make_losses, make_optimizer, split_episodes
+from torchrl_td.training import Trainer, make_losses, make_optimizer
+from torchrl_td.training_data import split_episodes
 from torchrl_td.watching import DivergenceWatch, RunningMeans
 
 CPU = torch.device("cpu")
@@ -214,10 +215,10 @@ def test_rows_are_those_of_the_whole_dataset(make_trainer: Callable[..., Trainer
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_divergence_names_step_and_rows(bad: float) -> None:
-    watch = DivergenceWatch(losses=2, explosion=None)
+    watch = DivergenceWatch(explosion=None)
     for step in range(5):
-        losses = [torch.tensor(bad if step == 3 else 1.0), torch.tensor(1.0)]
-        watch.note([*losses, torch.tensor(0.5)], torch.tensor([step, 10 * step]))
+        loss, norm = torch.tensor(1.0), torch.tensor(bad if step == 3 else 1.0)
+        watch.note(*((loss, [norm]) if step else (norm, [loss])), torch.tensor([step, 10 * step]))
     noted = watch.take()
     assert noted is not None and watch.take() is None
     with pytest.raises(TDError, match=r"at step 104: .* is not finite.* rows \[3, 30\]"):
@@ -225,7 +226,7 @@ def test_divergence_names_step_and_rows(bad: float) -> None:
 
 
 def test_explosion_is_relative_to_the_first_losses() -> None:
-    watch = DivergenceWatch(losses=1, explosion=100.0)
+    watch = DivergenceWatch(explosion=100.0)
     values = torch.tensor([[2.0, 0.1], [250.0, 0.1]])  # a loss and a norm a step
     rows = [torch.tensor([1]), torch.tensor([2])]
     watch.check(values, rows, step=2)  # nothing to compare with yet

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class _Checksums(CheckpointAdapter):
     adapter_id = "torchrl_td.checksums"
     filename = "sha256.json"
 
-    def save(self, component: Any, path: Path, *, args: tuple, kwargs: Mapping[str, Any]) -> None:
+    def save(self, component: Any, path: Path, **_: Any) -> None:
         path.mkdir(parents=True, exist_ok=True)
         (path / self.filename).write_text(json.dumps(_digests(path.parent, path)))
         # On disk before the folder gets its final name: a power cut leaves no empty files there.
@@ -70,16 +71,7 @@ class _Checksums(CheckpointAdapter):
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
 
-    def load(
-        self,
-        component: Any,
-        path: Path,
-        *,
-        map_location: Any,
-        tensor_load_kwargs: Mapping[str, Any],
-        args: tuple,
-        kwargs: Mapping[str, Any],
-    ) -> bool:
+    def load(self, component: Any, path: Path, **_: Any) -> bool:
         if json.loads((path / self.filename).read_text()) != _digests(path.parent, path):
             raise ValueError("a file does not match its checksum")
         return True
@@ -128,7 +120,8 @@ def save_checkpoint(
     Raises:
         TDError: if the disk is full or read-only; what was saved before is untouched.
     """
-    rotation = _rotation(folder, _BEST if best else _LAST, 1 if best else keep)
+    prefix, keep = (_BEST, 1) if best else (_LAST, keep)
+    rotation = CheckpointRotation(folder, keep_last=keep, prefix=prefix)
     checkpoint = _checkpoint(dict(about), Payload(planner), Payload(training))
     try:
         return rotation.save(checkpoint, step=step, metadata={_FORMAT_KEY: FORMAT_VERSION})
@@ -146,7 +139,7 @@ def tidy_checkpoints(folder: Path) -> None:
         if kind.startswith("backup-") and not (folder / name).exists():
             left.rename(folder / name)
         elif kind.startswith(("stage-", "backup-", "delete-")):
-            Checkpoint._remove_path(left)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def set_aside_after(folder: Path, step: int) -> None:
@@ -157,7 +150,7 @@ def set_aside_after(folder: Path, step: int) -> None:
     for path in _rotated(folder, _LAST):
         if _step_of(path) > step:
             aside = path.with_name(f"damaged-{path.name}")
-            Checkpoint._remove_path(aside)
+            shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
             torchrl_logger.warning(f"checkpoint {path.name} is damaged; renamed to {aside.name}")
 
@@ -294,10 +287,6 @@ def _problem(path: Path) -> str:
     except Exception as error:  # json, zip and file errors of many kinds
         return _first_line(error)
     return ""
-
-
-def _rotation(folder: Path, prefix: str, keep: int = 1) -> CheckpointRotation:
-    return CheckpointRotation(folder, keep_last=keep, prefix=prefix)
 
 
 def _rotated(folder: Path, prefix: str) -> list[Path]:

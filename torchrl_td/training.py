@@ -11,13 +11,11 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchrl.checkpoint import GlobalRNGState
-from torchrl.data import TensorDictReplayBuffer, TensorStorage
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.config import Config, TrainingConfig
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.data.windows import WindowSampler
 from torchrl_td.distributed import World
 from torchrl_td.joint_loss import JointLoss
 from torchrl_td.modules.build import Scales, TrajectoryDiffuser
@@ -28,36 +26,10 @@ from torchrl_td.objectives import (
     TrajectoryGeneratorLoss,
 )
 from torchrl_td.random_state import own_randomness, seed_everything
+from torchrl_td.training_data import make_buffer, split_episodes
 from torchrl_td.watching import DivergenceWatch, RunningMeans
 
-_TRAINED_ON = (
-    "observation",
-    "action",
-    "returns_to_go",
-    "episode",
-    ("next", "observation"),
-    ("next", "returns_to_go"),
-)
 _VALIDATION_BATCH = 256
-
-
-def make_buffer(
-    normalized: TensorDictBase, horizon: int, batch_size: int, seed: int, device: torch.device
-) -> TensorDictReplayBuffer:
-    """A replay buffer that yields windows [B, T] of a normalised dataset [N].
-
-    The dataset goes to the device; where it does not fit, it stays on the CPU.
-    """
-    data = normalized.select(*_TRAINED_ON).contiguous()
-    try:
-        data = data.to(device)
-    except torch.OutOfMemoryError:
-        data = data.to("cpu")
-    return TensorDictReplayBuffer(
-        storage=TensorStorage(data, device=data.device),
-        sampler=WindowSampler(horizon, seed=seed),
-        batch_size=batch_size,
-    )
 
 
 def make_losses(
@@ -104,27 +76,6 @@ def make_optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def split_episodes(
-    episodes: TensorDictBase, share: float, seed: int
-) -> tuple[Tensor, Tensor | None]:
-    """Holds a share of whole episodes out for validation.
-
-    Returns:
-        Row numbers of the training and of the validation data; ``None`` for the latter if the
-        share is 0 or there are too few episodes to spare one.
-    """
-    number = episodes["episode"].reshape(-1)
-    count = int(number.max()) + 1
-    held_out = int(share * count)
-    if held_out == 0:
-        return torch.arange(len(number)), None
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:held_out]
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[chosen] = True
-    mask = mask[number]
-    return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
-
-
 class Trainer:
     """Holds everything that training changes, and takes one step at a time.
 
@@ -168,13 +119,14 @@ class Trainer:
             held_out = normalizer.apply_to(episodes[validation])
             self.validation = make_buffer(held_out, horizon, _VALIDATION_BATCH, 0, device)
         self.means = RunningMeans()
-        self.watch = DivergenceWatch(len(self.losses), settings.explosion)
+        self.watch = DivergenceWatch(settings.explosion)
 
     def train_step(self) -> None:
         """One optimisation step; nothing here waits for the device."""
         batch = self.buffer.sample().to(self.device)
         parts = self.joint_loss(*self._share(batch))
-        parts.pop("total").backward()
+        total = parts.pop("total")
+        total.backward()
         norms = self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -182,9 +134,8 @@ class Trainer:
         self.ema.step()
         self.step += 1
         self.means.add({**parts, **norms})
-        losses = [parts[f"loss_{name}"] for name in self.losses]
         present = batch["index"][:, self.config.task.horizon - 2]  # [B]
-        self.watch.note([*losses, *norms.values()], present)
+        self.watch.note(total.detach(), list(norms.values()), present)
 
     @torch.no_grad()
     def validate(self, batches: int = 4) -> dict[str, float]:
@@ -216,7 +167,7 @@ class Trainer:
         reduced = self.world.mean(torch.tensor(values, dtype=torch.float64, device=self.device))
         means = dict(zip(names, reduced.tolist(), strict=True))
         if self.watch.usual_loss is None:
-            self.watch.usual_loss = sum(means[f"loss_{name}"] for name in self.losses)
+            self.watch.usual_loss = sum(v for k, v in means.items() if k.startswith("loss_"))
         return means
 
     def learning_rate(self) -> float:

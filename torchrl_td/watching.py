@@ -55,22 +55,20 @@ class DivergenceWatch:
     Steps are noted on the device and checked together, so that no step waits for it.
 
     Args:
-        losses: how many of the noted values are losses; they come first.
         explosion: factor by which the loss may exceed what it was at first; ``None`` for any.
     """
 
-    def __init__(self, losses: int, explosion: float | None) -> None:
-        self.losses = losses
+    def __init__(self, explosion: float | None) -> None:
         self.explosion = explosion
         self.usual_loss: float | None = None
         self._noted: list[tuple[Tensor, Tensor]] = []
 
-    def note(self, values: list[Tensor], rows: Tensor) -> None:
-        """Notes a step: its losses and gradient norms, scalars; the batch's present rows [B]."""
-        self._noted.append((torch.stack(values), rows))
+    def note(self, loss: Tensor, norms: list[Tensor], rows: Tensor) -> None:
+        """Notes a step: its loss and gradient norms, scalars, and the batch's rows [B]."""
+        self._noted.append((torch.stack([loss, *norms]), rows))
 
     def take(self) -> tuple[Tensor, list[Tensor]] | None:
-        """The values [S, V] and the rows of the S steps noted since; ``None`` if none was."""
+        """Loss and norms [S, 1 + N] and rows of the steps noted since; ``None`` if none was."""
         if not self._noted:
             return None
         values, rows = zip(*self._noted, strict=True)
@@ -81,7 +79,7 @@ class DivergenceWatch:
         """Checks noted steps.
 
         Args:
-            values: [S, V], from :meth:`take`.
+            values: [S, 1 + N], from :meth:`take`.
             rows: dataset rows of each step's batch.
             step: the last of these steps.
 
@@ -90,7 +88,7 @@ class DivergenceWatch:
         """
         bad, what = ~torch.isfinite(values).all(-1), "is not finite"
         if self.explosion is not None and self.usual_loss is not None and not bad.any():
-            bad = values[:, : self.losses].sum(-1) > self.explosion * self.usual_loss
+            bad = values[:, 0] > self.explosion * self.usual_loss
             what = f"is more than training.explosion={self.explosion:g} times what it was at first"
         if not bad.any():
             return

@@ -1,0 +1,108 @@
+"""The pictures: not empty, of the right places, and a machine without a screen is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from PIL import Image
+from tensordict import TensorDict
+
+from torchrl_td import showing
+from torchrl_td.config import Config
+from torchrl_td.envs import make_gym_env
+from torchrl_td.metrics import MetricsFile
+from torchrl_td.plotting import draw_frame, plot_plans, plot_training
+
+
+def rollout(steps: int, width: int, horizon: int = 8) -> TensorDict:
+    states = torch.randn(steps, width).cumsum(0) * 0.05
+    done = torch.zeros(steps, 1, dtype=torch.bool)
+    done[-1] = True
+    return TensorDict(
+        {
+            "observation": states,
+            "action": torch.zeros(steps, 3),
+            "plan": {
+                "draft": states.unsqueeze(1).repeat(1, horizon, 1),
+                "refined": states.unsqueeze(1).repeat(1, horizon, 1),
+            },
+            "next": {"done": done},
+        },
+        batch_size=[steps],
+    )
+
+
+def colours(path: Path) -> int:
+    pixels = (imread(path)[..., :3] * 255).astype(np.uint8)
+    return len(np.unique(pixels.reshape(-1, 3), axis=0))
+
+
+def test_training_curves(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    for step in range(1, 4):
+        metrics.write(step, {"train/loss_refiner": 1 / step, "train/loss_generator": 2 / step})
+    metrics.write(3, {"validation/loss_refiner": 0.5, "validation/loss_refiner_ema": 0.4})
+    metrics.write(3, {"eval/score/refined": 100.0, "eval/score_std/refined": 3.0})
+    plot_training(metrics, tmp_path / "training.png")
+    assert colours(tmp_path / "training.png") > 20
+
+
+def test_training_curves_of_nothing(tmp_path: Path) -> None:
+    plot_training(MetricsFile(tmp_path / "metrics.csv"), tmp_path / "training.png")
+    assert (tmp_path / "training.png").exists()
+
+
+def test_plans_in_a_maze(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    env = make_gym_env(tiny_config().task)
+    plot_plans(rollout(40, 6), tmp_path / "plans.png", env.unwrapped)
+    assert colours(tmp_path / "plans.png") > 20
+    maze: Any = env.unwrapped
+    frame = draw_frame(rollout(40, 6), 3, maze.maze)
+    assert frame.ndim == 3 and frame.dtype == np.uint8 and frame.std() > 0
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+def test_plans_of_states(steps: int, tmp_path: Path) -> None:
+    """Episodes shorter than a plan too."""
+    plot_plans(rollout(steps, 11), tmp_path / "plans.png", gymnasium.make("Hopper-v5").unwrapped)
+    assert colours(tmp_path / "plans.png") > 20
+
+
+def test_video_of_a_maze(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    path = tmp_path / "rollout.gif"
+    assert showing.show_video(rollout(10, 6), tiny_config(), path)
+    with Image.open(path) as video:
+        assert video.format == "GIF" and video.n_frames > 5  # type: ignore[attr-defined]
+
+
+class Rendering(gymnasium.Wrapper):
+    """Renders noise, as no OpenGL is needed for it."""
+
+    def render(self) -> Any:
+        return np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_video_of_another_task(
+    works: bool,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def make(task: Any, render_mode: str | None = None) -> gymnasium.Env:
+        if render_mode and not works:
+            raise RuntimeError("no OpenGL here\nat all")
+        return Rendering(gymnasium.make("Hopper-v5"))
+
+    monkeypatch.setattr(showing, "make_gym_env", make)
+    path = tmp_path / "rollout.gif"
+    assert showing.show_video(rollout(10, 11), tiny_config(), path) == works
+    assert path.exists() == works
