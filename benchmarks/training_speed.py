@@ -1,0 +1,242 @@
+"""Steps a second of training, and where the time goes.
+
+    python benchmarks/training_speed.py --presets small,paper --steps 20 --json speed.json
+
+For each preset and device: the trainer's step, the same step as a straightforward loop takes it
+(windows cut in Python one by one, three optimisers with PyTorch's plain loops, an averaged copy
+updated weight by weight, every loss read at once), and the time of the trainer's parts. The two
+loops take turns, so that both meet the same machine. Data is random, of the task's sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from tensordict import TensorDict
+
+from torchrl_td.config import Config, check_config
+from torchrl_td.data import load_episodes
+from torchrl_td.run_folder import versions
+from torchrl_td.training import Trainer, make_losses
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# Horizon, observation and action widths of METHOD's settings table.
+SIZES = {"hopper": (16, 11, 3), "halfcheetah": (8, 17, 6), "walker2d": (32, 17, 6)}
+
+
+def settings(preset: str, horizon: int, words: list[str]) -> Config:
+    """A preset at a task's horizon."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = [f"preset={preset}", f"task.horizon={horizon}", "dataset.validation_share=0"]
+        return check_config(compose("td_offline", overrides=[*overrides, *words]))
+
+
+def random_episodes(observation: int, action: int, steps: int = 100_000) -> TensorDict:
+    """Episodes of 1,000 steps of random numbers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(width: int) -> torch.Tensor:
+        return torch.randn(steps, width, generator=generator)
+
+    ends = torch.zeros(steps, 1, dtype=torch.bool)
+    ends[999::1000] = True
+    states = draw(observation).cumsum(0) * 0.01 + draw(observation)
+    return load_episodes(
+        TensorDict(
+            {
+                "observation": states,
+                "action": draw(action).tanh(),
+                "next": {
+                    "observation": states.roll(-1, 0),
+                    "reward": draw(1).abs(),
+                    "terminated": torch.zeros_like(ends),
+                    "truncated": ends,
+                },
+            },
+            batch_size=[steps],
+        )
+    )
+
+
+class StraightforwardLoop:
+    """The same three losses as a first version would train them."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.config, self.device = trainer.config, trainer.device
+        self.model = copy.deepcopy(trainer.model)
+        self.losses = make_losses(self.model, self.config, delay_refiner=False)
+        self.average = copy.deepcopy(self.model.refiner_network)
+        rate = self.config.training.learning_rate
+        self.optimizers = [
+            torch.optim.AdamW(loss.parameters(), lr=rate, foreach=False, fused=False)
+            for loss in self.losses.values()
+        ]
+        data = trainer.buffer.storage.get(slice(0, len(trainer.buffer)))
+        self.data = data.cpu()
+        self.history = self.config.task.horizon - 1
+
+    def batch(self) -> TensorDict:
+        """Windows cut out one after the other."""
+        number, length = self.data["episode"].reshape(-1), 2 * self.history
+        windows = []
+        for present in torch.randint(len(number), (self.config.training.batch_size,)).tolist():
+            rows = []
+            mask = []
+            for offset in range(-self.history + 1, self.history + 1):
+                row = min(max(present + offset, 0), len(number) - 1)
+                inside = bool(number[row] == number[present]) and row == present + offset
+                rows.append(row if inside else present)
+                mask.append(inside)
+            window = self.data[torch.tensor(rows)].clone()
+            window["mask"] = torch.tensor(mask)
+            windows.append(window)
+        assert windows[0].shape == (length,)
+        return torch.stack(windows).contiguous().to(self.device)
+
+    def step(self) -> float:
+        """One step, its losses read at once."""
+        batch = self.batch()
+        total = 0.0
+        for name, optimizer in zip(self.losses, self.optimizers, strict=True):
+            loss = self.losses[name](batch)[f"loss_{name}"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        decay = self.config.training.ema_decay
+        with torch.no_grad():
+            trained = self.model.refiner_network.parameters()
+            for slow, fast in zip(self.average.parameters(), trained, strict=True):
+                slow.mul_(decay).add_((1 - decay) * fast)
+        return total
+
+
+def parts_of(trainer: Trainer) -> dict[str, Callable[[Any], Any]]:
+    """The trainer's step in pieces, each of which hands on what the next one needs."""
+
+    def forward(name: str) -> Callable[[Any], Any]:
+        def compute(batch: Any) -> Any:
+            trainer.losses[name](batch)[f"loss_{name}"].backward()
+            return batch
+
+        return compute
+
+    def optimise(batch: Any) -> Any:
+        trainer._clip_gradients()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        trainer.scheduler.step()
+        trainer.ema.step()
+        return batch
+
+    pieces: dict[str, Callable[[Any], Any]] = {
+        "sampling": lambda _: trainer.buffer.sample().to(trainer.device)
+    }
+    pieces |= {name: forward(name) for name in trainer.losses}
+    return pieces | {"optimiser": optimise}
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(function: Callable[..., Any], device: torch.device, *arguments: Any) -> tuple[float, Any]:
+    """Seconds of a call, and what it returned."""
+    wait(device)
+    start = time.perf_counter()
+    result = function(*arguments)
+    wait(device)
+    return time.perf_counter() - start, result
+
+
+def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, steps: int) -> dict:
+    """One row of the table."""
+    trainer = Trainer(config, random_episodes(*sizes[1:]), device)
+    plain = StraightforwardLoop(trainer)
+    pieces = parts_of(trainer)
+    seconds: dict[str, list[float]] = {name: [] for name in ("step", "straightforward", *pieces)}
+    for _ in range(3):
+        trainer.train_step()
+        plain.step()
+    for _ in range(steps):
+        seconds["step"].append(timed(trainer.train_step, device)[0])
+        seconds["straightforward"].append(timed(plain.step, device)[0])
+        handed = None
+        for name, piece in pieces.items():
+            spent, handed = timed(piece, device, handed)
+            seconds[name].append(spent)
+    trainer.check_health()
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    whole = sum(median[name] for name in pieces)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+    return {
+        "preset": config.preset,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "horizon": sizes[0],
+        "batch": config.training.batch_size,
+        "compile": config.training.compile,
+        "autocast": config.training.autocast,
+        "steps_per_second": 1 / median["step"],
+        "straightforward_steps_per_second": 1 / median["straightforward"],
+        "times_straightforward": median["straightforward"] / median["step"],
+        "milliseconds": {name: 1e3 * median[name] for name in ("step", *pieces)},
+        "share": {name: median[name] / whole for name in pieces},
+        "sampling_and_optimiser_share": (median["sampling"] + median["optimiser"]) / whole,
+        "parameters": trainer.model.parameter_counts(),
+        "peak_memory_mib": peak,
+        "versions": versions(),
+        "machine": platform.processor() or platform.machine(),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["share"].items())
+    count = sum(row["parameters"].values()) / 1e6
+    return (
+        f"{row['preset']:10s} {row['device']:12s} {row['threads']} threads  "
+        f"{row['steps_per_second']:8.2f} steps/s  "
+        f"{row['times_straightforward']:5.2f}x a straightforward loop  {count:.1f} M parameters  "
+        f"{row['peak_memory_mib']:.0f} MiB\n           {shares}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presets", default="small,paper")
+    parser.add_argument("--size", default="hopper", choices=sorted(SIZES))
+    parser.add_argument("--devices", default="cpu" + ",cuda" * torch.cuda.is_available())
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("words", nargs="*", help="settings, as in training.compile=true")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    sizes, rows = SIZES[given.size], []
+    for preset in given.presets.split(","):
+        for device in given.devices.split(","):
+            config = settings(preset, sizes[0], given.words)
+            rows.append(measure(config, sizes, torch.device(device), given.steps))
+            sys.stdout.write(line(rows[-1]) + "\n")
+            sys.stdout.flush()
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

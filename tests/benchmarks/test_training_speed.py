@@ -1,0 +1,62 @@
+"""The training benchmark in miniature: it runs, adds up, and its two loops learn the same thing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from torchrl_td.training import Trainer
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "training_speed.py"
+TINY = ("generator.width=16", "generator.layers=1", "refiner.channels=8", "training.batch_size=3")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("training_speed", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reports_where_the_time_goes(
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    words = ["--presets", "small", "--devices", "cpu", "--threads", "1", "--steps", "2"]
+    output = tmp_path / "speed.json"
+    monkeypatch.setattr(sys, "argv", ["training_speed", *words, "--json", str(output), *TINY])
+    script.main()
+    assert "steps/s" in capsys.readouterr().out
+    (row,) = json.loads(output.read_text())
+    assert row["steps_per_second"] > 0 and row["peak_memory_mib"] > 0
+    assert row["share"].keys() == {
+        "sampling",
+        "generator",
+        "refiner",
+        "inverse_dynamics",
+        "optimiser",
+    }
+    assert sum(row["share"].values()) == pytest.approx(1)
+    assert row["parameters"]["refiner"] > 0
+
+
+def test_the_straightforward_loop_cuts_the_same_windows(script: ModuleType) -> None:
+    config = script.settings("small", 8, list(TINY))
+    trainer = Trainer(config, script.random_episodes(3, 2, steps=5000), torch.device("cpu"))
+    plain = script.StraightforwardLoop(trainer).batch()
+    ours = trainer.buffer.sample()
+    assert plain.shape == ours.shape == (3, 14)
+    for window in (plain, ours):
+        rows, mask = window["episode"].reshape(3, 14), window["mask"]
+        assert mask[:, 6].all()  # the present
+        assert ((rows == rows[:, 6:7]) | ~mask).all()
