@@ -69,14 +69,14 @@ def plot_plans(rollout: TensorDictBase, path: Path, env: Any, count: int = 4) ->
     end = int(done[0]) + 1 if len(done) else length
     moments = np.linspace(0, max(end - horizon, 1) * (0.5 if maze else 1.0), count).astype(int)
     if maze is not None:
-        figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 3.8), squeeze=False)
+        figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 4.2), squeeze=False)
         for axis, moment in zip(axes[0], moments, strict=True):
             _draw_maze(axis, maze)
             _draw_maze_plan(axis, rollout, int(moment), end)
             axis.set_title(f"step {moment}")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False)
-        figure.tight_layout(rect=(0, 0.08, 1, 1))
+        figure.tight_layout(rect=(0, 0.08, 1, 0.97))
         figure.savefig(path, dpi=110)
         plt.close(figure)
         return
