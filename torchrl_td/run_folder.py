@@ -20,7 +20,16 @@ from omegaconf import OmegaConf
 from torchrl_td.config import Config, check_config, to_dict
 from torchrl_td.errors import TDError
 
-_PACKAGES = ("torch", "torchrl", "tensordict", "gymnasium", "mujoco", "minari", "torchrl_td")
+_PACKAGES = (
+    "torch",
+    "torchrl",
+    "tensordict",
+    "gymnasium",
+    "gymnasium-robotics",
+    "mujoco",
+    "minari",
+    "torchrl_td",
+)
 # Any of these says that a run was started in the folder.
 _TRACES = ("config.yaml", "run.json", "metrics.csv", "results.json", "checkpoint")
 _SETTINGS = "config.yaml"
