@@ -185,6 +185,23 @@ def test_planner_model_has_the_averaged_weights(make_trainer: Callable[..., Trai
     assert any(not torch.equal(v, start[n]) for n, v in trained.state_dict().items())
 
 
+def test_the_average_is_torchrls(make_trainer: Callable[..., Trainer]) -> None:
+    from torchrl.objectives import SoftUpdate
+
+    def train(theirs: bool) -> dict[str, torch.Tensor]:
+        trainer = make_trainer()
+        if theirs:
+            decay = trainer.config.training.ema_decay
+            trainer.ema = SoftUpdate(trainer.losses["refiner"], eps=decay)
+        for _ in range(3):
+            trainer.train_step()
+        return weights(trainer)
+
+    left, right = train(True), train(False)
+    for name in left:
+        torch.testing.assert_close(left[name], right[name])
+
+
 def test_the_seed_governs_everything(make_trainer: Callable[..., Trainer]) -> None:
     def train(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(1234 + seed)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
+from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
+
+from torchrl_td.objectives import DiffusionRefinerLoss
 
 
 class JointLoss(nn.Module):
@@ -46,3 +49,28 @@ class JointLoss(nn.Module):
                     metrics[key] = value.detach()
         assert total is not None
         return {"total": total, **metrics}
+
+
+class AveragedRefiner(SoftUpdate):
+    """TorchRL's ``SoftUpdate`` of the refiner's target weights, as one operation over all.
+
+    Going through the weights one after the other takes half of the optimiser's time in preset
+    ``small``.
+
+    Args:
+        loss: with ``delay_refiner``.
+        decay: share of the average that a step keeps.
+    """
+
+    def __init__(self, loss: DiffusionRefinerLoss, decay: float) -> None:
+        super().__init__(loss, eps=decay)
+        sources = dict(loss.refiner_network_params.flatten_keys(".").items())
+        targets = dict(loss.target_refiner_network_params.flatten_keys(".").items())
+        names = [name for name, value in sources.items() if value.requires_grad]
+        self._fast = [sources[name].data for name in names]
+        self._slow = [targets[name].data for name in names]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves the average by a step."""
+        torch._foreach_lerp_(self._slow, self._fast, 1 - self.eps)

@@ -11,13 +11,12 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchrl.checkpoint import GlobalRNGState
-from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.config import Config, TrainingConfig
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.distributed import World
-from torchrl_td.joint_loss import JointLoss
+from torchrl_td.joint_loss import AveragedRefiner, JointLoss
 from torchrl_td.modules.build import Scales, TrajectoryDiffuser
 from torchrl_td.objectives import (
     DiffusionRefinerLoss,
@@ -110,7 +109,7 @@ class Trainer:
         scales = Scales.fit(train, horizon)
         self.model = TrajectoryDiffuser(config, *widths, normalizer, scales).to(device)
         self.losses = make_losses(self.model, config)
-        self.ema = SoftUpdate(self.losses["refiner"], eps=settings.ema_decay)
+        self.ema = AveragedRefiner(self.losses["refiner"], settings.ema_decay)
         self.joint_loss = self._joint_loss()
         self.optimizer, self.scheduler = make_optimizer(self.losses, settings)
         self.buffer = make_buffer(train, horizon, settings.batch_size, config.seed, device)

@@ -24,6 +24,12 @@ from typing import Any
 import torch
 
 
+def long_enough(kills: int) -> tuple[str, ...]:
+    """Words for a run that so many kills meet training, saving and evaluating."""
+    steps = 20 * kills + 20
+    return (f"training.steps={steps}", "training.checkpoint_every=5", "training.evaluate_every=40")
+
+
 def start(config: Any) -> multiprocessing.process.BaseProcess:
     """A run in a process of its own, forked, so that it need not import everything again."""
     process = multiprocessing.get_context("fork").Process(target=_child, args=(config,))
@@ -55,7 +61,7 @@ def logged_steps(folder: Path) -> list[int]:
     if not (folder / "metrics.csv").exists():
         return []
     with (folder / "metrics.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
+        header, *rows = list(csv.reader(file)) or [[]]
     return [int(row[0]) for row in rows if len(row) == len(header)]
 
 
@@ -69,21 +75,22 @@ def trial(make: Callable[..., Any], folder: Path, kills: int, seed: int) -> list
         seed: of the moments.
     """
     whole, killed = folder / "whole", folder / "killed"
-    began = time.perf_counter()
     process = start(make(f"output_dir={whole}"))
     process.join()
     assert process.exitcode == 0, "the undisturbed run failed"
-    duration = time.perf_counter() - began
     moments = random.Random(seed)
     found, saved = [], 0
     for _ in range(kills):
         process = start(make(f"output_dir={killed}", "resume=auto"))
-        # Later and later in the run as a whole, as each resumes where the last one saved.
-        wait = moments.uniform(0.05, 1.0) * duration * 2 / max(kills, 2)
-        process.join(max(wait, moments.uniform(0.05, 1.0)))
+        # Some steps on, however slow this machine is, and then at any moment.
+        wanted_step = saved + moments.randint(0, 30)
+        while process.is_alive() and max(logged_steps(killed), default=0) < wanted_step:
+            time.sleep(0.01)
+        wait = moments.uniform(0.0, 0.5)
+        process.join(wait)
         ended = process.exitcode is not None
         assert process.exitcode in (None, 0), "a resumed run failed"
-        process.kill()
+        process.kill()  # SIGKILL
         process.join()
         now = saved_step(killed)
         assert now >= saved, f"the checkpoint of step {saved} was lost, {now} is the newest"
@@ -92,7 +99,7 @@ def trial(make: Callable[..., Any], folder: Path, kills: int, seed: int) -> list
         wanted = range(every, now + 1, every)
         assert set(wanted) <= set(logged_steps(killed)), "rows of metrics.csv were lost"
         saved = now
-        found.append({"seconds": round(wait, 2), "saved_step": now, "had_ended": ended})
+        found.append({"wanted_step": wanted_step, "saved_step": now, "had_ended": ended})
     process = start(make(f"output_dir={killed}", "resume=auto"))
     process.join()
     assert process.exitcode == 0, "the last resumed run failed"
@@ -118,7 +125,7 @@ def main() -> None:
 
         torch.set_num_threads(1)
         source = "minari:" + record_pointmaze("umaze", 3600, seed=0, progress=False)
-        words = [*TINY_RUN, f"dataset.source={source}", *LONGER]
+        words = [*TINY_RUN, f"dataset.source={source}", *long_enough(given.kills)]
 
         def make(*more: str) -> Any:
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -129,9 +136,6 @@ def main() -> None:
         assert_same_run(Path(name) / "whole", Path(name) / "killed")
         sys.stdout.write(f"{given.kills} kills: the end is that of an undisturbed run\n")
 
-
-# Long enough to be killed while training, saving and evaluating.
-LONGER = ("training.steps=120", "training.checkpoint_every=5", "training.evaluate_every=40")
 
 if __name__ == "__main__":
     main()
