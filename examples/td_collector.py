@@ -11,6 +11,7 @@ buffer is saved to) and, with a checkpoint, any setting under planner.
 
 from __future__ import annotations
 
+import gc
 import sys
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,10 @@ def td_collector() -> None:
             print(f"{len(buffer)} of {frames} steps, {len(returns)} episodes done", flush=True)
     finally:
         collector.shutdown()
+    # The collector closes its queues when it is freed, for which it starts threads. Left to the
+    # interpreter's own end, that can wait for ever.
+    del collector
+    gc.collect()
     report(buffer, returns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -167,6 +168,8 @@ def test_workers_that_add_the_primer_fill_a_replay_buffer(make_actor: Build, poi
             buffer.extend(data.reshape(-1))
     finally:
         collector.shutdown()
+    del collector  # freed now: at the interpreter's end its queues could wait for ever
+    gc.collect()
     sample = buffer.sample()
     assert len(buffer) == 32
     assert sample["plan", "refined"].shape == (8, actor.horizon, 6)
