@@ -67,7 +67,7 @@ def plot_plans(rollout: TensorDictBase, path: Path, env: Any, count: int = 4) ->
     horizon = rollout["plan", "refined"].shape[-2]
     done = rollout["next", "done"].squeeze(-1).nonzero()
     end = int(done[0]) + 1 if len(done) else length
-    moments = np.linspace(0, max(end - horizon, 1) * (0.5 if maze else 1.0), count).astype(int)
+    moments = np.linspace(0, max(end - horizon, 1) * (0.33 if maze else 1.0), count).astype(int)
     if maze is not None:
         figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 4.2), squeeze=False)
         for axis, moment in zip(axes[0], moments, strict=True):
