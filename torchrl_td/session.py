@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,10 @@ from torchrl_td.modules.build import TrajectoryDiffuser
 from torchrl_td.planner import TDPlannerActor
 from torchrl_td.plotting import plot_training
 from torchrl_td.random_state import own_randomness
-from torchrl_td.run_folder import versions, write_json
+from torchrl_td.results import summarize
+from torchrl_td.run_folder import write_json
 from torchrl_td.showing import play_one, show_plans, show_video
+from torchrl_td.signals import stop_signals
 from torchrl_td.training import Trainer
 
 _SIGNAL_STEPS = 10  # steps between asking the other processes whether one was told to stop
@@ -192,25 +192,7 @@ class Session:
 
     def summary(self, results: list[EvaluationResult]) -> dict[str, Any]:
         """What ``results.json`` holds."""
-        config = self.config
-        summary = {
-            "task": config.task.name,
-            "dataset": self.dataset,
-            "environment": config.task.env,
-            "preset": config.preset,
-            "seed": config.seed,
-            "training_steps": self.trainer.step,
-            "training_seconds": round(self.seconds, 1),
-            "target_return": config.evaluation.target_return,
-            "guidance_scale": config.planner.guidance_scale,
-            "candidates": config.planner.candidates,
-            "parameters": self.trainer.model.parameter_counts(),
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "processes": self.world.size,
-            "versions": versions(),
-            "results": [result.to_dict() for result in results],
-        }
+        summary = summarize(self.trainer, self.dataset, self.seconds, results)
         return summary | ({} if self.stopped_by is None else {"stopped_by": self.stopped_by})
 
     def actor(self, model: TrajectoryDiffuser, refine_steps: int | None = None) -> TDPlannerActor:
@@ -338,24 +320,3 @@ class Session:
         self.stopped_by = number
         if self._evaluating:  # which may take minutes
             raise KeyboardInterrupt
-
-
-@contextmanager
-def stop_signals(handler: Callable[[int], None]) -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM into a call; a second Ctrl-C interrupts at once."""
-
-    def on_signal(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        handler(number)
-
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, on_signal)
-    except ValueError:  # not in the main thread: the caller handles signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
