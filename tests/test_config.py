@@ -28,6 +28,8 @@ def minimal() -> dict[str, Any]:
 
 def with_(key: str, value: Any) -> dict[str, Any]:
     given = minimal()
+    if key == "training.patience":  # counts evaluations, so there have to be some
+        given.setdefault("training", {})["evaluate_every"] = 1
     *sections, last = key.split(".")
     target = given
     for section in sections:
