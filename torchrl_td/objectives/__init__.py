@@ -1,7 +1,8 @@
 """Loss modules, one for each trained part."""
 
+from torchrl_td.objectives.critic import PlanCriticLoss
 from torchrl_td.objectives.generator import TrajectoryGeneratorLoss
-from torchrl_td.objectives.inverse_dynamics import InverseDynamicsLoss, PlanCriticLoss
+from torchrl_td.objectives.inverse_dynamics import InverseDynamicsLoss
 from torchrl_td.objectives.refiner import DiffusionRefinerLoss
 
 __all__ = [

@@ -1,19 +1,17 @@
-"""What the losses share: reduction of errors under a mask."""
+"""What the losses share: reading a window's entries, and reducing errors under its mask."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import fields
+
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+from torchrl.objectives.common import LossModule
 
 from torchrl_td.errors import TDError
 
 REDUCTIONS = ("none", "mean", "sum")
-
-
-def check_reduction(reduction: str) -> str:
-    """Returns the reduction or raises a :class:`~torchrl_td.errors.TDError`."""
-    if reduction not in REDUCTIONS:
-        raise TDError(f"unknown reduction {reduction!r}; allowed are {', '.join(REDUCTIONS)}")
-    return reduction
 
 
 def hide_masked(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
@@ -35,10 +33,52 @@ def reduce_masked(error: Tensor, mask: Tensor, reduction: str) -> Tensor:
         reduction: ``"mean"`` over valid entries and D, ``"sum"``, or ``"none"``, which
             returns [B, T, D] with zeros where masked.
     """
-    weight = mask.unsqueeze(-1).to(error.dtype)
     # where, not a product: a NaN in padding must not reach the loss.
     error = error.where(mask.unsqueeze(-1), 0.0)
     if reduction == "none":
         return error
     total = error.sum()
-    return total if reduction == "sum" else total / (weight.sum() * error.shape[-1]).clamp(min=1)
+    return total if reduction == "sum" else total / (mask.sum() * error.shape[-1]).clamp(min=1)
+
+
+class WindowLoss(LossModule):
+    """A loss of one network on a batch of windows, without a value estimator.
+
+    A subclass declares ``_AcceptedKeys``, whose last key is that of the mask, ``default_keys``,
+    ``out_keys`` and the annotations that TorchRL asks for: ``<name>``, ``<name>_params`` and
+    ``target_<name>_params``.
+
+    Args:
+        network (nn.Module): the module to be trained.
+        name (str): name under which the loss keeps it.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+        create_target_params (bool): whether target parameters are kept.
+
+    Raises:
+        TDError: if the reduction is unknown.
+    """
+
+    def __init__(
+        self, network: nn.Module, name: str, reduction: str, *, create_target_params: bool = False
+    ) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise TDError(f"unknown reduction {reduction!r}; allowed are {', '.join(REDUCTIONS)}")
+        self.reduction = reduction
+        self.convert_to_functional(network, name, create_target_params=create_target_params)
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """The keys read, in the order of ``_AcceptedKeys``."""
+        return [getattr(self.tensor_keys, field.name) for field in fields(self._AcceptedKeys)]
+
+    @in_keys.setter
+    def in_keys(self, value: list[NestedKey]) -> None:
+        raise AttributeError("rename keys with set_keys")
+
+    def _forward_value_estimator_keys(self, **kwargs) -> None:
+        """There is no value estimator whose keys would have to follow."""
+
+    def _read(self, tensordict: TensorDictBase) -> list[Tensor]:
+        """The entries of ``in_keys`` [B, T, ...]; the mask [B, T] comes last."""
+        return [tensordict.get(key) for key in self.in_keys]

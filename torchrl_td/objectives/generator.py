@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
-from torchrl.objectives.common import LossModule
 
 from torchrl_td.modules import TrajectoryGenerator
-from torchrl_td.objectives.common import check_reduction, hide_masked, reduce_masked
+from torchrl_td.objectives.common import WindowLoss, hide_masked, reduce_masked
 
 
-class TrajectoryGeneratorLoss(LossModule):
+class TrajectoryGeneratorLoss(WindowLoss):
     """Mean squared error of the next state and the next returns-to-go, 1:1.
 
     A fixed-variance Gaussian likelihood (eq. 4). Where the generator predicts changes, errors
@@ -77,27 +75,7 @@ class TrajectoryGeneratorLoss(LossModule):
     target_generator_network_params: TensorDictParams
 
     def __init__(self, generator_network: TrajectoryGenerator, *, reduction: str = "mean") -> None:
-        super().__init__()
-        self.reduction = check_reduction(reduction)
-        self.convert_to_functional(generator_network, "generator_network")
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        keys = self.tensor_keys
-        return [
-            keys.observation,
-            keys.returns_to_go,
-            keys.next_observation,
-            keys.next_returns_to_go,
-            keys.mask,
-        ]
-
-    @in_keys.setter
-    def in_keys(self, value: list[NestedKey]) -> None:
-        raise AttributeError("rename keys with set_keys")
-
-    def _forward_value_estimator_keys(self, **kwargs) -> None:
-        pass
+        super().__init__(generator_network, "generator_network", reduction)
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -106,7 +84,7 @@ class TrajectoryGeneratorLoss(LossModule):
         Returns:
             ``loss_generator`` and, detached, ``state_error`` and ``returns_error``.
         """
-        *entries, mask = (tensordict.get(key) for key in self.in_keys)
+        *entries, mask = self._read(tensordict)
         observation, returns_to_go, next_observation, next_returns = hide_masked(mask, *entries)
         with self.generator_network_params.to_module(self.generator_network):
             state, returns = self.generator_network.network(observation, returns_to_go, mask)
@@ -123,6 +101,5 @@ class TrajectoryGeneratorLoss(LossModule):
                 "loss_generator": loss,
                 "state_error": state_error.detach(),
                 "returns_error": returns_error.detach(),
-            },
-            batch_size=torch.Size([]),
+            }
         )

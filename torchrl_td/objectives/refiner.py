@@ -9,15 +9,14 @@ from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.objectives.common import LossModule
 
 from torchrl_td.errors import TDError
 from torchrl_td.modules import DiffusionRefiner
-from torchrl_td.objectives.common import check_reduction, reduce_masked
+from torchrl_td.objectives.common import WindowLoss, reduce_masked
 
 
-class DiffusionRefinerLoss(LossModule):
-    """Noise-prediction error with the condition dropped at random.
+class DiffusionRefinerLoss(WindowLoss):
+    """Mean squared error of the predicted noise, the condition dropped at random (paper eq. 6).
 
     The plan is the last H entries of the window, from the present on. Its position 0 holds
     the clean present state and carries no loss. Noise, denoising steps and dropped conditions
@@ -90,7 +89,12 @@ class DiffusionRefinerLoss(LossModule):
         delay_refiner: bool = False,
         reduction: str = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            refiner_network,
+            "refiner_network",
+            reduction,
+            create_target_params=delay_refiner,
+        )
         denoising_steps = refiner_network.schedule.denoising_steps
         multiple = refiner_network.network.horizon_multiple
         if horizon % multiple:
@@ -105,24 +109,8 @@ class DiffusionRefinerLoss(LossModule):
         self.horizon = horizon
         self.condition_dropout = condition_dropout
         self.max_step = max_step or denoising_steps
-        self.reduction = check_reduction(reduction)
         self.delay_refiner = delay_refiner
         self.shard = (0, 1)
-        self.convert_to_functional(
-            refiner_network, "refiner_network", create_target_params=delay_refiner
-        )
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        keys = self.tensor_keys
-        return [keys.observation, keys.returns_to_go, keys.mask]
-
-    @in_keys.setter
-    def in_keys(self, value: list[NestedKey]) -> None:
-        raise AttributeError("rename keys with set_keys")
-
-    def _forward_value_estimator_keys(self, **kwargs) -> None:
-        pass
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -131,7 +119,7 @@ class DiffusionRefinerLoss(LossModule):
         Returns:
             ``loss_refiner``.
         """
-        observation, returns_to_go, mask = (tensordict.get(key) for key in self.in_keys)
+        observation, returns_to_go, mask = self._read(tensordict)
         plan, mask = observation[:, -self.horizon :], mask[:, -self.horizon :]
         condition = returns_to_go[:, -self.horizon]  # [B, 1]
         noise, step, keep = self._draw(plan)
@@ -139,7 +127,7 @@ class DiffusionRefinerLoss(LossModule):
         mask = mask.clone()
         mask[:, 0] = False
         loss = reduce_masked(error, mask, self.reduction)
-        return TensorDict({"loss_refiner": loss}, batch_size=torch.Size([]))
+        return TensorDict({"loss_refiner": loss})
 
     def _draw(self, plan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise [B, H, O], denoising steps [B] and kept conditions [B] for a plan [B, H, O]."""

@@ -1,0 +1,119 @@
+"""The four losses on small networks, a window with padding, and what tests do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.objectives.common import LossModule
+
+from torchrl_td.modules import (
+    DiffusionRefiner,
+    InverseDynamics,
+    NoiseSchedule,
+    PlanCoordinates,
+    PlanCritic,
+    TrajectoryGenerator,
+)
+from torchrl_td.networks import MLP, RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
+from torchrl_td.objectives import (
+    DiffusionRefinerLoss,
+    InverseDynamicsLoss,
+    PlanCriticLoss,
+    TrajectoryGeneratorLoss,
+)
+
+B, T, H, O, A = 6, 14, 8, 3, 2  # noqa: E741
+CHANGE = torch.tensor([0.5, 0.0, 2.0])
+
+
+def generator(kind: str = "transformer", predict: str = "state") -> TrajectoryGenerator:
+    network = (
+        TrajectoryTransformer(O, T, width=16, layers=1, heads=2)
+        if kind == "transformer"
+        else RecurrentTrajectoryModel(O, kind, width=16, layers=1)
+    )
+    scales = {"change_scale": CHANGE, "returns_change_scale": 0.1} if predict == "change" else {}
+    return TrajectoryGenerator(network, predict=predict, **scales)
+
+
+def refiner(scale: Tensor | None = None) -> DiffusionRefiner:
+    network = TemporalUNet(O, channels=8, multipliers=(1, 2), embedding_dim=8)
+    return DiffusionRefiner(network, NoiseSchedule(), coordinates=PlanCoordinates(scale))
+
+
+def inverse_dynamics() -> InverseDynamics:
+    return InverseDynamics(MLP(2 * O, (8,), A))
+
+
+def critic() -> PlanCritic:
+    return PlanCritic(MLP(O + A, (8,), 1))
+
+
+# Name of the loss, how it is made of its module, and the module.
+LOSSES: dict[str, tuple[str, Callable[..., LossModule], Callable[[], torch.nn.Module]]] = {
+    "generator": ("loss_generator", TrajectoryGeneratorLoss, generator),
+    "refiner": (
+        "loss_refiner",
+        lambda module, **kwargs: DiffusionRefinerLoss(module, horizon=H, **kwargs),
+        refiner,
+    ),
+    "inverse_dynamics": ("loss_inverse_dynamics", InverseDynamicsLoss, inverse_dynamics),
+    "critic": ("loss_critic", PlanCriticLoss, critic),
+}
+each_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def make(name: str, **kwargs) -> tuple[str, LossModule, torch.nn.Module]:
+    key, build, make_module = LOSSES[name]
+    module = make_module()
+    return key, build(module, **kwargs), module
+
+
+def window() -> TensorDict:
+    """Rows padded at the left, at the right, at both ends and not at all."""
+    mask = torch.ones(B, T, dtype=torch.bool)
+    mask[0, :6] = False  # the present is the episode's first step
+    mask[1, 7:] = False  # and here its last
+    mask[2, :3] = False
+    mask[2, 10:] = False
+    return TensorDict(
+        observation=torch.randn(B, T, O),
+        returns_to_go=torch.rand(B, T, 1),
+        action=torch.randn(B, T, A),
+        mask=mask,
+        next=TensorDict(
+            observation=torch.randn(B, T, O),
+            returns_to_go=torch.rand(B, T, 1),
+            batch_size=[B, T],
+        ),
+        batch_size=[B, T],
+    )
+
+
+def seeded(loss: LossModule, td: TensorDict, seed: int = 1) -> TensorDict:
+    torch.manual_seed(seed)
+    return loss(td)
+
+
+def masked_mean(error: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries [B, T, D] that are real, by a loop."""
+    entries = [
+        error[b, t] for b in range(error.shape[0]) for t in range(error.shape[1]) if mask[b, t]
+    ]
+    return torch.cat(entries).mean()
+
+
+def record(loss: DiffusionRefinerLoss) -> list[tuple[Tensor, ...]]:
+    """Lists the arguments of every later `noise_error`."""
+    drawn, original = [], loss.noise_error
+
+    def noise_error(*args: Tensor) -> Tensor:
+        drawn.append(args)
+        return original(*args)
+
+    loss.noise_error = noise_error
+    return drawn

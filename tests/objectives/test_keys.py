@@ -1,0 +1,70 @@
+"""Renamed and nested keys, and tensors given as keywords."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from tests.objectives.cases import B, T, each_loss, make, seeded, window
+
+RENAMED = {
+    "observation": ("agent", "state"),
+    "returns_to_go": ("agent", "deep", "rtg"),
+    "action": "act",
+    "mask": ("info", "real"),
+    "next_observation": ("later", "state"),
+    "next_returns_to_go": "later_rtg",
+}
+STANDARD = {
+    "observation": "observation",
+    "returns_to_go": "returns_to_go",
+    "action": "action",
+    "mask": "mask",
+    "next_observation": ("next", "observation"),
+    "next_returns_to_go": ("next", "returns_to_go"),
+}
+
+
+@each_loss
+def test_renamed_and_nested_keys(name: str) -> None:
+    key, loss, _ = make(name)
+    td = window()
+    want = seeded(loss, td)[key]
+    accepted = set(loss.default_keys.__dataclass_fields__)
+    loss.set_keys(**{k: v for k, v in RENAMED.items() if k in accepted})
+    assert set(loss.in_keys) == {RENAMED[k] for k in accepted}
+    moved = TensorDict({RENAMED[k]: td[STANDARD[k]] for k in accepted}, batch_size=[B, T])
+    assert torch.equal(seeded(loss, moved)[key], want)
+
+
+@each_loss
+def test_a_key_it_does_not_know(name: str) -> None:
+    _, loss, _ = make(name)
+    with pytest.raises(ValueError, match="not an accepted"):
+        loss.set_keys(reward="reward")
+
+
+@each_loss
+def test_keys_are_renamed_by_name_and_not_by_position(name: str) -> None:
+    _, loss, _ = make(name)
+    before = loss.in_keys
+    with pytest.raises(AttributeError, match="set_keys"):
+        loss.in_keys = ["observation"]
+    assert loss.in_keys == before
+    loss.set_keys(observation="state")
+    loss.set_keys(observation=None)  # the default again
+    assert loss.in_keys == before
+
+
+@each_loss
+def test_keyword_tensors(name: str) -> None:
+    key, loss, _ = make(name)
+    td = window()
+    want = seeded(loss, td)
+    accepted = set(loss.default_keys.__dataclass_fields__)
+    torch.manual_seed(1)
+    got = loss(**{k: td[STANDARD[k]] for k in accepted})
+    got = dict(zip(loss.out_keys, got if isinstance(got, tuple) else (got,), strict=True))
+    assert set(got) == set(want.keys())
+    assert torch.equal(got[key], want[key])

@@ -1,0 +1,80 @@
+"""Loss of the critic that can choose among candidate plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
+
+from torchrl_td.modules import PlanCritic
+from torchrl_td.objectives.common import WindowLoss, hide_masked, reduce_masked
+
+
+class PlanCriticLoss(WindowLoss):
+    """Mean squared error of Q(s, a) against the scaled returns-to-go (Monte Carlo).
+
+    The paper has no critic; the authors' code picks among candidate plans with one.
+
+    Args:
+        critic_network (PlanCritic): the critic.
+
+    Keyword Args:
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Raises:
+        TDError: if the reduction is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td.modules import PlanCritic
+        >>> from torchrl_td.networks import MLP
+        >>> from torchrl_td.objectives import PlanCriticLoss
+        >>> loss_module = PlanCriticLoss(PlanCritic(MLP(3 + 2, (32, 32), 1)))
+        >>> window = TensorDict(
+        ...     observation=torch.randn(4, 14, 3),
+        ...     action=torch.randn(4, 14, 2),
+        ...     returns_to_go=torch.rand(4, 14, 1),
+        ...     mask=torch.ones(4, 14, dtype=torch.bool),
+        ...     batch_size=[4, 14],
+        ... )
+        >>> loss_module(window)["loss_critic"].backward()
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Keys of the window.
+
+        Attributes:
+            observation: states [B, T, O].
+            action: actions [B, T, A].
+            returns_to_go: scaled returns-to-go [B, T, 1].
+            mask: bool [B, T], True for real steps.
+        """
+
+        observation: NestedKey = "observation"
+        action: NestedKey = "action"
+        returns_to_go: NestedKey = "returns_to_go"
+        mask: NestedKey = "mask"
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_critic"]  # noqa: RUF012
+
+    critic_network: PlanCritic
+    critic_network_params: TensorDictParams
+    target_critic_network_params: TensorDictParams
+
+    def __init__(self, critic_network: PlanCritic, *, reduction: str = "mean") -> None:
+        super().__init__(critic_network, "critic_network", reduction)
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Computes ``loss_critic`` of a batch of windows [B, T]."""
+        *entries, mask = self._read(tensordict)
+        observation, action, returns_to_go = hide_masked(mask, *entries)
+        with self.critic_network_params.to_module(self.critic_network):
+            value = self.critic_network.value(observation, action)
+        loss = reduce_masked((value - returns_to_go).square(), mask, self.reduction)
+        return TensorDict({"loss_critic": loss})
