@@ -13,8 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from torchrl_td import config as settings_module
-from torchrl_td.config import Config, check_config, override_config, to_dict
+from torchrl_td.config import (
+    Config,
+    DatasetConfig,
+    TaskConfig,
+    check_config,
+    override_config,
+    to_dict,
+)
+from torchrl_td.config.limits import CHOICES, RANGES
 from torchrl_td.errors import TDError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -56,8 +63,8 @@ def test_defaults() -> None:
     config = check_config(minimal())
     assert config == Config(
         preset="small",
-        task=settings_module.TaskConfig(name="t", env="e"),
-        dataset=settings_module.DatasetConfig(source="s"),
+        task=TaskConfig(name="t", env="e"),
+        dataset=DatasetConfig(source="s"),
     )
     assert check_config(OmegaConf.create(minimal())) == config
 
@@ -180,9 +187,9 @@ def test_wrong_type(key: str, value: Any) -> None:
     assert key in refused(with_(key, value))
 
 
-@pytest.mark.parametrize("key", settings_module._CHOICES)
+@pytest.mark.parametrize("key", CHOICES)
 def test_choices(key: str) -> None:
-    choices = settings_module._CHOICES[key]
+    choices = CHOICES[key]
     message = refused(with_(key, "sideways"))
     assert key in message and "sideways" in message
     for choice in choices:
@@ -190,9 +197,9 @@ def test_choices(key: str) -> None:
         assert value_of(check_config(with_(key, choice)), key) == choice
 
 
-@pytest.mark.parametrize("key", settings_module._RANGES)
+@pytest.mark.parametrize("key", RANGES)
 def test_ranges(key: str) -> None:
-    low, high = settings_module._RANGES[key]
+    low, high = RANGES[key]
     step = 0.01 if isinstance(value_of(Config(), key), float) else 1
     for bound, outside in ((low, -step), (high, step)):
         if bound is None:

@@ -138,9 +138,12 @@ def test_networks_are_plain_modules_and_settings_stand_alone() -> None:
     for path in networks:
         names = foreign_imports(path.read_text(encoding="utf-8"))
         assert not names & {"tensordict", "torchrl"}, path.name
-    settings = ast.parse((LIBRARY / "config.py").read_text(encoding="utf-8"))
-    own = {parts for _, parts in imported_modules(settings, ("torchrl_td",))}
-    assert own <= {("errors",)}
+    settings = sorted((LIBRARY / "config").glob("*.py"))
+    assert settings
+    for path in settings:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        own = {parts[0] for _, parts in imported_modules(tree, ("torchrl_td", "config"))}
+        assert own <= {"errors", "config"}, path.name
 
 
 def test_import_rule_finds_a_wrong_import() -> None:

@@ -1,0 +1,175 @@
+"""Every setting of a run, typed, with the default it has where no YAML gives one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TaskConfig:
+    """What is to be solved; one YAML a task under ``configs/task``."""
+
+    name: str = "???"
+    env: str = "???"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    reset_options: dict[str, Any] = field(default_factory=dict)
+    max_episode_steps: int = 1000
+    horizon: int = 32
+    refine_steps: int = 5
+    guidance_scale: float = 1.2
+    target_return: float = 1.0
+    returns_scale: float = 1.0
+    learning_rate: float = 2e-4
+    score_min: float | None = None
+    score_max: float | None = None
+    success_key: str | None = None
+    score_key: str | None = None
+    observation_keys: list[str] | None = None
+
+
+@dataclass
+class DatasetConfig:
+    """Where the offline episodes come from.
+
+    ``source`` may also be one of the short names in ``sources``, as in ``dataset.source=d4rl``.
+    """
+
+    source: str = "???"
+    sources: dict[str, str] = field(default_factory=dict)
+    validation_share: float = 0.05
+
+
+@dataclass
+class GeneratorConfig:
+    """The sequence generator."""
+
+    kind: str = "transformer"
+    width: int = 512
+    layers: int = 4
+    heads: int = 4
+    feedforward: int | None = None
+    causal: bool = True
+    predict: str = "state"
+
+
+@dataclass
+class RefinerConfig:
+    """The diffusion refiner and its noise schedule."""
+
+    channels: int = 64
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    kernel_size: int = 5
+    embedding_dim: int = 64
+    embedding_hidden_dim: int = 128
+    denoising_steps: int = 100
+    schedule: str = "linear"
+    beta_start: float = 1e-3
+    beta_end: float = 2e-2
+    coordinates: str = "absolute"
+    condition_dropout: float = 0.5
+    max_step: int | None = None
+
+
+@dataclass
+class InverseDynamicsConfig:
+    """The inverse dynamics."""
+
+    hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
+    input: str = "states"
+
+
+@dataclass
+class CriticConfig:
+    """The critic that chooses among candidates."""
+
+    enabled: bool = False
+    hidden_dims: list[int] = field(default_factory=lambda: [128, 128])
+
+
+@dataclass
+class PlannerConfig:
+    """How the trained parts plan; all of it can be changed after training."""
+
+    refine_steps: int = 5
+    sampler: str = "ddpm"
+    evaluations: int | None = None
+    init: str = "draft"
+    guidance_scale: float = 1.2
+    temperature: float = 1.0
+    add_noise: bool = True
+    candidates: int = 1
+    replan_every: int = 1
+    warm_start: str = "none"
+    refresh_every: int = 10
+    refresh_distance: float = 0.5
+    returns_floor_share: float | None = None
+
+
+@dataclass
+class TrainingConfig:
+    """The training loop."""
+
+    steps: int = 200_000
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    refiner_weight_decay: float = 1e-4
+    decay_steps: int = 100_000
+    final_learning_rate_share: float = 0.01
+    ema_decay: float = 0.995
+    gradient_clip: float | None = None
+    log_every: int = 100
+    validate_every: int = 1000
+    evaluate_every: int = 0
+    checkpoint_every: int = 5000
+    keep_checkpoints: int = 2
+    stop_after: int | None = None
+    patience: int | None = None
+    explosion: float | None = 1000.0
+    compile: bool = False
+    autocast: bool = False
+    threads: int | None = None
+
+
+@dataclass
+class EvaluationConfig:
+    """Playing the environment with the trained planner."""
+
+    episodes: int = 40
+    workers: int = 0
+    seed: int = 1000
+    deterministic: bool = True
+    target_return: float = 1.0
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go beside metrics.csv."""
+
+    kind: str = "csv"
+    project: str = "torchrl_td"
+    mode: str = "offline"
+    video: bool = False
+    pictures: bool = False
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    seed: int = 0
+    device: str = "auto"
+    output_dir: str = "outputs"
+    resume: str | None = None
+    preset: str = "???"
+    progress: bool = True
+    task: TaskConfig = field(default_factory=TaskConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    refiner: RefinerConfig = field(default_factory=RefinerConfig)
+    inverse_dynamics: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
