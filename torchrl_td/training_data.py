@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import TensorDictReplayBuffer, TensorStorage
+from torchrl.data import TensorDictReplayBuffer
 
+from torchrl_td.data.storage import PackedStorage
 from torchrl_td.data.windows import WindowSampler
 
 _TRAINED_ON = (
@@ -26,13 +27,13 @@ def make_buffer(
 
     The dataset goes to the device; where it does not fit, it stays on the CPU.
     """
-    data = normalized.select(*_TRAINED_ON).contiguous()
+    data = normalized.select(*_TRAINED_ON)
     try:
-        data = data.to(device)
+        storage = PackedStorage(data, device=device)
     except torch.OutOfMemoryError:
-        data = data.to("cpu")
+        storage = PackedStorage(data, device=torch.device("cpu"))
     return TensorDictReplayBuffer(
-        storage=TensorStorage(data, device=data.device),
+        storage=storage,
         sampler=WindowSampler(horizon, seed=seed),
         batch_size=batch_size,
     )

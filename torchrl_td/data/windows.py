@@ -74,7 +74,7 @@ class WindowSampler(Sampler):
         self.seed = seed
         self._generator: torch.Generator | None = None
         self._pending_state: Tensor | None = None
-        self._bounds: tuple[Tensor, Tensor] | None = None
+        self._bounds: Tensor | None = None  # [N, 2], first and last row of each step's episode
         self._offsets: Tensor | None = None
         self._indexed_length = -1
 
@@ -97,11 +97,9 @@ class WindowSampler(Sampler):
     def window(self, present: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """The windows around given steps [B] of the storage seen last."""
         assert self._bounds is not None and self._offsets is not None
-        first, last = self._bounds
+        bounds = self._bounds.index_select(0, present)  # [B, 2]
         wanted = present.unsqueeze(-1) + self._offsets  # [B, T]
-        index = torch.minimum(
-            torch.maximum(wanted, first[present].unsqueeze(-1)), last[present].unsqueeze(-1)
-        )
+        index = wanted.clamp(bounds[:, :1], bounds[:, 1:])
         return index, {"mask": index == wanted}
 
     def _index(self, storage: Storage) -> None:
@@ -136,7 +134,7 @@ class WindowSampler(Sampler):
         number = torch.zeros_like(episode, dtype=torch.long)
         number[change] = 1
         number = number.cumsum(0)
-        self._bounds = (starts[number], ends[number] - 1)
+        self._bounds = torch.stack([starts, ends - 1], -1)[number]
         self._offsets = torch.arange(self.length, device=episode.device) - (self.history - 1)
         if self._generator is None:
             self._generator = torch.Generator(device=episode.device).manual_seed(self.seed)
