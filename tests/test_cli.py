@@ -124,10 +124,12 @@ def test_evaluates_a_checkpoint_with_other_settings(
     """With a floor under the returns, which depends on the target of the evaluation itself."""
     run(tiny_config("training.steps=2", "planner.refine_steps=0"))
     words = ["planner.returns_floor_share=0.5", "evaluation.target_return=80", "device=cpu"]
+    words.append("evaluation.compile=none")
     summary = evaluate_checkpoint(
         [f"checkpoint={tmp_path / 'run'}", *words, f"output={tmp_path / 'out.json'}"]
     )
     assert summary["target_return"] == 80 and len(summary["results"]) == 1
+    assert summary["results"][0]["compile"] == "none"
     assert (tmp_path / "out.json").exists()
     print_results(summary)
     table = capsys.readouterr().out.splitlines()

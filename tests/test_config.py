@@ -23,6 +23,7 @@ from torchrl_td.config import (
 )
 from torchrl_td.config.limits import CHOICES, RANGES
 from torchrl_td.errors import TDError
+from torchrl_td.modules.acceleration import MODES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TASKS = sorted(str(p.relative_to(CONFIGS / "task"))[:-5] for p in CONFIGS.glob("task/**/*.yaml"))
@@ -185,6 +186,10 @@ def test_everything_missing_is_named_at_once() -> None:
 )
 def test_wrong_type(key: str, value: Any) -> None:
     assert key in refused(with_(key, value))
+
+
+def test_choices_are_those_of_what_they_choose() -> None:
+    assert CHOICES["evaluation.compile"] == MODES
 
 
 @pytest.mark.parametrize("key", CHOICES)

@@ -20,6 +20,8 @@ from torchrl_td.config import Config, DatasetConfig, EvaluationConfig, TaskConfi
 from torchrl_td.envs import make_env
 from torchrl_td.errors import TDError
 from torchrl_td.evaluation import evaluate, normalized_score, play, play_episodes, time_plans
+from torchrl_td.networks import packing
+from torchrl_td.networks.packing import PackedWeights
 
 HOPPER = TaskConfig(
     name="hopper",
@@ -84,6 +86,17 @@ def test_episodes_equal_a_loop_written_by_hand() -> None:
     assert result.score_std == pytest.approx(scores.std())
     assert result.success_rate is None and result.episodes == 5
     json.dumps(result.to_dict())
+
+
+@pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
+def test_plans_run_faster_play_the_same_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_SMALLEST", 0)  # these small weights, too
+    actor = tiny_actor(11, 3)
+    plain = evaluate(actor, settings(HOPPER, episodes=3))
+    fast = evaluate(actor.compile("auto"), settings(HOPPER, episodes=3))
+    assert (plain.compile, fast.compile) == ("none", "packed")
+    assert fast.lengths == plain.lengths
+    np.testing.assert_allclose(fast.scores, plain.scores, rtol=1e-4)
 
 
 def test_what_is_done_is_neither_stepped_nor_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import TDError
+from torchrl_td.networks.packing import PackedWeights
 from torchrl_td.run import run
 
 MakeConfig = Callable[..., Config]
@@ -106,6 +107,26 @@ def test_leaves_everything_that_is_promised(
     assert len(list((folder / "checkpoint").glob("step-*"))) == 2
     assert len(list((folder / "checkpoint").glob("best-*"))) == 1
     assert load_about(find_checkpoint(folder / "checkpoint" / "best"))["step"] in (3, 6, 9, 12)
+
+
+def test_how_plans_are_run_is_a_setting_that_results_name(
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    undisturbed: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Packed weights by default, to the same scores; what the device lacks is refused at once."""
+    words = ("evaluation.compile=none",)
+    plain = run(tiny_config(*words, *EVALUATING))["results"]
+    fast = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING) / "results.json"
+    for one, other in zip(plain, json.loads(fast.read_text())["results"], strict=True):
+        assert one["compile"] == "none"
+        assert other["compile"] == ("packed" if PackedWeights.available() else "none")
+        assert other["scores"] == pytest.approx(one["scores"], rel=1e-4, abs=1e-4)
+    folder = tmp_path / "refused"
+    with pytest.raises(TDError, match="mode='cudagraph' needs a CUDA device"):
+        run(tiny_config(f"output_dir={folder}", "evaluation.compile=cudagraph"))
+    assert not (folder / "config.yaml").exists()  # so that a new start may take its place
 
 
 def test_two_runs_are_equal(

@@ -136,7 +136,8 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     model, about = load_model(find_checkpoint(own["checkpoint"]), device)
     config = override_config(check_config(about["config"]), overrides)
     spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),), device)
-    result = evaluate(TDPlannerActor.from_model(model, config, spec).eval(), config)
+    actor = TDPlannerActor.from_model(model, config, spec).eval()
+    result = evaluate(actor.compile(config.evaluation.compile), config)
     summary = {
         "task": config.task.name,
         "dataset": about["dataset"],

@@ -40,6 +40,7 @@ class EvaluationResult:
         seconds_per_plan_p95: likewise.
         success_rate: share of episodes with a success, where the environment reports it.
         scores: normalised score of every episode.
+        compile: how the plans were run, as in :meth:`torchrl_td.TDPlannerActor.compile`.
     """
 
     refine_steps: int
@@ -52,6 +53,7 @@ class EvaluationResult:
     seconds_per_plan_p95: float
     success_rate: float | None = None
     scores: list[float] = field(default_factory=list)
+    compile: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """For ``results.json``."""
@@ -154,6 +156,7 @@ def _result(
         seconds_per_plan_p95=float(np.percentile(seconds, 95)),
         success_rate=float(torch.cat(successes).double().mean()) if successes else None,
         scores=scores.tolist(),
+        compile=actor.receding_horizon.runner.mode,
     )
 
 

@@ -33,6 +33,7 @@ _CHANGEABLE = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "evaluation.workers",
+    "evaluation.compile",
 )
 
 

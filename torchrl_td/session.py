@@ -60,6 +60,7 @@ class Session:
         self.dataset = dict(dataset)
         self.action_spec = action_spec
         self.trainer = Trainer(config, episodes, device, world)
+        self.actor(self.trainer.model)  # settings that cannot plan are refused before training
         self.metrics: Metrics | None = None  # the first process' alone
         self.seconds = 0.0
         self.best_score: float | None = None
@@ -203,7 +204,8 @@ class Session:
         if config.planner.refine_steps == 0:
             config.planner.evaluations, config.planner.candidates = None, 1
         spec = Bounded(self.action_spec.space.low, self.action_spec.space.high)
-        return TDPlannerActor.from_model(model, config, spec.to(self.device))
+        actor = TDPlannerActor.from_model(model, config, spec.to(self.device))
+        return actor.compile(config.evaluation.compile)
 
     def _done(self) -> bool:
         settings, step = self.config.training, self.trainer.step

@@ -18,6 +18,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "planner.sampler": ("ddpm", "ddim"),
     "planner.init": ("draft", "noise"),
     "planner.warm_start": ("none", "previous"),
+    "evaluation.compile": (
+        "none",
+        "auto",
+        "packed",
+        "cudagraph",
+        "default",
+        "reduce-overhead",
+        "max-autotune",
+    ),
     "logger.kind": ("csv", "wandb", "tensorboard"),
     "logger.mode": ("offline", "online"),
 }

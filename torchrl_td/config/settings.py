@@ -139,6 +139,7 @@ class EvaluationConfig:
     workers: int = 0
     seed: int = 1000
     deterministic: bool = True
+    compile: str = "auto"
     target_return: float = 1.0
 
 

@@ -50,7 +50,13 @@ def accelerate(
 
 
 class PlannerRunner:
-    """The methods of a :class:`TrajectoryPlanner` that plan; ``run`` decides how."""
+    """The methods of a :class:`TrajectoryPlanner` that plan; ``run`` decides how.
+
+    Attributes:
+        mode: the name, among :data:`MODES`, of this way; never ``"auto"``.
+    """
+
+    mode = "none"
 
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
         self.planner = planner
@@ -97,6 +103,8 @@ class PlannerRunner:
 class PackedPlanner(PlannerRunner):
     """Plans on the CPU with packed weights."""
 
+    mode = "packed"
+
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
         super().__init__(planner, autocast)
         self.weights = PackedWeights([planner])
@@ -114,6 +122,7 @@ class CompiledPlanner(PlannerRunner):
 
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None, mode: str) -> None:
         super().__init__(planner, autocast)
+        self.mode = mode
         self._compiled = torch.compile(self.call, mode=mode, dynamic=False)
         self._clone = mode != "default"  # else the next plan would overwrite the last one's
 
@@ -132,6 +141,8 @@ class CudaGraphPlanner(PlannerRunner):
     are seen, and where one was moved the graphs are captured anew. Beyond a few batch sizes
     further ones are planned for without a graph.
     """
+
+    mode = "cudagraph"
 
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
         super().__init__(planner, autocast)
