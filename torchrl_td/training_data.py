@@ -7,6 +7,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import TensorDictReplayBuffer
 
+from torchrl_td.data.steps import successor_known
 from torchrl_td.data.storage import PackedStorage
 from torchrl_td.data.windows import WindowSampler
 
@@ -25,9 +26,14 @@ def make_buffer(
 ) -> TensorDictReplayBuffer:
     """A replay buffer that yields windows [B, T] of a normalised dataset [N].
 
+    Where some step's successor is not known (:func:`~torchrl_td.data.steps.successor_known`),
+    they hold ``("next", "known")`` [B, T, 1], 1 or 0, for the losses that learn from pairs.
     The dataset goes to the device; where it does not fit, it stays on the CPU.
     """
     data = normalized.select(*_TRAINED_ON)
+    known = successor_known(normalized)
+    if not known.all():
+        data["next", "known"] = known.float()
     try:
         storage = PackedStorage(data, device=device)
     except torch.OutOfMemoryError:

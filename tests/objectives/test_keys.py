@@ -31,7 +31,7 @@ def test_renamed_and_nested_keys(name: str) -> None:
     key, loss, _ = make(name)
     td = window()
     want = seeded(loss, td)[key]
-    accepted = set(loss.default_keys.__dataclass_fields__)
+    accepted = set(loss.default_keys.__dataclass_fields__) - set(loss.optional_keys)
     loss.set_keys(**{k: v for k, v in RENAMED.items() if k in accepted})
     assert set(loss.in_keys) == {RENAMED[k] for k in accepted}
     moved = TensorDict({RENAMED[k]: td[STANDARD[k]] for k in accepted}, batch_size=[B, T])
@@ -62,9 +62,31 @@ def test_keyword_tensors(name: str) -> None:
     key, loss, _ = make(name)
     td = window()
     want = seeded(loss, td)
-    accepted = set(loss.default_keys.__dataclass_fields__)
+    accepted = set(loss.default_keys.__dataclass_fields__) - set(loss.optional_keys)
     torch.manual_seed(1)
     got = loss(**{k: td[STANDARD[k]] for k in accepted})
     got = dict(zip(loss.out_keys, got if isinstance(got, tuple) else (got,), strict=True))
     assert set(got) == set(want.keys())
     assert torch.equal(got[key], want[key])
+
+
+@pytest.mark.parametrize("name", ["generator", "inverse_dynamics"])
+@pytest.mark.parametrize("key", [("next", "known"), "successor"])
+def test_an_unknown_next_state_teaches_nothing(name: str, key: str | tuple[str, ...]) -> None:
+    """Whatever stands there changes neither the loss nor a gradient; the other steps' count."""
+    out, loss, _ = make(name)
+    if isinstance(key, str):
+        loss.set_keys(next_known=key)
+    td = window()
+    td["mask"] = torch.ones(B, T, dtype=torch.bool)
+    plain = seeded(loss, td)[out]
+    known = torch.ones(B, T, 1)
+    td[key] = known
+    assert torch.equal(seeded(loss, td)[out], plain)
+    known[0, 3] = 0
+    td[key] = known
+    hidden = seeded(loss, td)[out]
+    td["next", "observation"][0, 3] += 100.0
+    assert torch.equal(seeded(loss, td)[out], hidden) and not torch.equal(hidden, plain)
+    td["next", "observation"][0, 4] += 1.0
+    assert not torch.equal(seeded(loss, td)[out], hidden)

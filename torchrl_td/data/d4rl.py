@@ -61,7 +61,10 @@ def d4rl_source(
     Episodes end at ``terminals`` and ``timeouts``, and where a file marks no timeouts
     after the step limit; the last transition of each is kept. The next observation is
     the file's ``next_observations``; without them the next row's, and for an episode's
-    last step, whose next one the file does not hold, its own observation once more.
+    last step, whose next one the file does not hold, its own observation once more:
+    :func:`~torchrl_td.data.steps.successor_known` tells it, and no loss learns from that
+    pair. It is one in as many steps as an episode has: 0.1 % where timeouts end episodes
+    after 1000 steps, 0.7 % of door human's 6729 in 50 episodes.
 
     Args:
         name: D4RL's id, or the path of a file.

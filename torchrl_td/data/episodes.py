@@ -56,7 +56,8 @@ def load_episodes(
         ``("next", "reward")`` [N, 1], ``returns_to_go`` and ``("next",
         "returns_to_go")`` [N, 1] (undiscounted, raw), all float32; ``("next",
         "done")``, ``("next", "terminated")``, ``("next", "truncated")`` [N, 1] bool;
-        ``episode`` [N] int64, counted from 0.
+        ``episode`` [N] int64, counted from 0. Where the source does not hold what
+        followed an episode's last step, its next observation is its own once more.
 
     Raises:
         TDError: the source is unknown or its data cannot be used; one line that names

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl_td.data.checks import check_finite
@@ -70,6 +70,25 @@ def returns_to_go(reward: Tensor, done: Tensor) -> Tensor:
     lengths = torch.diff(ends, prepend=ends.new_tensor([-1]))
     end_total = torch.repeat_interleave(total[ends], lengths)  # [N]
     return end_total - total + reward.double()
+
+
+def successor_known(episodes: TensorDictBase) -> Tensor:
+    """Where the next observation is what followed, and not the state once more.
+
+    D4RL files without ``next_observations`` do not hold what followed an episode's last step;
+    :func:`torchrl_td.data.load_episodes` repeats its state there. That pair of states would
+    teach the inverse dynamics that the last action changes nothing, and the generator that
+    the world stands still, so neither learns from it. The step's state, action, reward and
+    returns-to-go are data like any other's.
+
+    Args:
+        episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
+
+    Returns:
+        [N, 1] bool, False at an episode's last step whose next observation is its own.
+    """
+    repeated = (episodes["next", "observation"] == episodes["observation"]).all(-1, keepdim=True)
+    return ~(repeated & episodes["next", "done"])
 
 
 def finish(

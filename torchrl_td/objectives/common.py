@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import ClassVar
 
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
@@ -44,9 +45,9 @@ def reduce_masked(error: Tensor, mask: Tensor, reduction: str) -> Tensor:
 class WindowLoss(LossModule):
     """A loss of one network on a batch of windows, without a value estimator.
 
-    A subclass declares ``_AcceptedKeys``, whose last key is that of the mask, ``default_keys``,
-    ``out_keys`` and the annotations that TorchRL asks for: ``<name>``, ``<name>_params`` and
-    ``target_<name>_params``.
+    A subclass declares ``_AcceptedKeys``, whose last key but for ``optional_keys`` is that of the
+    mask, ``default_keys``, ``out_keys`` and the annotations that TorchRL asks for: ``<name>``,
+    ``<name>_params`` and ``target_<name>_params``.
 
     Args:
         network (nn.Module): the module to be trained.
@@ -57,6 +58,9 @@ class WindowLoss(LossModule):
     Raises:
         TDError: if the reduction is unknown.
     """
+
+    optional_keys: ClassVar[tuple[str, ...]] = ()
+    """Names of the keys that a window may lack, and that are not among ``in_keys``."""
 
     def __init__(
         self, network: nn.Module, name: str, reduction: str, *, create_target_params: bool = False
@@ -70,7 +74,8 @@ class WindowLoss(LossModule):
     @property
     def in_keys(self) -> list[NestedKey]:
         """The keys read, in the order of ``_AcceptedKeys``."""
-        return [getattr(self.tensor_keys, field.name) for field in fields(self._AcceptedKeys)]
+        names = [field.name for field in fields(self._AcceptedKeys)]
+        return [getattr(self.tensor_keys, n) for n in names if n not in self.optional_keys]
 
     @in_keys.setter
     def in_keys(self, value: list[NestedKey]) -> None:
@@ -82,3 +87,8 @@ class WindowLoss(LossModule):
     def _read(self, tensordict: TensorDictBase) -> list[Tensor]:
         """The entries of ``in_keys`` [B, T, ...]; the mask [B, T] comes last."""
         return [tensordict.get(key) for key in self.in_keys]
+
+    def _hide_unknown(self, error: Tensor, tensordict: TensorDictBase) -> Tensor:
+        """The error [B, T, D] of what depends on the next state, 0 where that is not known."""
+        known = tensordict.get(self.tensor_keys.next_known, None)  # [B, T, 1]
+        return error if known is None else error.where(known.bool(), 0.0)

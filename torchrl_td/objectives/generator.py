@@ -59,6 +59,8 @@ class TrajectoryGeneratorLoss(WindowLoss):
             next_observation: the states that follow.
             next_returns_to_go: the returns-to-go that follow.
             mask: bool [B, T], True for real steps.
+            next_known: [B, T, 1], False or 0 where ``next_observation`` is not known and
+                teaches nothing; where the entry is missing, all are known.
         """
 
         observation: NestedKey = "observation"
@@ -66,8 +68,10 @@ class TrajectoryGeneratorLoss(WindowLoss):
         next_observation: NestedKey = ("next", "observation")
         next_returns_to_go: NestedKey = ("next", "returns_to_go")
         mask: NestedKey = "mask"
+        next_known: NestedKey = ("next", "known")
 
     default_keys = _AcceptedKeys
+    optional_keys = ("next_known",)
     out_keys = ["loss_generator", "state_error", "returns_error"]  # noqa: RUF012
 
     generator_network: TrajectoryGenerator
@@ -91,7 +95,8 @@ class TrajectoryGeneratorLoss(WindowLoss):
             state_target, returns_target = self.generator_network.targets(
                 observation, returns_to_go, next_observation, next_returns
             )
-        state_error = reduce_masked((state - state_target).square(), mask, self.reduction)
+        state_error = self._hide_unknown((state - state_target).square(), tensordict)
+        state_error = reduce_masked(state_error, mask, self.reduction)
         returns_error = reduce_masked((returns - returns_target).square(), mask, self.reduction)
         loss = state_error + returns_error
         if self.reduction == "none":

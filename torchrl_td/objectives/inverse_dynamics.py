@@ -50,14 +50,18 @@ class InverseDynamicsLoss(WindowLoss):
             next_observation: the states that follow.
             action: the actions between them [B, T, A].
             mask: bool [B, T], True for real steps.
+            next_known: [B, T, 1], False or 0 where ``next_observation`` is not known and
+                teaches nothing; where the entry is missing, all are known.
         """
 
         observation: NestedKey = "observation"
         next_observation: NestedKey = ("next", "observation")
         action: NestedKey = "action"
         mask: NestedKey = "mask"
+        next_known: NestedKey = ("next", "known")
 
     default_keys = _AcceptedKeys
+    optional_keys = ("next_known",)
     out_keys = ["loss_inverse_dynamics"]  # noqa: RUF012
 
     inverse_dynamics_network: InverseDynamics
@@ -76,5 +80,6 @@ class InverseDynamicsLoss(WindowLoss):
         observation, next_observation, action = hide_masked(mask, *entries)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
             predicted = self.inverse_dynamics_network.act(observation, next_observation)
-        loss = reduce_masked((predicted - action).square(), mask, self.reduction)
+        error = self._hide_unknown((predicted - action).square(), tensordict)
+        loss = reduce_masked(error, mask, self.reduction)
         return TensorDict({"loss_inverse_dynamics": loss})
