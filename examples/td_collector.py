@@ -22,22 +22,14 @@ import yaml
 from tensordict import TensorDictBase
 from torchrl.collectors import MultiSyncCollector
 from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
-from torchrl.envs import (
-    Compose,
-    EnvBase,
-    InitTracker,
-    RewardSum,
-    StepCounter,
-    TargetReturn,
-    TransformedEnv,
-)
+from torchrl.envs import EnvBase, TransformedEnv
 
 from torchrl_td import TDError, TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.cli import main
 from torchrl_td.config import TaskConfig, check_config
 from torchrl_td.data import Normalizer
-from torchrl_td.envs import make_base_env
+from torchrl_td.envs import make_base_env, planning_transforms
 from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
@@ -92,15 +84,7 @@ def td_collector() -> None:
 
 def make_environment(task: TaskConfig, seed: int) -> EnvBase:
     """One environment with what a planner reads: resets marked, the return still asked for."""
-    env = TransformedEnv(
-        make_base_env(task),
-        Compose(
-            InitTracker(),
-            StepCounter(),
-            RewardSum(),
-            TargetReturn(task.target_return, mode="reduce"),
-        ),
-    )
+    env = TransformedEnv(make_base_env(task), planning_transforms(task.target_return))
     env.set_seed(seed)
     return env
 
@@ -159,8 +143,9 @@ def read_words(words: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             allowed = ", ".join(f"{name}=" for name in DEFAULTS)
             raise TDError(f"unknown word {word!r}; allowed are {allowed}, planner.*=")
         elif isinstance(DEFAULTS[key], int):
-            if not text.isdigit() or (key != "seed" and int(text) < 1):
-                raise TDError(f"{key}={text}; allowed is a whole number above 0")
+            low = 0 if key == "seed" else 1
+            if not text.isdigit() or int(text) < low:
+                raise TDError(f"{key}={text}; allowed are whole numbers from {low} on")
             options[key] = int(text)
         else:
             options[key] = text

@@ -14,8 +14,9 @@ import torch
 from torchrl.envs import check_env_specs
 
 from torchrl_td.config import TaskConfig
-from torchrl_td.envs import EpisodeStart, StepReport, make_base_env, make_env, make_gym_env
+from torchrl_td.envs import make_base_env, make_env, make_gym_env
 from torchrl_td.errors import TDError
+from torchrl_td.gym_wrappers import EpisodeStart, StepReport
 
 UMAZE = TaskConfig(
     name="umaze",

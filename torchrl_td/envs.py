@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
-from torchrl.data import Binary, Composite, Unbounded
+from torchrl.data import Composite
 from torchrl.envs import (
     CatTensors,
     Compose,
@@ -31,97 +30,7 @@ from torchrl.envs import (
 from torchrl_td.config import TaskConfig
 from torchrl_td.data import observation_keys
 from torchrl_td.errors import TDError
-
-
-class EpisodeStart(gymnasium.Wrapper):
-    """Fixes how episodes start.
-
-    Args:
-        env: the environment.
-        options: handed to every reset, such as the goal cell a task is scored on.
-        seed: of the first episode; those that follow go on from it. ``None`` leaves seeds to
-            the caller.
-    """
-
-    def __init__(
-        self, env: gymnasium.Env, options: dict[str, Any] | None = None, seed: int | None = None
-    ) -> None:
-        super().__init__(env)
-        self._options = dict(options or {})
-        self._seed = seed
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        # The seed stays in force until the first step: building an environment may reset it too.
-        seed = self._seed if seed is None else seed
-        return self.env.reset(seed=seed, options={**self._options, **(options or {})} or None)
-
-    def step(self, action: Any):
-        self._seed = None
-        return self.env.step(action)
-
-
-class StepReport(gymnasium.Wrapper):
-    """Puts into every step's info what is counted beside the return, as arrays of one entry.
-
-    ``success`` is True where the entry ``success_key`` is, or, if that is a list of sub-tasks
-    completed, where all of them are. ``progress`` is the number in the entry ``score_key``, of a
-    list its length.
-
-    Args:
-        env: the environment.
-        success_key: name in the info, or None.
-        score_key: name in the info, or None.
-        sub_tasks: how many there are to complete.
-    """
-
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        success_key: str | None,
-        score_key: str | None = None,
-        sub_tasks: int = 1,
-    ) -> None:
-        super().__init__(env)
-        self._success_key, self._score_key, self._sub_tasks = success_key, score_key, sub_tasks
-
-    @property
-    def entries(self) -> Composite:
-        """Specs of the entries written."""
-        entries = Composite()
-        if self._success_key is not None:
-            entries["success"] = Binary(shape=(1,), dtype=torch.bool)
-        if self._score_key is not None:
-            entries["progress"] = Unbounded(shape=(1,), dtype=torch.float32)
-        return entries
-
-    def reset(self, **kwargs: Any):
-        observation, info = self.env.reset(**kwargs)
-        return observation, self._report(info, starting=True)
-
-    def step(self, action: Any):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, self._report(info)
-
-    def _report(self, info: dict[str, Any], starting: bool = False) -> dict[str, Any]:
-        report: dict[str, Any] = {}
-        if self._success_key is not None:
-            value = self._entry(info, self._success_key, starting)
-            if isinstance(value, list):
-                value = len(value) >= self._sub_tasks
-            report["success"] = np.array([bool(value)])
-        if self._score_key is not None:
-            value = self._entry(info, self._score_key, starting)
-            number = len(value) if isinstance(value, list) else float(value)
-            report["progress"] = np.array([number], dtype=np.float32)
-        return report
-
-    def _entry(self, info: dict[str, Any], key: str, starting: bool) -> Any:
-        if key not in info and not starting:  # some environments say nothing at the start
-            raise TDError(
-                f"environment {self.spec.id if self.spec else self.env} reports no {key!r}; check "
-                f"task.success_key and task.score_key, there are: {', '.join(sorted(info))}"
-            )
-        return info.get(key, 0)
+from torchrl_td.gym_wrappers import EpisodeStart, StepReport
 
 
 def make_gym_env(
@@ -135,7 +44,15 @@ def make_gym_env(
         seed: of the first episode: that of ``env.reset(seed=seed)``.
 
     Raises:
-        TDError: if the environment is unknown, its package is missing or it cannot be built.
+        TDError: if the environment is unknown, its package is missing, it cannot be built, or
+            its actions are not continuous.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> from torchrl_td.envs import make_gym_env
+        >>> task = TaskConfig(name="pendulum", env="Pendulum-v1", max_episode_steps=200)
+        >>> make_gym_env(task).action_space.shape
+        (1,)
     """
     if task.env not in gymnasium.registry:
         _register_robotics()
@@ -176,6 +93,13 @@ def make_base_env(
 
     Raises:
         TDError: if it cannot be built or has not the entries ``task.observation_keys``.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> from torchrl_td.envs import make_base_env
+        >>> task = TaskConfig(name="pendulum", env="Pendulum-v1", max_episode_steps=200)
+        >>> make_base_env(task).rollout(5)["observation"].shape
+        torch.Size([5, 3])
     """
     gym_env = make_gym_env(task, seed=seed)
     reported = Composite()
@@ -214,6 +138,17 @@ def planning_transforms(target_return: float) -> Compose:
 
     ``InitTracker`` marks resets, ``TargetReturn`` counts the return still asked for down by
     the rewards received, ``RewardSum`` and ``StepCounter`` keep the score.
+
+    Args:
+        target_return: the return asked for at the start of an episode (reward units).
+
+    Examples:
+        >>> from torchrl.envs import GymEnv, TransformedEnv
+        >>> from torchrl_td.envs import planning_transforms
+        >>> env = TransformedEnv(GymEnv("Pendulum-v1"), planning_transforms(-200.0))
+        >>> td = env.reset()
+        >>> td["target_return"], td["is_init"]
+        (tensor([-200.]), tensor([True]))
     """
     return Compose(
         InitTracker(),
@@ -249,6 +184,17 @@ def make_env(
 
     Returns:
         An environment of batch size [num_envs].
+
+    Raises:
+        TDError: as :func:`make_base_env`.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> from torchrl_td.envs import make_env, opened
+        >>> task = TaskConfig(name="pendulum", env="Pendulum-v1", target_return=-200.0)
+        >>> with opened(make_env(task, num_envs=2)) as env:
+        ...     env.rollout(5)["target_return"].shape
+        torch.Size([2, 5, 1])
     """
     build = partial(make_base_env, task)
     kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
@@ -271,6 +217,18 @@ def opened(env: EnvBase) -> Iterator[EnvBase]:
 
     TorchRL's batched environments change it as they open and close, which would slow what
     follows and change its rounding.
+
+    Args:
+        env: closed when the ``with`` block is left, by an exception too.
+
+    Examples:
+        >>> from torchrl.envs import GymEnv, SerialEnv
+        >>> from torchrl_td.envs import opened
+        >>> with opened(SerialEnv(2, lambda: GymEnv("Pendulum-v1"))) as env:
+        ...     env.reset()["observation"].shape
+        torch.Size([2, 3])
+        >>> env.is_closed
+        True
     """
     threads = torch.get_num_threads()
     try:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.td_collector import td_collector
+from torchrl_td.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,14 +39,19 @@ def test_workers_fill_the_buffer(tmp_path: Path):
     ("word", "message"),
     [
         ("frame=3", "unknown word 'frame=3'; allowed are checkpoint=, workers="),
-        ("workers=0", "workers=0; allowed is a whole number above 0"),
+        ("workers=0", "workers=0; allowed are whole numbers from 1 on"),
+        ("seed=-1", "seed=-1; allowed are whole numbers from 0 on"),
         ("workers=7", "frames=1200 must be divisible by workers=7"),
         ("planner.refine_steps=2", "need a checkpoint="),
         ("checkpoint=nowhere", "nowhere"),
     ],
 )
-def test_a_wrong_word_is_one_line(word: str, message: str):
-    done = run(word)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+def test_a_wrong_word_is_one_line(
+    word: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(sys, "argv", ["td_collector.py", word])
+    with pytest.raises(SystemExit) as ended:
+        main(td_collector)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line

@@ -18,6 +18,9 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
     Args:
         config: what hydra composed, or a dictionary read from a checkpoint.
 
+    Returns:
+        The settings, with what is not given at its default.
+
     Raises:
         TDError: at the first thing wrong, in one line that says what is allowed.
 
@@ -52,6 +55,10 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
 def override_config(config: Config, overrides: list[str]) -> Config:
     """Settings with ``key=value`` words applied, checked again.
 
+    Args:
+        config: the settings, which stay as they are.
+        overrides: words such as ``planner.refine_steps=2``; the last of several counts.
+
     Raises:
         TDError: if a word is not of that form, or a key or value is wrong.
 
@@ -75,7 +82,16 @@ def override_config(config: Config, overrides: list[str]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain dictionaries, as a checkpoint stores them."""
+    """The settings as plain dictionaries, as a checkpoint stores them.
+
+    Args:
+        config: the settings.
+
+    Examples:
+        >>> from torchrl_td.config import Config, to_dict
+        >>> to_dict(Config())["planner"]["sampler"]
+        'ddpm'
+    """
     return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
 
 

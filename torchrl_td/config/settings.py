@@ -1,4 +1,8 @@
-"""Every setting of a run, typed, with the default it has where no YAML gives one."""
+"""Every setting of a run, typed, with the default it has where no YAML gives one.
+
+What a setting means, its unit and the reason for its value stand beside it in the YAMLs under
+``configs/``; what it may hold, in :mod:`torchrl_td.config.limits`.
+"""
 
 from __future__ import annotations
 

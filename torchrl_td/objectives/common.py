@@ -20,6 +20,20 @@ def hide_masked(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
 
     Hiding the errors alone is not enough: a NaN in padding would still reach the gradient,
     where it is multiplied by zero and stays NaN.
+
+    Args:
+        mask: bool, shape [B, T], True for real entries.
+        tensors: each of shape [B, T, D], with a D of its own.
+
+    Returns:
+        As many tensors of the same shapes.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.objectives.common import hide_masked
+        >>> (x,) = hide_masked(torch.tensor([[True, False]]), torch.tensor([[[1.0], [torch.nan]]]))
+        >>> x.flatten()
+        tensor([1., 0.])
     """
     mask = mask.unsqueeze(-1)
     return [tensor.where(mask, 0.0) for tensor in tensors]
@@ -33,6 +47,17 @@ def reduce_masked(error: Tensor, mask: Tensor, reduction: str) -> Tensor:
         mask: bool, shape [B, T].
         reduction: ``"mean"`` over valid entries and D, ``"sum"``, or ``"none"``, which
             returns [B, T, D] with zeros where masked.
+
+    Returns:
+        A number, 0 where nothing is real, or [B, T, D].
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.objectives.common import reduce_masked
+        >>> error = torch.tensor([[[1.0], [3.0], [torch.nan]]])
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> reduce_masked(error, mask, "mean")
+        tensor(2.)
     """
     # where, not a product: a NaN in padding must not reach the loss.
     error = error.where(mask.unsqueeze(-1), 0.0)
