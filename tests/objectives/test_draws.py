@@ -49,6 +49,22 @@ def test_noise_is_drawn_anew_each_time_and_follows_the_seed() -> None:
     assert not torch.equal(loss(td)[key], loss(td)[key])
 
 
+def test_processes_that_share_a_batch_draw_what_one_would() -> None:
+    """Each its own rows of the noise, the steps and the dropped conditions."""
+    key, loss, _ = make("refiner")
+    td, drawn = wide_window(6), record(loss)
+    whole = seeded(loss, td)[key]
+    shares = []
+    for which in range(3):
+        loss.shard = (which, 3)
+        shares.append(seeded(loss, td[2 * which : 2 * which + 2])[key])
+    assert torch.allclose(torch.stack(shares).mean(), whole, rtol=1e-5)
+    for of_all, *of_shares in zip(*drawn, strict=True):
+        assert torch.equal(torch.cat(of_shares), of_all)
+    keep = drawn[0][4]
+    assert keep.any() and not keep.all()
+
+
 @pytest.mark.parametrize(
     ("kwargs", "named"),
     [
