@@ -191,6 +191,7 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
         "horizon": sizes[0],
         "batch": config.training.batch_size,
         "compile": config.training.compile,
+        "cudagraph": config.training.cudagraph,
         "autocast": config.training.autocast,
         "steps_per_second": 1 / median["step"],
         "straightforward_steps_per_second": 1 / median["straightforward"],

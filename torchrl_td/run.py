@@ -30,6 +30,8 @@ _CHANGEABLE = (
     "logger",
     "training.stop_after",
     "training.threads",
+    "training.compile",
+    "training.cudagraph",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "evaluation.workers",

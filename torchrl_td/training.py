@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torchrl.checkpoint import GlobalRNGState
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.config import Config, TrainingConfig
+from torchrl_td.cuda_graph import CudaGraphStep, check_cuda_graph
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.distributed import World
 from torchrl_td.joint_loss import AveragedRefiner, JointLoss
@@ -29,6 +30,7 @@ from torchrl_td.training_data import make_buffer, split_episodes
 from torchrl_td.watching import DivergenceWatch, RunningMeans
 
 _VALIDATION_BATCH = 256
+_NORM = "gradient_norm/"
 
 
 def make_losses(
@@ -66,13 +68,25 @@ def make_optimizer(
         decay = settings.refiner_weight_decay if name == "refiner" else 0.0
         parameters = [p for p in loss.parameters() if p.requires_grad]
         groups.append({"params": parameters, "weight_decay": decay, "name": name})
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    rate = settings.learning_rate
+    optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = rate  # for the scheduler, which would take the tensor otherwise
+    _fit_for_capture(optimizer, settings.cudagraph)
     final = settings.final_learning_rate_share
 
     def factor(step: int) -> float:
         return 1 - (1 - final) * min(step / settings.decay_steps, 1.0)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _fit_for_capture(optimizer: torch.optim.Optimizer, captured: bool) -> None:
+    """In a CUDA graph a learning rate must be a tensor on the device that stays where it is."""
+    for group in optimizer.param_groups:
+        rate, device = float(group["lr"]), group["params"][0].device
+        group["lr"] = torch.tensor(rate, device=device) if captured else rate
+        group["capturable"] = captured
 
 
 class Trainer:
@@ -85,7 +99,8 @@ class Trainer:
         world: this process' place among those of the run.
 
     Raises:
-        TDError: if the data cannot be trained on with these settings.
+        TDError: if the data cannot be trained on with these settings, or the device or the
+            number of processes does not allow ``training.cudagraph``.
     """
 
     def __init__(
@@ -97,6 +112,8 @@ class Trainer:
     ) -> None:
         settings, horizon = config.training, config.task.horizon
         self.config, self.device, self.world = config, device, world or World()
+        if settings.cudagraph:
+            check_cuda_graph(device, self.world)
         self.step = 0
         seed_everything(config.seed)
         self.rows, validation = split_episodes(
@@ -112,6 +129,7 @@ class Trainer:
         self.ema = AveragedRefiner(self.losses["refiner"], settings.ema_decay)
         self.joint_loss = self._joint_loss()
         self.optimizer, self.scheduler = make_optimizer(self.losses, settings)
+        self._optimize = self._optimization()
         self.buffer = make_buffer(train, horizon, settings.batch_size, config.seed, device)
         self.validation = None
         if validation is not None:
@@ -123,18 +141,30 @@ class Trainer:
     def train_step(self) -> None:
         """One optimisation step; nothing here waits for the device."""
         batch = self.buffer.sample().to(self.device)
-        parts = self.joint_loss(*self._share(batch))
-        total = parts.pop("total")
-        total.backward()
+        metrics = self._optimize(batch)
+        self.scheduler.step()
+        self.step += 1
+        total = metrics.pop("total")
+        self.means.add(metrics)
+        norms = [value for name, value in metrics.items() if name.startswith(_NORM)]
+        present = batch["index"][:, self.config.task.horizon - 2]  # [B]
+        self.watch.note(total, norms, present)
+
+    def optimize(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Losses, gradients, their clipping, the optimiser and the EMA, on a batch [B, T].
+
+        All of it on tensors that stay where they are, so that it can be captured in a CUDA graph.
+
+        Returns:
+            ``total`` and each loss and its parts, and each part's ``gradient_norm/…``; detached.
+        """
+        metrics = self.joint_loss(*self._share(batch))
+        metrics["total"].backward()
         norms = self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.scheduler.step()
         self.ema.step()
-        self.step += 1
-        self.means.add({**parts, **norms})
-        present = batch["index"][:, self.config.task.horizon - 2]  # [B]
-        self.watch.note(total.detach(), list(norms.values()), present)
+        return {**metrics, "total": metrics["total"].detach(), **norms}
 
     @torch.no_grad()
     def validate(self, batches: int = 4) -> dict[str, float]:
@@ -206,6 +236,8 @@ class Trainer:
         for name, loss in self.losses.items():
             loss.load_state_dict(state["losses"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        _fit_for_capture(self.optimizer, self.config.training.cudagraph)
+        self._optimize = self._optimization()  # a graph would go on with the states replaced
         self.scheduler.load_state_dict(state["scheduler"])
         self.buffer.sampler.load_state_dict(state["sampler"])
         self.means.load_state_dict(state["means"], self.device)
@@ -224,6 +256,11 @@ class Trainer:
             values, rows = noted
             rows = [self.rows[row.cpu()] for row in rows]
             self.watch.check(self.world.mean(values).cpu(), rows, self.step)
+
+    def _optimization(self) -> Callable[[TensorDictBase], dict[str, Tensor]]:
+        if self.config.training.cudagraph:
+            return CudaGraphStep(self.optimize, self.device)
+        return self.optimize
 
     def _joint_loss(self) -> nn.Module:
         settings = self.config.training
@@ -259,4 +296,4 @@ class Trainer:
             total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
             factor = (limit / (total + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_([g for grads in groups.values() for g in grads], factor)
-        return {f"gradient_norm/{name}": norm for name, norm in norms.items()}
+        return {_NORM + name: norm for name, norm in norms.items()}

@@ -24,7 +24,8 @@ class RunningMeans:
         """Adds one step's metrics, all of them scalars of one device."""
         self._count += 1
         if not self._sums:
-            self._sums = {name: value.double() for name, value in metrics.items()}
+            # Copies, for the next step may write its metrics where these are.
+            self._sums = {name: value.double().clone() for name, value in metrics.items()}
             return
         torch._foreach_add_(
             list(self._sums.values()), [metrics[name].double() for name in self._sums]

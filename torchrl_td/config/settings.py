@@ -131,6 +131,7 @@ class TrainingConfig:
     patience: int | None = None
     explosion: float | None = 1000.0
     compile: bool = False
+    cudagraph: bool = False
     autocast: bool = False
     threads: int | None = None
 
