@@ -26,10 +26,14 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from torchrl_td.data import load_episodes, observation_keys, record_pointmaze
-from torchrl_td.data.describe import describe, episode_returns, source_info, suspicions
+from torchrl_td.data.checks import NotFiniteError
+from torchrl_td.data.describe import describe, episode_returns, source_info
 from torchrl_td.data.pointmaze import POINTMAZE_TASKS
 from torchrl_td.data.recording import Policy, make_environment, random_policy, record_dataset
+from torchrl_td.data.suspicions import suspicions
 from torchrl_td.errors import TDError
+
+_UNKNOWN = "no finite number"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("source", help="minari:<id> or d4rl:<id or path>")
     look.add_argument("--picture", type=Path, help="histograms of returns and lengths go here")
     look.add_argument("--json", type=Path, help="the table's numbers go here")
+    look.add_argument(
+        "--observation-keys", help="a Dict observation's entries to join: a,b or a,b/c where nested"
+    )
     look.add_argument("--ref-min", type=float, help="return that scores 0")
     look.add_argument("--ref-max", type=float, help="return that scores 100")
     look.set_defaults(run=run_describe)
@@ -84,7 +91,14 @@ def run_describe(options: argparse.Namespace) -> None:
     for path in (options.picture, options.json):
         if path is not None and not path.parent.is_dir():
             raise TDError(f"{path}: there is no folder {path.parent}; make it first")
-    episodes = load_episodes(options.source)
+    keys = None
+    if options.observation_keys is not None:
+        named = [tuple(key.split("/")) for key in options.observation_keys.split(",")]
+        keys = [key[0] if len(key) == 1 else key for key in named]
+    try:
+        episodes = load_episodes(options.source, observation_keys=keys)
+    except NotFiniteError:  # the warnings say where
+        episodes = load_episodes(options.source, observation_keys=keys, finite=False)
     info = source_info(options.source)
     if references is not None:
         info = dataclasses.replace(info, ref_min_score=references[0], ref_max_score=references[1])
@@ -117,7 +131,7 @@ def table(source: str, numbers: dict[str, Any]) -> str:
     def spread(key: str) -> str:
         value = numbers[key]
         if value is None:
-            return "no references known; give --ref-min and --ref-max"
+            return _UNKNOWN
         return (
             f"{value['mean']:.6g} ± {value['std']:.4g}, from {value['min']:.6g} "
             f"to {value['max']:.6g}"
@@ -130,14 +144,18 @@ def table(source: str, numbers: dict[str, Any]) -> str:
         "episodes": f"{numbers['episodes']:,}",
         "episode length": spread("length"),
         "return": spread("return"),
-        "normalised score": spread("score"),
+        "normalised score": (
+            spread("score")
+            if numbers["score"] or not numbers["return"]
+            else "no references known; give --ref-min and --ref-max"
+        ),
         "reward": spread("reward"),
         "ended by": (
             f"{numbers['terminations']:,} terminations, {numbers['truncations']:,} truncations"
         ),
         "saturated actions": f"{100 * numbers['saturated_actions']:.3g} %",
-        "suggested target return": f"{numbers['suggested_target_return']:g}",
-        "suggested returns scale": f"{numbers['suggested_returns_scale']:g}",
+        "suggested target return": number(numbers["suggested_target_return"], "g"),
+        "suggested returns scale": number(numbers["suggested_returns_scale"], "g"),
     }
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
@@ -145,10 +163,15 @@ def table(source: str, numbers: dict[str, Any]) -> str:
         low, high = numbers[key]["low"], numbers[key]["high"]
         lines.append(f"{key}, {len(low)} numbers")
         lines += [
-            f"{d:>{width}}  from {a:.6g} to {b:.6g}"
+            f"{d:>{width}}  from {number(a)} to {number(b)}"
             for d, (a, b) in enumerate(zip(low, high, strict=True))
         ]
     return "\n".join(lines)
+
+
+def number(value: float | None, form: str = ".6g") -> str:
+    """A number of the table, which may not be known."""
+    return _UNKNOWN if value is None else f"{value:{form}}"
 
 
 def draw_histograms(source: str, episodes: TensorDictBase, path: Path) -> None:
@@ -162,7 +185,7 @@ def draw_histograms(source: str, episodes: TensorDictBase, path: Path) -> None:
     for axis, values, label in zip(
         axes, episode_returns(episodes), ("return", "length, steps"), strict=True
     ):
-        axis.hist(values.numpy(), bins=40)
+        axis.hist(values[torch.isfinite(values)].numpy(), bins=40)
         axis.set_xlabel(label)
         axis.set_ylabel("episodes")
     figure.suptitle(source)

@@ -16,8 +16,8 @@ from torchrl_td.data.describe import (
     source_info,
     suggested_returns_scale,
     suggested_target_return,
-    suspicions,
 )
+from torchrl_td.data.suspicions import suspicions
 
 
 def dataset(lengths: tuple[int, ...] = (4, 2, 6), **replace: torch.Tensor) -> TensorDict:

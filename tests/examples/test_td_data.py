@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -62,6 +63,33 @@ def test_record_then_describe(
     # Pendulum's bounds are -2 and 2, kept with the data: nothing lies outside of them.
     assert "warning" not in out
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_damaged_data_is_described_with_a_warning(
+    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, picture, numbers = (tmp_path / name for name in ("a.hdf5", "a.png", "a.json"))
+    reward = np.ones(12, np.float32)
+    reward[[2, 7]] = np.nan  # an episode each: no return is known
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.arange(24, dtype=np.float32).reshape(12, 2)
+        file["actions"] = np.full((12, 1), 1.5, np.float32)  # beyond the bounds
+        file["rewards"] = reward
+        file["terminals"] = np.arange(12) % 6 == 5
+    files = ["--picture", str(picture), "--json", str(numbers)]
+    assert example.main(["describe", f"d4rl:{path}", *files]) == 0
+    out = capsys.readouterr().out
+    assert "warning: reward holds NaN or Inf in 2 of 12 steps, first in row 2 (episode 0)" in out
+    assert "warning: 100 % of the actions lie outside [-1, 1], first in row 0" in out
+    assert "warning: action is constant in dimension 0" in out
+    assert out.splitlines()[5].split(None, 1) == ["return", "no finite number"]
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads(numbers.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert found["return"] is None and found["transitions"] == 12 and len(found["warnings"]) >= 3
+    assert picture.stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

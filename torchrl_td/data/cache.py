@@ -54,7 +54,7 @@ def cache_root() -> Path:
 
 
 def load_through_cache(
-    source: Source, *, use_cache: bool = True
+    source: Source, *, use_cache: bool = True, finite: bool = True
 ) -> tuple[TensorDict, dict[str, Any]]:
     """The source's episodes, memory-mapped; read once, then opened from the cache.
 
@@ -63,6 +63,7 @@ def load_through_cache(
     Args:
         source: where steps come from.
         use_cache: False reads it again and leaves nothing behind.
+        finite: False lets NaN and Inf pass; such data is not cached.
 
     Returns:
         The episodes, and for each key the type, shape and checksum of its values.
@@ -73,7 +74,7 @@ def load_through_cache(
     identity = {"files": files_identity(source.files, source.path), "variant": source.variant}
     identity = json.loads(json.dumps(identity))  # as it is read back
     folder = cache_root() / _folder_name(source)
-    if use_cache:
+    if use_cache and finite:
         found = open_cache(folder, identity)
         if found is not None:
             return found
@@ -88,7 +89,7 @@ def load_through_cache(
             )
     try:
         with tempfile.TemporaryDirectory(prefix="torchrl_td-") as scratch:
-            build_cache(Path(scratch), source, identity)
+            build_cache(Path(scratch), source, identity, finite=finite)
             return _mapped(Path(scratch))  # the mapping outlives its files
     except OSError as error:
         raise TDError(
@@ -131,8 +132,10 @@ def _publish(staging: Path, folder: Path) -> tuple[TensorDict, dict[str, Any]]:
     return mapped
 
 
-def build_cache(folder: Path, source: Source, identity: Mapping[str, Any]) -> None:
-    """Read all of ``source`` into raw files under ``folder``.
+def build_cache(
+    folder: Path, source: Source, identity: Mapping[str, Any], *, finite: bool = True
+) -> None:
+    """Read all of ``source`` into raw files under ``folder``, NaN and Inf unless ``finite``.
 
     Raises:
         TDError: the data cannot be used.
@@ -144,7 +147,9 @@ def build_cache(folder: Path, source: Source, identity: Mapping[str, Any]) -> No
     )
     with _Writer(folder) as writer, bar:
         for steps in source.chunks():
-            part = finish(steps, source.name, row=rows, episode=episodes, keys=source.keys)
+            part = finish(
+                steps, source.name, row=rows, episode=episodes, keys=source.keys, finite=finite
+            )
             writer.append(part, source.name)
             rows += len(part)
             episodes = int(part["episode"][-1]) + 1

@@ -14,6 +14,10 @@ from torchrl_td.errors import TDError
 _BOUND_TOLERANCE = 1e-3  # of the range: float32 rounding of recorded actions
 
 
+class NotFiniteError(TDError):
+    """The data holds NaN or Inf: it can be described, and not trained on."""
+
+
 def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) -> None:
     """Refuse NaN and Inf, naming the first row of the source that holds one.
 
@@ -25,7 +29,7 @@ def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) 
         episode: [n], number of each step's episode.
 
     Raises:
-        TDError: a number is NaN or infinite, also where float32 cannot hold it.
+        NotFiniteError: a number is NaN or infinite, also where float32 cannot hold it.
     """
     if torch.isfinite(value.sum()):
         return
@@ -33,7 +37,7 @@ def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) 
     if finite.all():  # only the sum was out of range
         return
     first = int(torch.nonzero(~finite)[0])
-    raise TDError(
+    raise NotFiniteError(
         f"{name}: {key} holds NaN or Inf, first in row {row + first} (episode "
         f"{int(episode[first])}); drop or mend that episode"
     )

@@ -94,15 +94,17 @@ def episode_returns(episodes: TensorDictBase) -> tuple[torch.Tensor, torch.Tenso
         episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
 
     Returns:
-        Undiscounted returns [E] float64 and lengths [E] int64.
+        Undiscounted returns [E] float64, NaN or Inf where one of the episode's rewards is, and
+        lengths [E] int64.
     """
-    lengths = torch.bincount(episodes["episode"].reshape(-1))  # [E]
-    starts = torch.cumsum(lengths, 0) - lengths
-    return episodes["returns_to_go"].reshape(-1)[starts].double(), lengths
+    number = episodes["episode"].reshape(-1)  # [N]
+    lengths = torch.bincount(number)  # [E]
+    reward = episodes["next", "reward"].reshape(-1).double()
+    return reward.new_zeros(len(lengths)).index_add_(0, number, reward), lengths
 
 
 def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[str, Any]:
-    """Numbers that say what a dataset holds.
+    """Numbers that say what a dataset holds, over what is finite in it.
 
     Args:
         episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
@@ -114,7 +116,8 @@ def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[s
         normalised to 0–100, where references are known), ``observation`` and
         ``action`` (low and high of each dimension), ``reward``, ``terminations``,
         ``truncations``, ``saturated_actions`` (share of all action entries),
-        ``suggested_target_return``, ``suggested_returns_scale``, ``environment``.
+        ``suggested_target_return``, ``suggested_returns_scale``, ``environment``. What
+        nothing finite tells is None.
 
     >>> import torch
     >>> from tensordict import TensorDict
@@ -131,7 +134,7 @@ def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[s
     """
     info = info or SourceInfo()
     returns, lengths = episode_returns(episodes)
-    target = suggested_target_return(returns)
+    returns = finite_entries(returns)
     score = None
     if info.ref_min_score is not None and info.ref_max_score is not None:
         span = info.ref_max_score - info.ref_min_score
@@ -149,8 +152,10 @@ def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[s
         "terminations": int(episodes["next", "terminated"].sum()),
         "truncations": int(episodes["next", "truncated"].sum()),
         "saturated_actions": saturated_share(episodes["action"], info),
-        "suggested_target_return": target,
-        "suggested_returns_scale": suggested_returns_scale(float(returns.abs().max())),
+        "suggested_target_return": suggested_target_return(returns) if len(returns) else None,
+        "suggested_returns_scale": (
+            suggested_returns_scale(float(returns.abs().max())) if len(returns) else None
+        ),
     }
 
 
@@ -181,72 +186,15 @@ def suggested_returns_scale(largest: float) -> float:
 
 
 def saturated_share(action: torch.Tensor, info: SourceInfo) -> float:
-    """Share of the entries of ``action`` [N, A] at a bound; unknown bounds are -1 and 1."""
-    low, high = _bounds(action, info)
+    """Share of the finite entries of ``action`` [N, A] at a bound; unknown ones are -1 and 1."""
+    low, high = action_bounds(action, info)
     slack = SATURATED * (high - low)
-    return float(((action <= low + slack) | (action >= high - slack)).float().mean())
+    saturated = (action <= low + slack) | (action >= high - slack)
+    finite = torch.isfinite(action)
+    return float((saturated & finite).sum() / finite.sum().clamp(min=1))
 
 
-def suspicions(episodes: TensorDictBase, info: SourceInfo | None = None) -> list[str]:
-    """What looks wrong, one sentence each; empty where nothing does.
-
-    Args:
-        episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
-        info: with the bounds of the actions, where they are known.
-    """
-    info = info or SourceInfo()
-    returns, lengths = episode_returns(episodes)
-    found = []
-    for key in ("observation", "action"):
-        found += _odd_dimensions(episodes[key], key)
-    low, high = _bounds(episodes["action"], info)
-    outside = ((episodes["action"] < low) | (episodes["action"] > high)).any(-1)
-    if outside.any():
-        bounds = "the environment's bounds" if info.action_low is not None else "[-1, 1]"
-        found.append(
-            f"{100 * float(outside.float().mean()):.3g} % of the actions lie outside {bounds}, "
-            f"first in row {int(torch.nonzero(outside)[0])}"
-        )
-    if len(lengths) == 1:
-        found.append("there is one episode only: its end may not have been recorded")
-    elif float(returns.max()) == float(returns.min()):
-        found.append("all returns are equal: there is nothing for the target return to choose")
-    if not episodes["next", "reward"].any():
-        found.append("all rewards are zero")
-    short = int((lengths == 1).sum())
-    if short:
-        found.append(f"{short} of {len(lengths)} episodes have a single step")
-    return found
-
-
-def _odd_dimensions(value: torch.Tensor, key: str) -> list[str]:
-    """Dimensions of ``value`` [N, D] that never change, or are another's copy."""
-    found = []
-    constant = (value.amax(0) == value.amin(0)).tolist()
-    dimensions = [d for d, flag in enumerate(constant) if flag]
-    if dimensions:
-        found.append(f"{key} is constant in dimension {_listed(dimensions)}")
-    copies = []
-    changing = [d for d, flag in enumerate(constant) if not flag]
-    first_of: dict[tuple[float, ...], list[int]] = {}
-    probe = value[:: max(1, len(value) // 64)]  # rows that tell most pairs apart cheaply
-    for d in changing:
-        alike = first_of.setdefault(tuple(probe[:, d].tolist()), [])
-        twin = next((e for e in alike if torch.equal(value[:, d], value[:, e])), None)
-        if twin is None:
-            alike.append(d)
-        else:
-            copies.append(f"{d} (of {twin})")
-    if copies:
-        found.append(f"{key} repeats itself in dimension {_listed(copies)}")
-    return found
-
-
-def _listed(items: list[Any]) -> str:
-    return ", ".join(str(item) for item in items)
-
-
-def _bounds(action: torch.Tensor, info: SourceInfo) -> tuple[torch.Tensor, torch.Tensor]:
+def action_bounds(action: torch.Tensor, info: SourceInfo) -> tuple[torch.Tensor, torch.Tensor]:
     """Lower and upper bound of each action [A]; -1 and 1 where they are not known."""
     if info.action_low is None or info.action_high is None:
         ones = torch.ones_like(action[0])
@@ -254,8 +202,16 @@ def _bounds(action: torch.Tensor, info: SourceInfo) -> tuple[torch.Tensor, torch
     return action.new_tensor(info.action_low), action.new_tensor(info.action_high)
 
 
-def _spread(values: torch.Tensor) -> dict[str, float]:
-    """Mean, standard deviation, minimum and maximum as plain numbers."""
+def finite_entries(values: torch.Tensor) -> torch.Tensor:
+    """The finite ones of all entries of ``values``, in one row."""
+    return values[torch.isfinite(values)]
+
+
+def _spread(values: torch.Tensor) -> dict[str, float] | None:
+    """Mean, standard deviation, minimum and maximum of the finite ones as plain numbers."""
+    values = finite_entries(values)
+    if not len(values):
+        return None
     return {
         "mean": float(values.mean()),
         "std": float(values.std(correction=0)),
@@ -264,6 +220,15 @@ def _spread(values: torch.Tensor) -> dict[str, float]:
     }
 
 
-def _range(values: torch.Tensor) -> dict[str, list[float]]:
+def extremes(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Low and high [D] of ``values`` [N, D]; inf and -inf where a dimension has none finite."""
+    finite = torch.isfinite(values)
+    return values.where(finite, math.inf).amin(0), values.where(finite, -math.inf).amax(0)
+
+
+def _range(values: torch.Tensor) -> dict[str, list[float | None]]:
     """Low and high of each dimension of ``values`` [N, D]."""
-    return {"low": values.amin(0).tolist(), "high": values.amax(0).tolist()}
+    low, high = (
+        [x if math.isfinite(x) else None for x in bound.tolist()] for bound in extremes(values)
+    )
+    return {"low": low, "high": high}

@@ -27,6 +27,7 @@ def load_episodes(
     max_episode_steps: int | None = None,
     device: torch.device | str | None = None,
     cache: bool = True,
+    finite: bool = True,
 ) -> TensorDict:
     """Load offline episodes as one flat TensorDict, checked.
 
@@ -49,6 +50,8 @@ def load_episodes(
             limit; by default known from the dataset's name.
         device: where the result lives; by default the CPU.
         cache: False reads the files anew and leaves nothing behind.
+        finite: False lets NaN and Inf pass, to look at such data, not to train on it; it is
+            never cached, and returns-to-go of its later episodes may be NaN as well.
 
     Returns:
         TensorDict of batch size [N], steps in order, episodes one after the other:
@@ -62,6 +65,7 @@ def load_episodes(
     Raises:
         TDError: the source is unknown or its data cannot be used; one line that names
             the dataset, the key and the remedy.
+        NotFiniteError: the data holds NaN or Inf.
 
     >>> import torch
     >>> from tensordict import TensorDict
@@ -78,9 +82,9 @@ def load_episodes(
     """
     if isinstance(source, str):
         found = find_source(source, observation_keys, max_episode_steps)
-        episodes, _ = load_through_cache(found, use_cache=cache)
+        episodes, _ = load_through_cache(found, use_cache=cache, finite=finite)
     else:
-        episodes = _from_memory(source, observation_keys)
+        episodes = _from_memory(source, observation_keys, finite)
     return episodes if device is None else episodes.to(device)
 
 
@@ -159,12 +163,12 @@ def find_source(
 
 
 def _from_memory(
-    source: TensorDictBase | ReplayBuffer, keys: Sequence[str | Key] | None
+    source: TensorDictBase | ReplayBuffer, keys: Sequence[str | Key] | None, finite: bool = True
 ) -> TensorDict:
     """The episodes of a tensordict or replay buffer, on the CPU."""
     name = _kind(source)
     raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
-    episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name)
+    episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name, finite=finite)
     check_not_zero({key: bool(episodes[key].any()) for key in ("observation", "action")}, name)
     return episodes
 

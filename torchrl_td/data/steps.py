@@ -98,6 +98,7 @@ def finish(
     row: int = 0,
     episode: int = 0,
     keys: Mapping[str, str] | None = None,
+    finite: bool = True,
 ) -> TensorDict:
     """Check steps and bring them into the layout of :func:`torchrl_td.data.load_episodes`.
 
@@ -107,12 +108,14 @@ def finish(
         row: how many steps of the source came before.
         episode: how many episodes of the source came before.
         keys: what the source calls our keys, for messages.
+        finite: False lets NaN and Inf pass.
 
     Returns:
         Float32 values; those that were float32 already share the source's memory.
 
     Raises:
-        TDError: lengths differ, a value is no number, NaN or Inf.
+        TDError: lengths differ, or a value is no number.
+        NotFiniteError: a value is NaN or Inf.
     """
     count = len(steps.terminated)
     done = steps.terminated | steps.truncated
@@ -131,7 +134,8 @@ def finish(
                 "every entry needs one row a step"
             )
         column = as_float(value, name, called, continuous=key == "action").reshape(count, -1)
-        check_finite(column, name, called, row, number)
+        if finite:
+            check_finite(column, name, called, row, number)
         columns[key] = column
     if columns["next/reward"].shape[-1] != 1:
         called = (keys or {}).get("next/reward", "next/reward")
