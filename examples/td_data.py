@@ -1,13 +1,12 @@
 """Look at a dataset, or record one.
 
-    python examples/td_data.py describe minari:pointmaze/umaze-v0
     python examples/td_data.py describe d4rl:path/to/file.hdf5 --picture histograms.png
-    python examples/td_data.py record pointmaze/umaze --steps 200000
+    python examples/td_data.py record maze2d/medium --steps 1000000 --overwrite
     python examples/td_data.py record Hopper-v5 --dataset my/hopper/random-v0
     python examples/td_data.py record Hopper-v5 --dataset my/hopper/td-v0 --checkpoint <folder>
 
 `describe` prints a table of what is in a dataset and warns of what looks wrong.
-`record` writes a local Minari dataset: the PointMaze data, or any Gymnasium
+`record` writes a local Minari dataset: the PointMaze or Maze2D data, or any Gymnasium
 environment with random actions or a trained planner. What was recorded is
 loaded by its id: `dataset.source=minari:my/hopper/random-v0`.
 """
@@ -18,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl_td.data import load_episodes, observation_keys, record_pointmaze
 from torchrl_td.data.checks import NotFiniteError
 from torchrl_td.data.describe import describe, episode_returns, source_info
+from torchrl_td.data.maze2d import record_maze2d
 from torchrl_td.data.pointmaze import POINTMAZE_TASKS
 from torchrl_td.data.recording import Policy, make_environment, random_policy, record_dataset
 from torchrl_td.data.suspicions import suspicions
@@ -63,14 +64,13 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("source", help="minari:<id> or d4rl:<id or path>")
     look.add_argument("--picture", type=Path, help="histograms of returns and lengths go here")
     look.add_argument("--json", type=Path, help="the table's numbers go here")
-    look.add_argument(
-        "--observation-keys", help="a Dict observation's entries to join: a,b or a,b/c where nested"
-    )
+    entries = "entries of a Dict observation to join, in this order, nested ones as goal/kettle"
+    look.add_argument("--observation-keys", nargs="+", type=entry, metavar="KEY", help=entries)
     look.add_argument("--ref-min", type=float, help="return that scores 0")
     look.add_argument("--ref-max", type=float, help="return that scores 100")
     look.set_defaults(run=run_describe)
     record = commands.add_parser("record", help="record a local Minari dataset")
-    record.add_argument("what", help="pointmaze/umaze, medium or large, or an environment's id")
+    record.add_argument("what", help="pointmaze/umaze, maze2d/large, ... or an environment's id")
     record.add_argument("--dataset", help="id to record under, <namespace>/<name>-v<number>")
     record.add_argument("--steps", type=int, default=200_000, help="transitions, at least")
     record.add_argument("--seed", type=int, default=0)
@@ -85,20 +85,22 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
+def entry(key: str) -> str | tuple[str, ...]:
+    """An entry of an observation as it is written on the command line."""
+    return tuple(key.split("/")) if "/" in key else key
+
+
 def run_describe(options: argparse.Namespace) -> None:
     """Load a dataset, print its table and warnings, write picture and JSON if asked."""
     references = given_references(options)
     for path in (options.picture, options.json):
         if path is not None and not path.parent.is_dir():
             raise TDError(f"{path}: there is no folder {path.parent}; make it first")
-    keys = None
-    if options.observation_keys is not None:
-        named = [tuple(key.split("/")) for key in options.observation_keys.split(",")]
-        keys = [key[0] if len(key) == 1 else key for key in named]
+    load = partial(load_episodes, options.source, observation_keys=options.observation_keys)
     try:
-        episodes = load_episodes(options.source, observation_keys=keys)
+        episodes = load()
     except NotFiniteError:  # the warnings say where
-        episodes = load_episodes(options.source, observation_keys=keys, finite=False)
+        episodes = load(finite=False)
     info = source_info(options.source)
     if references is not None:
         info = dataclasses.replace(info, ref_min_score=references[0], ref_max_score=references[1])
@@ -198,16 +200,15 @@ def draw_histograms(source: str, episodes: TensorDictBase, path: Path) -> None:
 
 
 def run_record(options: argparse.Namespace) -> None:
-    """Record PointMaze, or another environment with random actions or a planner."""
+    """Record a maze, or another environment with random actions or a planner."""
     family, _, size = options.what.partition("/")
-    if family == "pointmaze" and size in POINTMAZE_TASKS:
-        dataset_id = record_pointmaze(
-            size,
-            options.steps,
-            options.seed,
-            workers=options.workers,
-            overwrite=options.overwrite,
-        )
+    recorders = {
+        "pointmaze": partial(record_pointmaze, workers=options.workers),
+        "maze2d": record_maze2d,
+    }
+    if family in recorders and size in POINTMAZE_TASKS:
+        record = recorders[family]
+        dataset_id = record(size, options.steps, options.seed, overwrite=options.overwrite)
     else:
         dataset_id = record_environment(options)
     print(f"recorded minari:{dataset_id}")
@@ -218,12 +219,9 @@ def record_environment(options: argparse.Namespace) -> str:
     if options.dataset is None:
         raise TDError("name the recording: --dataset <namespace>/<name>-v<number>")
     references = given_references(options)
-    settings = {}
-    if options.max_episode_steps is not None:
-        settings["max_episode_steps"] = options.max_episode_steps
-    env = make_environment(options.what, **settings)
+    env = make_environment(options.what, max_episode_steps=options.max_episode_steps)
+    name, policy = "random actions", random_policy(env, options.seed)
     try:
-        name, policy = "random actions", random_policy(env, options.seed)
         if options.checkpoint is not None:
             name = f"Trajectory Diffuser, {options.checkpoint.name}"
             torch.manual_seed(options.seed)

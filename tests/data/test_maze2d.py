@@ -93,6 +93,6 @@ def test_bad_arguments(call, message: str, folder: Path) -> None:
 
 def test_a_recording_is_not_overwritten_unasked(folder: Path) -> None:
     record_maze2d("umaze", 300, progress=False)
-    with pytest.raises(TDError, match="umaze-v0 exists; pass overwrite=True"):
+    with pytest.raises(TDError, match="umaze-v0 exists; replace it with overwrite=True"):
         record_maze2d("umaze", 300, progress=False)
     record_maze2d("umaze", 300, seed=1, overwrite=True, progress=False)

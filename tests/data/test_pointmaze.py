@@ -196,7 +196,7 @@ def test_bad_arguments(call, message: str, empty_path: Path) -> None:
 
 
 def test_a_recording_is_not_overwritten_unasked(tiny_pointmaze: str) -> None:
-    with pytest.raises(TDError, match="umaze-v0 exists; pass overwrite=True"):
+    with pytest.raises(TDError, match="umaze-v0 exists; replace it with overwrite=True"):
         record_pointmaze("umaze", 300, progress=False)
 
 

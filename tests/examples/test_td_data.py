@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -63,6 +64,23 @@ def test_record_then_describe(
     # Pendulum's bounds are -2 and 2, kept with the data: nothing lies outside of them.
     assert "warning" not in out
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_maze_is_recorded_and_described(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for what in ("maze2d/umaze", "pointmaze/umaze"):
+        assert example.main(["record", what, "--steps", "400", "--seed", "2"]) == 0
+        assert example.main(["record", what]) == 1  # not twice
+        assert "--overwrite" in capsys.readouterr().err
+    assert example.main(["describe", "minari:maze2d/umaze-v0"]) == 0
+    out = capsys.readouterr().out
+    assert "observation, 4 numbers" in out and "600" in out and "PointMaze_UMaze-v3" in out
+    keys = ["--observation-keys", "achieved_goal", "observation", "desired_goal"]
+    assert example.main(["describe", "minari:pointmaze/umaze-v0", *keys]) == 0
+    out = capsys.readouterr().out
+    assert "observation, 8 numbers" in out and "repeats itself in dimension 2 (of 0)" in out
 
 
 def test_damaged_data_is_described_with_a_warning(

@@ -1,4 +1,4 @@
-"""Minari's folder of local datasets."""
+"""Minari's folder of local datasets, and how a recording gets into it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import minari
+from minari.data_collector import EpisodeBuffer
+
+from torchrl_td.errors import TDError
 
 _STAGING = ".recording-"
 _STALE_SECONDS = 6 * 3600.0
@@ -55,3 +61,61 @@ def staged(dataset_id: str) -> Iterator[None]:
         else:
             os.environ["MINARI_DATASETS_PATH"] = before
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_recording(dataset_id: str, steps: int, overwrite: bool) -> None:
+    """Refuse a recording before it begins.
+
+    Raises:
+        TDError: no steps are asked for, or the dataset exists and may not be replaced.
+    """
+    if steps < 1:
+        raise TDError(f"recording needs steps >= 1, got {steps}")
+    place = dataset_path(dataset_id)
+    if place.exists() and not overwrite:
+        raise TDError(
+            f"{place}: dataset {dataset_id} exists; replace it with overwrite=True (--overwrite), "
+            "or take another id"
+        )
+
+
+def write_dataset(
+    dataset_id: str,
+    episodes: Sequence[Mapping[str, Any]],
+    env: gymnasium.Env,
+    *,
+    algorithm_name: str,
+    description: str,
+    references: tuple[float, float] | None = None,
+    metadata: Sequence[Mapping[str, Any]] | None = None,
+    **about: Any,
+) -> None:
+    """Write episodes as a local Minari dataset, whole or not at all; it replaces one of that id.
+
+    Args:
+        dataset_id: of the dataset.
+        episodes: each the arguments of Minari's ``EpisodeBuffer`` but its number.
+        env: the environment they were recorded in.
+        algorithm_name: what chose the actions.
+        description: a sentence or two.
+        references: returns that score 0 and 100, if the task has any.
+        metadata: more to keep of each episode.
+        **about: more arguments of ``minari.create_dataset_from_buffers``.
+    """
+    low, high = references or (None, None)
+    buffers = [EpisodeBuffer(id=i, infos=None, **episode) for i, episode in enumerate(episodes)]
+    with staged(dataset_id), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
+        dataset = minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            env=env,
+            algorithm_name=algorithm_name,
+            description=description,
+            ref_min_score=low,
+            ref_max_score=high,
+            data_format="hdf5",
+            **about,
+        )
+        if metadata is not None:
+            dataset.storage.update_episode_metadata(metadata, range(len(metadata)))

@@ -11,25 +11,22 @@ pieces of several together.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
-import minari
 import numpy as np
-from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
 
 from torchrl_td.data.controller import Cell, Skill, Walker, free_cells, shortest_path
-from torchrl_td.data.local import dataset_path, staged
+from torchrl_td.data.local import check_recording, dataset_path
 from torchrl_td.data.pointmaze import (
     Size,
-    _close,
+    close_pointmaze,
     make_pointmaze,
     pointmaze_task,
+    write_recording,
 )
-from torchrl_td.errors import TDError
 
 _ARRIVED = 0.15  # metres from the cell the controller is on its way to
 _PATIENCE = 400  # steps after which it takes another one
@@ -99,14 +96,11 @@ def record_maze2d(
     """
     task = pointmaze_task(size)
     dataset_id = f"maze2d/{size}-v0"
-    if steps < 1:
-        raise TDError(f"recording needs steps >= 1, got {steps}")
-    place = dataset_path(dataset_id)
-    if place.exists() and not overwrite:
-        raise TDError(f"{place}: dataset {dataset_id} exists; pass overwrite=True to replace it")
+    check_recording(dataset_id, steps, overwrite)
     length = task.max_episode_steps
     count = -(-steps // length)
     env = make_pointmaze(size, max_episode_steps=count * length + 1, disable_env_checker=True)
+    spaces: Any = env.observation_space
     bar = tqdm(
         total=count * length,
         desc=f"recording {dataset_id}",
@@ -122,9 +116,19 @@ def record_maze2d(
                 episodes.append(_episode([next(endless) for _ in range(length)]))
                 bar.update(length)
         finally:
-            _close(env)
-    with staged(dataset_id):
-        _write(dataset_id, size, seed, episodes)
+            close_pointmaze(env)
+    write_recording(
+        dataset_id,
+        size,
+        episodes,
+        observation_space=spaces["observation"],
+        algorithm_name="scripted walker, skill drawn evenly for every leg of the walk",
+        description=(
+            f"One walk between random cells of {task.env_id}, seed {seed}, cut into episodes; the "
+            f"reward is that of the goal in cell {task.goal_cell}, which is not observed (D4RL's "
+            "maze2d)."
+        ),
+    )
     return dataset_id
 
 
@@ -140,34 +144,6 @@ def _episode(steps: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         "terminations": np.zeros(len(steps), dtype=bool),
         "truncations": last,
     }
-
-
-def _write(dataset_id: str, size: str, seed: int, episodes: list[dict[str, np.ndarray]]) -> None:
-    """Write the episodes as a Minari dataset, under the present datasets path."""
-    task = pointmaze_task(size)
-    env = make_pointmaze(size)
-    spaces: Any = env.observation_space
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
-            minari.create_dataset_from_buffers(
-                dataset_id,
-                [EpisodeBuffer(id=i, infos=None, **e) for i, e in enumerate(episodes)],
-                env=env,
-                observation_space=spaces["observation"],
-                algorithm_name="scripted walker, skill drawn evenly for every leg of the walk",
-                description=(
-                    f"One walk between random cells of {task.env_id}, seed {seed}, cut into "
-                    f"episodes; the reward is that of the goal in cell {task.goal_cell}, which "
-                    "is not observed (D4RL's maze2d)."
-                ),
-                ref_min_score=task.ref_min_score,
-                ref_max_score=task.ref_max_score,
-                requirements=["gymnasium-robotics>=1.4.2"],
-                data_format="hdf5",
-            )
-    finally:
-        _close(env)
 
 
 def ensure_maze2d(size: Size, **kwargs: Any) -> str:

@@ -9,8 +9,7 @@ returns vary widely and there is something to condition on.
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
-import minari
 import numpy as np
-from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
 
 from torchrl_td.data.controller import Cell, Skill, Walker, free_cells, shortest_path
-from torchrl_td.data.local import dataset_path, staged
+from torchrl_td.data.local import check_recording, dataset_path, write_dataset
 from torchrl_td.errors import TDError
 
 Size = Literal["umaze", "medium", "large"]
@@ -168,10 +165,10 @@ def _walk_chunk(size: str, seed: int, indices: Sequence[int]) -> list[dict[str, 
     try:
         return [walk_episode(env, seed, index) for index in indices]
     finally:
-        _close(env)
+        close_pointmaze(env)
 
 
-def _close(env: gymnasium.Env) -> None:
+def close_pointmaze(env: gymnasium.Env) -> None:
     """Close ``env`` and remove the model file it wrote into the temporary directory."""
     Path(env.unwrapped.tmp_xml_file_path).unlink(missing_ok=True)  # type: ignore[attr-defined]
     env.close()
@@ -234,48 +231,48 @@ def record_pointmaze(
     """
     task = pointmaze_task(size)
     dataset_id = f"pointmaze/{size}-v0"
-    if steps < 1 or workers < 1:
-        raise TDError(f"recording needs steps >= 1 and workers >= 1, got {steps} and {workers}")
-    place = dataset_path(dataset_id)
-    if place.exists() and not overwrite:
-        raise TDError(f"{place}: dataset {dataset_id} exists; pass overwrite=True to replace it")
+    check_recording(dataset_id, steps, overwrite)
+    if workers < 1:
+        raise TDError(f"recording needs workers >= 1, got {workers}")
     episodes = -(-steps // task.max_episode_steps)
     recorded = _walk_all(size, seed, episodes, workers, progress)
-    with staged(dataset_id):
-        _write_minari(dataset_id, size, seed, recorded)
+    write_recording(
+        dataset_id,
+        size,
+        [{k: v for k, v in episode.items() if k != "skill"} for episode in recorded],
+        algorithm_name="scripted walker, its skill in [0, 1] drawn anew for each episode",
+        description=(
+            f"Random start and goal cells in {task.env_id}, seed {seed}; shortest path and PD "
+            "control with detours, pauses and action noise by skill."
+        ),
+        metadata=[{"skill": episode["skill"]} for episode in recorded],
+    )
     return dataset_id
 
 
-def _write_minari(dataset_id: str, size: str, seed: int, recorded: list[dict]) -> None:
-    """Write the episodes as a Minari dataset, under the present datasets path."""
-    task = pointmaze_task(size)
-    buffers = [
-        EpisodeBuffer(id=i, infos=None, **{k: v for k, v in episode.items() if k != "skill"})
-        for i, episode in enumerate(recorded)
-    ]
-    env = make_pointmaze(size)
+def write_recording(
+    dataset_id: str, size: str, episodes: Sequence[Mapping[str, Any]], **about: Any
+) -> None:
+    """Write episodes recorded in the maze as a local Minari dataset.
+
+    Args:
+        dataset_id: of the dataset.
+        size: umaze, medium or large.
+        episodes: each the arguments of Minari's ``EpisodeBuffer`` but its number.
+        **about: more arguments of :func:`torchrl_td.data.local.write_dataset`.
+    """
+    task, env = pointmaze_task(size), make_pointmaze(size)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id,
-                buffers,
-                env=env,
-                algorithm_name="scripted walker, its skill in [0, 1] drawn anew for each episode",
-                description=(
-                    f"Random start and goal cells in {task.env_id}, seed {seed}; shortest path "
-                    "and PD control with detours, pauses and action noise by skill."
-                ),
-                ref_min_score=task.ref_min_score,
-                ref_max_score=task.ref_max_score,
-                requirements=["gymnasium-robotics>=1.4.2"],
-                data_format="hdf5",
-            )
-        dataset.storage.update_episode_metadata(
-            [{"skill": episode["skill"]} for episode in recorded], range(len(recorded))
+        write_dataset(
+            dataset_id,
+            episodes,
+            env,
+            references=(task.ref_min_score, task.ref_max_score),
+            requirements=["gymnasium-robotics>=1.4.2"],
+            **about,
         )
     finally:
-        _close(env)
+        close_pointmaze(env)
 
 
 def ensure_pointmaze(size: Size, **kwargs: Any) -> str:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
-import minari
 import numpy as np
-from minari.data_collector import EpisodeBuffer
 from tqdm import tqdm
 
-from torchrl_td.data.local import dataset_path, staged
+from torchrl_td.data.local import check_recording, write_dataset
 from torchrl_td.errors import TDError
 
 Policy = Callable[[Any, float, bool], np.ndarray]
@@ -88,16 +85,9 @@ def record_dataset(
             f"dataset id {dataset_id!r}: it must look like <namespace>/<name>-v<number>, "
             "as in my/hopper/random-v0"
         )
-    if steps < 1:
-        raise TDError(f"recording needs steps >= 1, got {steps}")
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise TDError(f"{dataset_id}: the environment's actions are not continuous (Box)")
-    place = dataset_path(dataset_id)
-    if place.exists() and not overwrite:
-        raise TDError(
-            f"{place}: dataset {dataset_id} exists; pass overwrite=True to replace it, "
-            "or take another id"
-        )
+    check_recording(dataset_id, steps, overwrite)
     episodes: list[dict[str, Any]] = []
     recorded = 0
     with tqdm(
@@ -107,8 +97,14 @@ def record_dataset(
             episodes.append(_play(env, policy, seed + len(episodes), limit=steps))
             recorded += len(episodes[-1]["rewards"])
             bar.update(len(episodes[-1]["rewards"]))
-    with staged(dataset_id):
-        _write(env, dataset_id, episodes, name, references)
+    write_dataset(
+        dataset_id,
+        episodes,
+        env,
+        algorithm_name=name,
+        description=f"Recorded with {name}, resets seeded from {seed}.",
+        references=references,
+    )
     return dataset_id
 
 
@@ -161,27 +157,3 @@ def _stacked(observations: list[Any]) -> Any:
             for key in sorted(observations[0])
         }
     return np.stack(observations)
-
-
-def _write(
-    env: gymnasium.Env,
-    dataset_id: str,
-    episodes: list[dict[str, Any]],
-    name: str,
-    references: tuple[float, float] | None,
-) -> None:
-    """Write the episodes under Minari's present datasets path."""
-    buffers = [EpisodeBuffer(id=i, infos=None, **e) for i, e in enumerate(episodes)]
-    low, high = references or (None, None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
-        minari.create_dataset_from_buffers(
-            dataset_id,
-            buffers,
-            env=env,
-            algorithm_name=name,
-            description=f"Recorded with {name}, resets seeded from {episodes[0]['seed']}.",
-            ref_min_score=low,
-            ref_max_score=high,
-            data_format="hdf5",
-        )
