@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-# A run of seconds: small networks, few steps, short episodes.
-TINY_RUN = (
-    "preset=small",
-    "task.horizon=8",
-    "task.max_episode_steps=12",
-    "dataset.validation_share=0.2",
-    "generator.width=16",
-    "generator.layers=1",
-    "refiner.channels=8",
-    "refiner.multipliers=[1,2]",
-    "inverse_dynamics.hidden_dims=[16]",
-    "training.steps=12",
-    "training.batch_size=4",
-    "training.log_every=3",
-    "training.validate_every=6",
-    "training.checkpoint_every=4",
-    "evaluation.episodes=2",
-    "progress=false",
-    "device=cpu",
-)
+from tests.settings import TINY_RUN, composed
+from torchrl_td.config import Config
+
 TINY_EPISODES = 12
 UMAZE_EPISODE_STEPS = 300
 
@@ -44,15 +27,25 @@ def tiny_pointmaze(datasets_path: Path) -> str:
 
 
 @pytest.fixture
-def tiny_config(tiny_pointmaze: str, tmp_path: Path) -> Callable[..., Any]:
+def tiny_config(tiny_pointmaze: str, tmp_path: Path) -> Callable[..., Config]:
     """Composes the checked settings of a tiny run on the tiny dataset, with words over them."""
-    from hydra import compose, initialize_config_dir
 
-    from torchrl_td.config import check_config
-
-    def make(*words: str) -> Any:
+    def make(*words: str) -> Config:
         given = [*TINY_RUN, f"dataset.source={tiny_pointmaze}", f"output_dir={tmp_path / 'run'}"]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return check_config(compose("td_offline", overrides=[*given, *words]))
+        return composed(*given, *words)
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 3 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this machine cannot mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

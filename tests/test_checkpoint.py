@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,20 +161,6 @@ def test_a_failed_save_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(TDError, match=r"No space left on device; free some space"):
         save(tmp_path, 2, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000000001"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this machine cannot mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk(small_disk: Path) -> None:

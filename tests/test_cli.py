@@ -7,11 +7,10 @@ from pathlib import Path
 
 import hydra.errors
 import pytest
-from hydra import compose, initialize_config_dir
 
-from tests.conftest import CONFIGS
+from tests.settings import CONFIGS, composed
 from torchrl_td.cli import evaluate_checkpoint, explain, job, main, print_results
-from torchrl_td.config import Config, check_config
+from torchrl_td.config import Config
 from torchrl_td.errors import TDError
 from torchrl_td.run import run
 
@@ -20,8 +19,7 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
     """What the program says of these words; the composing and checking alone is run."""
 
     def program() -> None:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            check_config(compose("td_offline", overrides=list(words)))
+        composed(*words)
 
     with pytest.raises(SystemExit) as ended:
         main(program, CONFIGS)

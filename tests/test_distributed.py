@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.conftest import TINY_RUN
+from tests.settings import TINY_RUN
 from torchrl_td.checkpoint import find_checkpoint, load_payload
 from torchrl_td.config import Config
 from torchrl_td.distributed import World

@@ -12,23 +12,17 @@ import minari
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from tests.settings import TASKS, composed
 from tests.tiny import tiny_actor
-from torchrl_td.config import Config, check_config, override_config
+from torchrl_td.config import Config, override_config
 from torchrl_td.data import check_matches_env, load_episodes
 from torchrl_td.data.describe import D4RL_REFERENCES
 from torchrl_td.envs import make_base_env, make_env, make_gym_env
 from torchrl_td.evaluation import play_episodes
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 D4RL_SAMPLE = Path(__file__).parent / "data" / "d4rl" / "door-v0_demos_sample.hdf5"
-TASKS = sorted(
-    path.relative_to(CONFIGS / "task").with_suffix("").as_posix()
-    for path in (CONFIGS / "task").rglob("*.yaml")
-)
-
 # Horizon, refine steps, guidance, learning rate and target return: the paper's Table A6, and the
 # authors' code where it has no row.
 GYM = ("medium-expert", "medium", "medium-replay")
@@ -86,9 +80,8 @@ LIMITS = {
 
 
 @cache
-def composed(task: str, preset: str = "paper") -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return check_config(compose("td_offline", overrides=[f"task={task}", f"preset={preset}"]))
+def settings_of(task: str, preset: str = "paper") -> Config:
+    return composed(f"task={task}", f"preset={preset}")
 
 
 def kind(task: str) -> str:
@@ -108,7 +101,7 @@ ZOO = ("medium", "medium-expert", "expert", "mixed")
 
 @pytest.mark.parametrize("task", TABLE)
 def test_settings_are_the_papers(task: str) -> None:
-    config = composed(task)
+    config = settings_of(task)
     horizon, refine_steps, guidance, learning_rate, target = TABLE[task]
     assert config.task.horizon == horizon and horizon % 8 == 0  # what the paper's U-Net takes
     assert config.planner.refine_steps == refine_steps
@@ -121,7 +114,7 @@ def test_settings_are_the_papers(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_names_itself_its_references_and_its_data(task: str) -> None:
-    config = composed(task)
+    config = settings_of(task)
     assert config.task.name == task
     references = next(v for k, v in D4RL_REFERENCES.items() if kind_matches(task, k))
     assert (config.task.score_min, config.task.score_max) == references
@@ -149,7 +142,7 @@ def test_d4rl_ids_are_those_that_can_be_had() -> None:
 
     known = set(re.findall(r"[a-z0-9-]+-v\d", Path(d4rl_infos.__file__).read_text()))
     for task in TASKS:
-        for source in composed(task).dataset.sources.values():
+        for source in settings_of(task).dataset.sources.values():
             if source.startswith("d4rl:"):
                 assert source.removeprefix("d4rl:") in known, task
 
@@ -157,14 +150,14 @@ def test_d4rl_ids_are_those_that_can_be_had() -> None:
 @pytest.mark.parametrize("preset", ["small", "reference", "fast"])
 def test_tasks_go_with_every_preset(preset: str) -> None:
     for task in ("hopper/medium", "kitchen/mixed", "antmaze/large", "zoo/door/expert"):
-        assert composed(task, preset).task.name == task
+        assert settings_of(task, preset).task.name == task
 
 
 def distinct_environments() -> list[str]:
     """One task of each environment and way to set it up, which the data's quality is not."""
     found: dict[str, str] = {}
     for task in TASKS:
-        settings = composed(task).task
+        settings = settings_of(task).task
         found.setdefault(repr((settings.env, settings.env_kwargs, settings.observation_keys)), task)
     return sorted(found.values())
 
@@ -172,7 +165,7 @@ def distinct_environments() -> list[str]:
 @pytest.mark.parametrize("task", distinct_environments())
 def test_a_planner_plays_fifty_steps(task: str) -> None:
     """The environment builds, gives the numbers the data has, and takes the planner's actions."""
-    settings = replace(composed(task).task, max_episode_steps=50)
+    settings = replace(settings_of(task).task, max_episode_steps=50)
     widths = next(w for k, w in WIDTHS.items() if kind(task).startswith(k))
     actor = tiny_actor(*widths)
     env = make_env(settings, 1, seeds=[0], primer=actor.make_tensordict_primer())
@@ -190,7 +183,7 @@ def test_a_planner_plays_fifty_steps(task: str) -> None:
 
 @pytest.mark.parametrize("task", ["kitchen/partial", "antmaze/umaze", "antmaze/large"])
 def test_the_observation_is_put_together_as_said(task: str) -> None:
-    settings = composed(task).task
+    settings = settings_of(task).task
     raw, _ = make_gym_env(settings, seed=0).reset()
     expected = np.concatenate([raw[key] for key in settings.observation_keys or []])
     got = make_base_env(settings, seed=0).reset()["observation"]
@@ -202,7 +195,7 @@ def test_the_observation_is_put_together_as_said(task: str) -> None:
 
 @pytest.mark.parametrize("size", ["umaze", "large"])
 def test_the_ant_starts_and_ends_where_its_data_does(size: str) -> None:
-    settings = composed(f"antmaze/{size}").task
+    settings = settings_of(f"antmaze/{size}").task
     env: Any = make_gym_env(settings)
     cells = {"umaze": ((3, 1), (1, 1)), "large": ((1, 1), (7, 9))}[size]
     for seed in range(3):
@@ -219,7 +212,7 @@ def test_the_data_has_the_environments_entries_in_the_environments_order(
     tiny_pointmaze: str,
 ) -> None:
     """The first observation of an episode, from its recorded seed and cells."""
-    settings = replace(composed("pointmaze/umaze").task, reset_options={})
+    settings = replace(settings_of("pointmaze/umaze").task, reset_options={})
     episodes = load_episodes(tiny_pointmaze, observation_keys=settings.observation_keys)
     env = make_base_env(settings)
     check_matches_env(episodes, env)
@@ -234,7 +227,7 @@ def test_the_data_has_the_environments_entries_in_the_environments_order(
 
 def test_d4rls_own_file_fits_its_task() -> None:
     """A piece of D4RL's door-human file in the door task."""
-    settings = composed("door/human").task
+    settings = settings_of("door/human").task
     episodes = load_episodes(f"d4rl:{D4RL_SAMPLE}")
     check_matches_env(episodes, make_base_env(settings))
     # What the planner is asked for is about the best that there is.

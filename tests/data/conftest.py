@@ -15,14 +15,7 @@ import torch
 from minari.data_collector import EpisodeBuffer
 from tensordict import TensorDict
 
-BOX = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
-GOAL = gymnasium.spaces.Dict(
-    {
-        "observation": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64),
-        "achieved_goal": gymnasium.spaces.Dict({"b": BOX, "a": BOX}),
-        "desired_goal": gymnasium.spaces.Dict({"b": BOX, "a": BOX}),
-    }
-)
+from tests.data.helpers import BOX, GOAL
 
 
 def draw(space: gymnasium.Space, count: int, rng: np.random.Generator) -> Any:

@@ -15,14 +15,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from tensordict import TensorDict
 
+from tests.data.helpers import SAMPLE, same
 from torchrl_td.data import cache as cache_module
 from torchrl_td.data import d4rl, dataset_identity, load_episodes
 from torchrl_td.data.cache import cache_root
 from torchrl_td.errors import TDError
-
-SAMPLE = Path(__file__).parent / "d4rl" / "door-v0_demos_sample.hdf5"
 
 
 @pytest.fixture
@@ -44,12 +42,6 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     read = d4rl._chunks
     monkeypatch.setattr(d4rl, "_chunks", lambda *a: calls.append(1) or read(*a))
     return calls
-
-
-def same(a: TensorDict, b: TensorDict) -> bool:
-    return set(a.keys(True, True)) == set(b.keys(True, True)) and all(
-        torch.equal(a[key], b[key]) for key in a.keys(True, True)
-    )
 
 
 def folder_in(root: Path) -> Path:

@@ -17,11 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrl.data.datasets import d4rl as torchrl_d4rl
 
+from tests.data.helpers import SAMPLE
 from torchrl_td.data import load_episodes
 from torchrl_td.data.d4rl import STEP_LIMITS, _after_limit, step_limit
 from torchrl_td.errors import TDError
-
-SAMPLE = Path(__file__).parent / "d4rl" / "door-v0_demos_sample.hdf5"
 
 
 def write(path: Path, lengths: tuple[int, ...] = (5, 3, 4), **replace: Any) -> Path:

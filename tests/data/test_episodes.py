@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import h5py
-import minari
 import numpy as np
 import pytest
 import torch
@@ -18,6 +15,7 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torchrl.envs.transforms import Reward2GoTransform
 
+from tests.data.helpers import Check, WriteMinari, main_file
 from torchrl_td.data import (
     load_episodes,
     minari_torchrl,
@@ -26,10 +24,6 @@ from torchrl_td.data import (
 from torchrl_td.data import minari as minari_module
 from torchrl_td.data.minari_torchrl import memmap_like_copies
 from torchrl_td.errors import TDError
-
-Check = Callable[[TensorDict, list[dict[str, Any]], list[np.ndarray]], None]
-WriteMinari = Callable[..., list[dict[str, Any]]]
-
 
 ENDS = ("done", "terminated", "truncated")
 
@@ -41,10 +35,6 @@ FORMATS = [
     "hdf5",
     pytest.param("arrow", marks=pytest.mark.skipif(not HAS_ARROW, reason="needs pyarrow")),
 ]
-
-
-def main_file(dataset_id: str = "made/plain-v0") -> Path:
-    return Path(minari.storage.get_dataset_path(dataset_id)) / "data" / "main_data.hdf5"
 
 
 def test_pointmaze_equals_its_file(tiny_pointmaze: str, check_equal: Check) -> None:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import gymnasium
-import numpy as np
 import pytest
 from torchrl.envs import GymWrapper
 
+from tests.data.helpers import BOX, GOAL
 from torchrl_td.data import observation_keys
 from torchrl_td.data.pointmaze import make_pointmaze
 from torchrl_td.errors import TDError
-
-BOX = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
-
-
-GOAL = gymnasium.spaces.Dict(
-    {
-        "observation": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64),
-        "achieved_goal": gymnasium.spaces.Dict({"b": BOX, "a": BOX}),
-        "desired_goal": gymnasium.spaces.Dict({"b": BOX, "a": BOX}),
-    }
-)
 
 
 def test_the_order_is_the_same_for_spaces_specs_and_data() -> None:

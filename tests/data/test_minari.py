@@ -14,18 +14,11 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from tensordict import TensorDict
 
+from tests.data.helpers import Check, WriteMinari, main_file
 from torchrl_td.data import load_episodes
 from torchrl_td.data import minari as minari_module
 from torchrl_td.errors import TDError
-
-Check = Callable[[TensorDict, list[dict[str, Any]], list[np.ndarray]], None]
-WriteMinari = Callable[..., list[dict[str, Any]]]
-
-
-def main_file(dataset_id: str = "made/plain-v0") -> Path:
-    return Path(minari.storage.get_dataset_path(dataset_id)) / "data" / "main_data.hdf5"
 
 
 def edit(change: Callable[[h5py.File], Any]) -> Callable[[], None]:

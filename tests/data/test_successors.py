@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import h5py
 import numpy as np
 import torch
 
+from tests.data.helpers import SAMPLE
 from torchrl_td.data import load_episodes
 from torchrl_td.data.normalizer import displacement_scale
 from torchrl_td.data.steps import successor_known
@@ -15,8 +14,6 @@ from torchrl_td.modules import InverseDynamics
 from torchrl_td.networks import MLP
 from torchrl_td.objectives import InverseDynamicsLoss
 from torchrl_td.training_data import make_buffer
-
-SAMPLE = Path(__file__).parent / "d4rl" / "door-v0_demos_sample.hdf5"
 
 
 def test_a_successor_that_the_file_lacks_teaches_nothing() -> None:

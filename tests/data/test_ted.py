@@ -20,6 +20,7 @@ from torchrl.data import (
 )
 from torchrl.envs import CatTensors, Compose, DoubleToFloat, GymWrapper, SerialEnv, TransformedEnv
 
+from tests.data.helpers import same
 from torchrl_td.data import load_episodes
 from torchrl_td.data.pointmaze import make_pointmaze
 from torchrl_td.errors import TDError
@@ -40,12 +41,6 @@ def ted(lengths: tuple[int, ...] = (4, 1, 3), **replace: Any) -> TensorDict:
         if value is None:
             del where[name]
     return TensorDict({**root, "next": following}, batch_size=[count])
-
-
-def same(a: TensorDict, b: TensorDict) -> bool:
-    return set(a.keys(True, True)) == set(b.keys(True, True)) and all(
-        torch.equal(a[key], b[key]) for key in a.keys(True, True)
-    )
 
 
 def maze(steps: int = 8) -> TransformedEnv:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY_RUN
+from tests.settings import TINY_RUN
 
 ROOT = Path(__file__).resolve().parents[2]
 

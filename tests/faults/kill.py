@@ -116,11 +116,8 @@ def main() -> None:
         os.environ["MINARI_DATASETS_PATH"] = f"{name}/datasets"
         os.environ.setdefault("MPLBACKEND", "Agg")
         sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-        from hydra import compose, initialize_config_dir
-
-        from tests.conftest import CONFIGS, TINY_RUN
+        from tests.settings import TINY_RUN, composed
         from tests.test_run import assert_same_run
-        from torchrl_td.config import check_config
         from torchrl_td.data.pointmaze import record_pointmaze
 
         torch.set_num_threads(1)
@@ -128,8 +125,7 @@ def main() -> None:
         words = [*TINY_RUN, f"dataset.source={source}", *long_enough(given.kills)]
 
         def make(*more: str) -> Any:
-            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                return check_config(compose("td_offline", overrides=[*words, *more]))
+            return composed(*words, *more)
 
         for kill in trial(make, Path(name), given.kills, given.seed):
             sys.stdout.write(json.dumps(kill) + "\n")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,24 +33,6 @@ def test_killed_at_random_moments(tiny_config: MakeConfig, tmp_path: Path) -> No
     found = trial(make, tmp_path, kills=4, seed=1)
     assert any(0 < kill["saved_step"] < 100 for kill in found)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
-
-
-def mounted(folder: Path, options: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this machine cannot mount a tmpfs")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 3 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted(folder, "size=3m")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:

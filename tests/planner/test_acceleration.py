@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 
 import pytest
 import torch
 from tensordict import TensorDictBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_td import TDError, TDPlannerActor
+from tests.planner.helpers import Build, act
+from torchrl_td import TDError
 from torchrl_td.modules import acceleration
 from torchrl_td.modules.acceleration import CudaGraphPlanner, PackedPlanner
 from torchrl_td.networks import packing
 from torchrl_td.networks.packing import PackedWeights
 
-Build = Callable[..., TDPlannerActor]
 pytestmark = pytest.mark.usefixtures("all_packed")
 needs_onednn = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
 
@@ -26,11 +24,6 @@ needs_onednn = pytest.mark.skipif(not PackedWeights.available(), reason="needs o
 def all_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the small weights of these tests packed, too."""
     monkeypatch.setattr(packing, "_SMALLEST", 0)
-
-
-def act(actor: TDPlannerActor, step: TensorDictBase) -> TensorDictBase:
-    with set_exploration_type(ExplorationType.DETERMINISTIC):
-        return actor(step.clone())
 
 
 def assert_same_plans(one: TensorDictBase, other: TensorDictBase, tolerance: float = 1e-5) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from tensordict import TensorDictBase
 from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from tests.planner.helpers import Build
 from torchrl_td import TDError, TDPlannerActor
 from torchrl_td.envs import make_base_env, planning_transforms
-
-Build = Callable[..., TDPlannerActor]
 
 
 def refuse(actor: TDPlannerActor, step: TensorDictBase, *words: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -25,12 +24,12 @@ from torchrl.envs import (
 )
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from tests.planner.helpers import Build
 from torchrl_td import TDPlannerActor
 from torchrl_td.config import TaskConfig
 from torchrl_td.envs import make_base_env, make_env, planning_transforms
 
 COMPARED = ("action", ("plan", "refined"), "observation", "target_return")
-Build = Callable[..., TDPlannerActor]
 
 
 class NoiseFromObservation(torch.nn.Module):

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from tensordict import TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_td import TDError, TDPlannerActor
-
-Build = Callable[..., TDPlannerActor]
-
-
-def act(actor: TDPlannerActor, step: TensorDictBase) -> TensorDictBase:
-    with set_exploration_type(ExplorationType.DETERMINISTIC):
-        return actor(step.clone())
+from tests.planner.helpers import Build, act
+from torchrl_td import TDError
 
 
 def follow_up(out: TensorDictBase, observation: torch.Tensor) -> TensorDictBase:

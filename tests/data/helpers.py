@@ -1,0 +1,38 @@
+"""Spaces, files and comparisons that several tests of the data column use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+BOX = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+GOAL = gymnasium.spaces.Dict(
+    {
+        "observation": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64),
+        "achieved_goal": gymnasium.spaces.Dict({"b": BOX, "a": BOX}),
+        "desired_goal": gymnasium.spaces.Dict({"b": BOX, "a": BOX}),
+    }
+)
+SAMPLE = Path(__file__).parent / "d4rl" / "door-v0_demos_sample.hdf5"
+
+Check = Callable[[TensorDict, list[dict[str, Any]], list[np.ndarray]], None]
+WriteMinari = Callable[..., list[dict[str, Any]]]
+
+
+def main_file(dataset_id: str = "made/plain-v0") -> Path:
+    """Where Minari keeps a dataset's numbers."""
+    return Path(minari.storage.get_dataset_path(dataset_id)) / "data" / "main_data.hdf5"
+
+
+def same(a: TensorDict, b: TensorDict) -> bool:
+    """Whether both hold the same entries, bit for bit."""
+    return set(a.keys(True, True)) == set(b.keys(True, True)) and all(
+        torch.equal(a[key], b[key]) for key in a.keys(True, True)
+    )
