@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from torchrl_td.config import Config
 from torchrl_td.errors import TDError
@@ -94,6 +95,7 @@ def test_tensorboard(tiny_config: Callable[..., Config], tmp_path: Path) -> None
     metrics = Metrics(tiny_config("logger=tensorboard"), tmp_path, "id")
     metrics.write(7, {"train/loss": 1.5, "train/bad": math.nan, "time/seconds": 2.0})
     metrics.picture("plans", picture, 7)
+    metrics.video("rollout", animate(tmp_path), 7)
     metrics.close()
     (folder,) = (path.parent for path in tmp_path.rglob("events.*"))
     events = EventAccumulator(str(folder))
@@ -101,7 +103,8 @@ def test_tensorboard(tiny_config: Callable[..., Config], tmp_path: Path) -> None
     assert set(events.Tags()["scalars"]) == {"train/loss", "time/seconds"}
     (point,) = events.Scalars("train/loss")
     assert (point.step, point.value) == (7, 1.5)
-    assert events.Tags()["images"] == ["plans"]
+    assert set(events.Tags()["images"]) == {"plans", "rollout"}
+    assert events.Images("rollout")[0].encoded_image_string == animate(tmp_path).read_bytes()
 
 
 def draw(folder: Path) -> Path:
@@ -111,6 +114,12 @@ def draw(folder: Path) -> Path:
     figure.savefig(folder / "picture.png")
     plt.close(figure)
     return folder / "picture.png"
+
+
+def animate(folder: Path) -> Path:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "rollout.gif", save_all=True, append_images=frames[1:])
+    return folder / "rollout.gif"
 
 
 def wandb_runs(folder: Path) -> list[tuple[str, bytes]]:
@@ -127,6 +136,7 @@ def test_wandb_offline_and_resumed_to_the_same_run(
         metrics = Metrics(tiny_config("logger=wandb"), tmp_path, "abcd1234", keep)
         metrics.write(step, {f"train/loss_{step}": 0.5})
         metrics.picture("plans", draw(tmp_path), step)
+        metrics.video("rollout", animate(tmp_path), step)
         metrics.close()
         time.sleep(1.1)  # their folders are named by the second
     runs = wandb_runs(tmp_path / "wandb")
@@ -134,6 +144,7 @@ def test_wandb_offline_and_resumed_to_the_same_run(
     for step, (_, records) in enumerate(runs, start=1):
         assert f"train/loss_{step}".encode() in records
     assert len(list(tmp_path.rglob("media/images/plans*.png"))) == 2
+    assert len(list(tmp_path.rglob("media/videos/rollout*.gif"))) == 2
 
 
 @pytest.mark.slow

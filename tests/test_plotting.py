@@ -17,8 +17,10 @@ from tensordict import TensorDict
 from torchrl_td import showing
 from torchrl_td.config import Config
 from torchrl_td.envs import make_gym_env
+from torchrl_td.errors import TDError
 from torchrl_td.metrics import MetricsFile
 from torchrl_td.plotting import draw_frame, plot_plans, plot_training
+from torchrl_td.run import run
 
 
 def rollout(steps: int, width: int, horizon: int = 8) -> TensorDict:
@@ -79,7 +81,8 @@ def test_video_of_a_maze(tiny_config: Callable[..., Config], tmp_path: Path) -> 
     path = tmp_path / "rollout.gif"
     assert showing.show_video(rollout(10, 6), tiny_config(), path)
     with Image.open(path) as video:
-        assert video.format == "GIF" and video.n_frames > 5  # type: ignore[attr-defined]
+        assert video.format == "GIF" and video.n_frames > 4  # type: ignore[attr-defined]
+        assert video.info["duration"] == 40  # every second step, at 50 steps a second
 
 
 class Rendering(gymnasium.Wrapper):
@@ -106,3 +109,21 @@ def test_video_of_another_task(
     path = tmp_path / "rollout.gif"
     assert showing.show_video(rollout(10, 11), tiny_config(), path) == works
     assert path.exists() == works
+    config = tiny_config("logger.video=true", "training.steps=1")
+    if works:
+        showing.check_video(config.task)
+        return
+    with pytest.raises(TDError, match=r"^logger\.video=true: .* \(no OpenGL here\).*MUJOCO_GL=egl"):
+        run(config)
+    assert not (tmp_path / "run" / "metrics.csv").exists()  # it is said before training
+
+
+def test_a_long_episode_is_a_short_video(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(showing, "_FRAMES", 7)
+    path = tmp_path / "rollout.gif"
+    assert showing.show_video(rollout(40, 6), tiny_config(), path)
+    with Image.open(path) as video:
+        assert video.n_frames == 7  # type: ignore[attr-defined]
+        assert video.info["duration"] == 120  # every sixth of 50 a second: as it was played

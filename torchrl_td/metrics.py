@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+from PIL import Image
 from torchrl import torchrl_logger
 
 from torchrl_td.config import Config
@@ -129,7 +130,7 @@ class Metrics:
             self.logger.log_metrics(finite, step=step)
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Shows a PNG or GIF file in the logger."""
+        """Shows a PNG file in the logger."""
         if self.logger is None:
             return
         if hasattr(self.logger.experiment, "add_image"):  # TensorBoard
@@ -139,6 +140,26 @@ class Metrics:
         import wandb
 
         self.logger.experiment.log({name: wandb.Image(str(path)), f"{name}/step": step})
+
+    def video(self, name: str, path: Path, step: int) -> None:
+        """Shows an animated GIF in the logger."""
+        if self.logger is None:
+            return
+        if hasattr(self.logger.experiment, "add_image"):  # TensorBoard shows GIFs as they are
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            with Image.open(path) as frame:
+                width, height = frame.size
+            image = Summary.Image(
+                height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
+            )
+            summary = Summary(value=[Summary.Value(tag=name, image=image)])
+            self.logger.experiment._get_file_writer().add_summary(summary, step)
+            return
+        import wandb
+
+        video = wandb.Video(str(path), format="gif")
+        self.logger.experiment.log({name: video, f"{name}/step": step})
 
     def close(self) -> None:
         """Finishes the logger's run."""

@@ -20,6 +20,7 @@ from torchrl_td.errors import TDError
 from torchrl_td.evaluation import normalized_score
 from torchrl_td.run_folder import read_settings, record_start, run_folder
 from torchrl_td.session import Session
+from torchrl_td.showing import check_video
 
 # What a resumed run may do differently: none of it changes what is learned.
 _CHANGEABLE = (
@@ -99,6 +100,8 @@ def _session(
         action_spec = env.action_spec
     finally:
         env.close(raise_if_closed=False)
+    if config.logger.video and world.first:
+        check_video(config.task)  # not only when the training is done
     identity = dataset_identity(source, observation_keys=keys, max_episode_steps=limit)
     dataset = {**identity, **describe_returns(config, episodes)}
     return Session(config, folder, episodes, dataset, action_spec, device, world)

@@ -312,8 +312,8 @@ class Session:
             rollout = play_one(self.actor(model), self.config)
         show_plans(rollout, self.config.task, self.folder / name)
         self.metrics.picture("plans", self.folder / name, self.trainer.step)
-        if video:
-            show_video(rollout, self.config, self.folder / "rollout.gif")
+        if video and show_video(rollout, self.config, self.folder / "rollout.gif"):
+            self.metrics.video("rollout", self.folder / "rollout.gif", self.trainer.step)
 
     def _clock(self) -> None:
         self.seconds = time.perf_counter() - self._started

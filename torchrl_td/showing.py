@@ -20,7 +20,8 @@ from torchrl_td.evaluation import play
 from torchrl_td.planner import TDPlannerActor
 from torchrl_td.plotting import draw_frame, plot_plans
 
-_FRAMES = 150  # of a video, whatever the episode's length
+_FRAMES = 150  # of a video at most, whatever the episode's length
+_FRAME_SECONDS = 0.04  # at least, of the episode's own time: more frames show nothing new
 
 
 def play_one(actor: TDPlannerActor, config: Config) -> TensorDictBase:
@@ -55,8 +56,30 @@ def show_plans(rollout: TensorDictBase, task: TaskConfig, path: Path) -> None:
         env.close()
 
 
+def check_video(task: TaskConfig) -> None:
+    """Tries to render a task, for a run that is to end with a video.
+
+    Raises:
+        TDError: if this machine cannot.
+    """
+    env: Any = None
+    try:
+        env = make_gym_env(task)
+        if _maze(env) is None:
+            env.close()
+            env = make_gym_env(task, render_mode="rgb_array")
+            env.reset(seed=0)
+            if env.render() is None:
+                raise TDError("it renders nothing")
+    except Exception as error:  # OpenGL fails with errors of many kinds
+        raise TDError(f"logger.video=true: {_no_renderer(task, error)}") from None
+    finally:
+        if env is not None:
+            env.close()
+
+
 def show_video(rollout: TensorDictBase, config: Config, path: Path) -> bool:
-    """Writes a rollout [T] as an animated GIF; a machine that cannot render is no error.
+    """Writes a rollout [T] as an animated GIF at its own speed; not to be able to is no error.
 
     A maze is drawn from above, with the plans; another task is played again with the rollout's
     actions and rendered by its environment.
@@ -65,24 +88,34 @@ def show_video(rollout: TensorDictBase, config: Config, path: Path) -> bool:
         Whether there is a video.
     """
     env = make_gym_env(config.task)
-    maze = getattr(env.unwrapped, "maze", None)
+    maze, rate = _maze(env), env.metadata.get("render_fps", 1 / _FRAME_SECONDS)
     env.close()
-    every = max(1, len(rollout) // _FRAMES)
+    every = max(1, round(rate * _FRAME_SECONDS), -(-len(rollout) // _FRAMES))
     try:
         if maze is not None:
             moments = range(0, len(rollout), every)
             frames = [Image.fromarray(draw_frame(rollout, t, maze)) for t in moments]
         else:
             frames = [Image.fromarray(f) for f in _rendered(rollout, config, every)]
-    except Exception as error:  # OpenGL fails with errors of many kinds, often without a message
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        torchrl_logger.warning(
-            f"no video: {config.task.env} cannot be rendered here ({reason}); on a machine with "
-            f"no screen try the environment variable MUJOCO_GL=egl or MUJOCO_GL=osmesa"
-        )
+    except Exception as error:  # OpenGL fails with errors of many kinds
+        torchrl_logger.warning(f"no video: {_no_renderer(config.task, error)}")
         return False
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40 * every, loop=0)
+    milliseconds = round(1000 * every / rate)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     return True
+
+
+def _maze(env: Any) -> Any | None:
+    """The maze of an environment that is drawn from above, with no need for OpenGL."""
+    return getattr(env.unwrapped, "maze", None)
+
+
+def _no_renderer(task: TaskConfig, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"{task.env} cannot be rendered here ({reason}); on a machine with no screen install "
+        f"libegl1 and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, or leave it out"
+    )
 
 
 def _rendered(rollout: TensorDictBase, config: Config, every: int) -> Iterator[np.ndarray]:
