@@ -22,7 +22,10 @@ from torchrl_td.config import (
 )
 from torchrl_td.config.limits import CHOICES, RANGES
 from torchrl_td.errors import TDError
+from torchrl_td.modules import NoiseSchedule
 from torchrl_td.modules.acceleration import MODES
+from torchrl_td.modules.receding_horizon import WARM_STARTS
+from torchrl_td.modules.refiner import INITS, SAMPLERS
 
 
 def minimal() -> dict[str, Any]:
@@ -185,6 +188,11 @@ def test_wrong_type(key: str, value: Any) -> None:
 
 def test_choices_are_those_of_what_they_choose() -> None:
     assert CHOICES["evaluation.compile"] == MODES
+    assert CHOICES["planner.sampler"] == SAMPLERS
+    assert CHOICES["planner.init"] == INITS
+    assert CHOICES["planner.warm_start"] == WARM_STARTS
+    for kind in CHOICES["refiner.schedule"]:
+        NoiseSchedule(schedule=kind)
 
 
 @pytest.mark.parametrize("key", CHOICES)

@@ -199,6 +199,7 @@ def test_sampling_steps_examples() -> None:
     assert schedule.sampling_steps(0) == []
     assert schedule.sampling_steps(5) == [5, 4, 3, 2, 1]
     assert schedule.sampling_steps(100, 4) == [100, 75, 50, 25]
+    assert schedule.sampling_steps(5, 3) == [5, 3, 2]  # the nearest whole numbers
     assert schedule.sampling_steps(5, 1) == [5]
 
 

@@ -100,3 +100,14 @@ def test_a_batch_without_a_real_entry_gives_zero(name: str) -> None:
     td = window()
     td["mask"][:] = False
     assert loss(td)[key] == 0
+
+
+@each_loss
+def test_the_window_stays_as_it_was(name: str) -> None:
+    """The other losses read the same batch after this one."""
+    _, loss, _ = make(name)
+    td = window()
+    before = td.clone()
+    loss(td)
+    assert set(td.keys(True, True)) == set(before.keys(True, True))
+    assert all(torch.equal(td[key], before[key]) for key in before.keys(True, True))
