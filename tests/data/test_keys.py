@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
+from tensordict import TensorDict
+from torchrl import torchrl_logger
 from torchrl.envs import GymWrapper
 
-from tests.data.helpers import BOX, GOAL
-from torchrl_td.data import observation_keys
+from tests.data.helpers import BOX, GOAL, WriteMinari
+from torchrl_td.data import load_episodes, observation_keys
+from torchrl_td.data.checks import warn_once
 from torchrl_td.data.pointmaze import make_pointmaze
 from torchrl_td.errors import TDError
 
@@ -21,3 +27,47 @@ def test_the_order_is_the_same_for_spaces_specs_and_data() -> None:
     with pytest.raises(TDError, match="no entries"):
         observation_keys({})
     env.close()
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The warnings logged."""
+    found: list[str] = []
+    warn_once.cache_clear()
+    monkeypatch.setattr(torchrl_logger, "warning", found.append)
+    return found
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_goal_achieved_that_the_observation_lacks(nested: bool, warned: list[str]) -> None:
+    """As in AntMaze; in the other goal tasks the observation holds it, in some with noise."""
+
+    def steps(noise: float) -> TensorDict:
+        place = 5 * torch.randn(80, 2)
+        pose = torch.cat([torch.randn(80, 3), place + noise * torch.randn(80, 2)], -1)
+        goal = {"observation": pose, "achieved_goal": place, "desired_goal": torch.zeros(80, 2)}
+        shown: dict[str, Any] = {"observation": goal} if nested else goal
+        end = {"reward": torch.rand(80, 1), "done": torch.arange(80).unsqueeze(-1) % 40 == 39}
+        data = {**shown, "next": {**shown, **end}, "action": torch.rand(80, 2)}
+        return TensorDict(data, batch_size=[80])
+
+    for noise in (0.0, 0.01):
+        load_episodes(steps(noise))
+    assert warned == []
+    data = load_episodes(steps(100.0))
+    assert data["observation"].shape == (80, 7) and len(warned) == 1
+    assert "set observation_keys to [achieved_goal, observation, desired_goal]" in warned[0]
+    load_episodes(steps(100.0), observation_keys=["observation", "desired_goal"])
+    assert len(warned) == 1  # what is chosen is chosen
+
+
+def test_a_minari_dataset_without_its_goal(
+    write_minari: WriteMinari, warned: list[str], tiny_pointmaze: str
+) -> None:
+    write_minari("made/lacking-v0", goal=True)
+    for _ in range(2):  # from the files, then from the cache
+        warn_once.cache_clear()
+        load_episodes("minari:made/lacking-v0")
+    assert len(warned) == 2 and "minari:made/lacking-v0: achieved_goal is left" in warned[0]
+    load_episodes(tiny_pointmaze)  # it holds the place
+    assert len(warned) == 2

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-import minari
 import numpy as np
 import pytest
 import torch
 
+from tests.data.helpers import SAMPLE, WriteMinari, main_file
 from torchrl_td.data import load_episodes
 from torchrl_td.data.checks import NotFiniteError
 from torchrl_td.data.describe import describe, episode_returns
 from torchrl_td.data.suspicions import suspicions
-
-SAMPLE = Path(__file__).parent / "d4rl" / "door-v0_demos_sample.hdf5"
 
 
 @pytest.fixture
@@ -33,10 +30,9 @@ def damaged_d4rl(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def damaged_minari(write_minari: Callable[..., list]) -> str:
+def damaged_minari(write_minari: WriteMinari) -> str:
     write_minari("made/damaged-v0", lengths=(20, 30, 25))
-    path = Path(minari.storage.get_dataset_path("made/damaged-v0")) / "data" / "main_data.hdf5"
-    with h5py.File(path, "r+") as file:
+    with h5py.File(main_file("made/damaged-v0"), "r+") as file:
         file["episode_1/observations"][30, 2] = np.nan  # what its last step led to
         file["episode_2/actions"][3, 0] = np.inf
     return "minari:made/damaged-v0"

@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import TensorDictReplayBuffer, TensorStorage
 
+from tests.data.helpers import same
 from torchrl_td.data import WindowSampler
 from torchrl_td.data.storage import PackedStorage
 
@@ -35,8 +36,7 @@ def test_windows_are_those_of_an_ordinary_storage() -> None:
     )
     for _ in range(5):
         got, want = packed.sample(), plain.sample().exclude("episode", ("next", "done"))
-        assert set(got.keys(True, True)) == set(want.keys(True, True))
-        assert all(torch.equal(got[key], want[key]) for key in want.keys(True, True))
+        assert same(got, want)
 
 
 def test_a_slice_or_a_number_gives_every_entry() -> None:
@@ -45,8 +45,7 @@ def test_a_slice_or_a_number_gives_every_entry() -> None:
     assert len(storage) == 90
     for index in (slice(0, 90), slice(20, 30), 7, torch.arange(90) > 80):
         got, want = storage.get(index), data[index]
-        assert set(got.keys(True, True)) == set(data.keys(True, True))
-        assert all(torch.equal(got[key], want[key]) for key in want.keys(True, True))
+        assert same(got, want)
 
 
 def test_what_is_written_is_what_is_read() -> None:

@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torchrl import torchrl_logger
 
 from torchrl_td.errors import TDError
 
 _BOUND_TOLERANCE = 1e-3  # of the range: float32 rounding of recorded actions
+_NOISE = 0.2  # of the standard deviation: what an environment may add to what it shows
 
 
 class NotFiniteError(TDError):
     """The data holds NaN or Inf: it can be described, and not trained on."""
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, the same one only once a process: a source is opened several times."""
+    torchrl_logger.warning(message)
+
+
+def check_achieved_goal(entries: Mapping[tuple[str, ...], Any], name: str) -> None:
+    """Warn where the default order leaves out an achieved goal that the observation does not hold.
+
+    :func:`torchrl_td.data.keys.observation_keys` drops ``achieved_goal`` of a goal task. In
+    AntMaze it is the ant's place, which its observation lacks.
+
+    Args:
+        entries: some steps [n, ...] by path.
+        name: of the source, for the message.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for path, value in entries.items():
+        column = torch.as_tensor(value).reshape(len(value), -1).float()
+        parts.setdefault(path[0], []).append(column)
+    if not {"observation", "achieved_goal", "desired_goal"} <= set(parts):
+        return
+    state, goal = (torch.cat(parts[key], -1) for key in ("observation", "achieved_goal"))
+    # Kitchen's observation holds it with some noise.
+    near = _NOISE * goal.std(0, correction=0) + 1e-3  # [G]
+    if not all(((state - goal[:, [d]]).abs() <= near[d]).all(0).any() for d in range(len(near))):
+        warn_once(
+            f"{name}: achieved_goal is left out, and the observation does not hold it; if the task "
+            "needs it, set observation_keys to [achieved_goal, observation, desired_goal]"
+        )
 
 
 def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchrl import torchrl_logger
 from torchrl.data.datasets import d4rl as torchrl_d4rl
 
+from torchrl_td.data.checks import warn_once
 from torchrl_td.data.keys import Key
 from torchrl_td.data.remote import require_network
 from torchrl_td.data.steps import CHUNK_STEPS, Source, Steps, join
@@ -215,7 +216,7 @@ def _ends(file: h5py.File, path: Path, limit: int | None) -> tuple[Tensor, Tenso
                 "no step limit; pass max_episode_steps"
             )
         if limit is None:
-            torchrl_logger.warning(
+            warn_once(
                 f"{path}: no timeouts and no known step limit, so episodes end at terminals "
                 "alone; pass max_episode_steps if the environment has one"
             )

@@ -10,13 +10,13 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from torchrl_td.data.cache import checksums, load_through_cache
-from torchrl_td.data.checks import check_not_zero
+from torchrl_td.data.checks import check_achieved_goal, check_not_zero
 from torchrl_td.data.d4rl import d4rl_source
 from torchrl_td.data.identity import content_hash
 from torchrl_td.data.keys import Key
 from torchrl_td.data.minari import minari_source
 from torchrl_td.data.steps import Source, finish
-from torchrl_td.data.ted import buffer_contents, steps_from_tensordict
+from torchrl_td.data.ted import buffer_contents, goal_entries, steps_from_tensordict
 from torchrl_td.errors import TDError
 
 
@@ -169,6 +169,8 @@ def _from_memory(
     name = _kind(source)
     raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
     episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name, finite=finite)
+    if keys is None:
+        check_achieved_goal(goal_entries(raw), name)
     check_not_zero({key: bool(episodes[key].any()) for key in ("observation", "action")}, name)
     return episodes
 

@@ -5,7 +5,11 @@ is the one place that says how the vector is made of it, so that both sides agre
 
 * a goal task (it has ``observation`` and ``desired_goal``): ``observation`` first,
   then the entries of ``desired_goal``, nested keys sorted. ``achieved_goal`` is
-  dropped: what is reached can be read from the observation.
+  dropped: what is reached can be read from the observation. AntMaze's observation
+  alone lacks it, the ant's place; names and sizes do not tell this, so that neither
+  side can choose otherwise by itself. Loading such data without ``observation_keys``
+  warns, and ``task=antmaze/...`` names the entries, in the order achieved_goal,
+  observation, desired_goal, for the data and the environment.
 * any other Dict: all its entries, sorted by key, nested ones in their place.
 
 PointMaze thus is (x, y, vx, vy, goal x, goal y).

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import minari
 import numpy as np
 import torch
 from minari.dataset.minari_dataset import parse_dataset_id
 
+from torchrl_td.data.checks import check_achieved_goal
 from torchrl_td.data.keys import Key
 from torchrl_td.data.local import dataset_path, staged
 from torchrl_td.data.maze2d import ensure_maze2d
@@ -77,6 +79,8 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
     dataset = open_dataset(dataset_id, path)
     if int(dataset.total_episodes) == 0:
         raise TDError(f"{name}: it holds no episodes; delete it and record or download it again")
+    if observation_keys is None:
+        check_achieved_goal(_first_observations(dataset, path), name)
     return Source(
         name=name,
         path=path,
@@ -90,6 +94,17 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
             else [list(k) if isinstance(k, tuple) else k for k in observation_keys]
         },
     )
+
+
+def _first_observations(dataset: Any, path: Path) -> dict[Key, np.ndarray]:
+    """The entries of the first episode's observations, by path; none where it is no Dict."""
+    if not isinstance(dataset.observation_space, gymnasium.spaces.Dict):
+        return {}
+    try:
+        entries = next(read_episodes(dataset, path, [0]))
+    except Exception:  # of a damaged file: reading all of it tells
+        return {}
+    return {tuple(k.split("/")[1:]): v for k, v in entries.items() if k not in COLUMNS}
 
 
 def _download(dataset_id: str, name: str, path: Path) -> None:

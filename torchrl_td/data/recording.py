@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+from minari.dataset.minari_dataset import parse_dataset_id
 from tqdm import tqdm
 
 from torchrl_td.data.local import check_recording, write_dataset
@@ -16,8 +16,6 @@ from torchrl_td.errors import TDError
 
 Policy = Callable[[Any, float, bool], np.ndarray]
 """Observation, the reward just received, whether the episode begins -> action [A]."""
-
-_DATASET_ID = re.compile(r"[-\w]+(/[-\w]+)*/[-\w]+-v\d+")
 
 
 def make_environment(env_id: str, **kwargs: Any) -> gymnasium.Env:
@@ -80,10 +78,14 @@ def record_dataset(
         TDError: bad id or number of steps, the dataset exists, the action space is not
             continuous, or the policy's actions are not finite or of the wrong size.
     """
-    if not _DATASET_ID.fullmatch(dataset_id):
+    try:
+        named = parse_dataset_id(dataset_id)[0] is not None
+    except (ValueError, TypeError):  # a missing version is a TypeError
+        named = False
+    if not named:
         raise TDError(
             f"dataset id {dataset_id!r}: it must look like <namespace>/<name>-v<number>, "
-            "as in my/hopper/random-v0"
+            "as in my/hopper/random-v0, the namespace of two characters or more"
         )
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise TDError(f"{dataset_id}: the environment's actions are not continuous (Box)")

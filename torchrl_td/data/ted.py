@@ -16,6 +16,8 @@ from torchrl_td.errors import TDError
 
 _NUMBERS: tuple[str | Key, ...] = ("episode", ("collector", "traj_ids"))
 _MASK = ("collector", "mask")
+_GOAL_TASK = ("observation", "achieved_goal", "desired_goal")
+_LOOKED_AT = 1000  # steps that tell whether the observation holds the goal achieved
 _ENDS = ("done", "terminated", "truncated")
 
 
@@ -134,6 +136,18 @@ def _ends(raw: TensorDictBase, name: str, break_after: Tensor) -> tuple[Tensor, 
     terminated = flags.get("terminated", flags.get("done", no) & ~truncated)
     done = terminated | truncated | flags.get("done", no) | break_after
     return terminated.cpu(), (truncated | (done & ~terminated)).cpu()
+
+
+def goal_entries(raw: TensorDictBase) -> dict[Key, Tensor]:
+    """Goal and observation of some steps [n, ...], by path, as far as there are any."""
+    shown = raw.get("observation", None)
+    entries = flat_entries(shown if isinstance(shown, TensorDictBase) else raw)
+    dims = raw.batch_dims
+    return {
+        path: value.flatten(0, dims - 1)[:_LOOKED_AT]
+        for path, value in entries.items()
+        if path[0] in _GOAL_TASK
+    }
 
 
 def _chosen(
