@@ -12,17 +12,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer, packing
+from torchrl_td.networks import (
+    MLP,
+    TemporalUNet,
+    TrajectoryTransformer,
+    packing,
+    temporal_conv,
+)
 from torchrl_td.networks.packing import Linear, PackedWeights, active_weights
 from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
 
 pytestmark = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
 
 
-@pytest.fixture(autouse=True, params=[0, 2**15], ids=["all", "large"])
+@pytest.fixture(autouse=True, params=["all", "convolutions", "large"])
 def smallest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every weight packed, also the small ones of these tests, and as it is used."""
-    monkeypatch.setattr(packing, "_SMALLEST", request.param)
+    if request.param != "large":
+        monkeypatch.setattr(packing, "_SMALLEST", 0)
+    if request.param == "convolutions":
+        monkeypatch.setattr(temporal_conv, "_LARGE", 0)
 
 
 def run(network: nn.Module, *inputs: torch.Tensor, packed: PackedWeights | None = None):
@@ -52,6 +61,24 @@ def test_convolution_of_any_memory_order():
     conv = TemporalConv(6, 8, 5)
     x = torch.randn(2, 7, 6).transpose(1, 2)
     torch.testing.assert_close(run(conv, x), conv(x.contiguous()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_packed_convolution_for_any_length_and_batch(stride: int):
+    conv = TemporalConv(24, 40, 5, stride)
+    packed = PackedWeights([conv])
+    for batch, length in ((2, 8), (64, 8), (1, 32), (3, 5)):
+        x = torch.randn(batch, 24, length)
+        torch.testing.assert_close(run(conv, x, packed=packed), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 100, 256, 768, 1536])
+def test_one_row(outputs: int):
+    for bias in (True, False):
+        linear, x = Linear(70, outputs, bias=bias), torch.randn(1, 1, 70)
+        torch.testing.assert_close(run(linear, x), linear(x), rtol=1e-4, atol=1e-5)
+        column = torch.randn(1, 70, 1).mT  # another order of memory
+        torch.testing.assert_close(run(linear, column), linear(column), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("horizon", [8, 16, 32])
@@ -104,6 +131,16 @@ def test_replaced_parameters_and_modules_are_noticed():
     packed = PackedWeights([network])
     run(network, x, packed=packed)
     network[0].weight = nn.Parameter(torch.randn(48, 6))
+    conv, window = TemporalConv(8, 16, 5), torch.randn(2, 8, 9)
+    kept = PackedWeights([conv])
+    run(conv, window, packed=kept)
+    conv.weight = nn.Parameter(torch.randn(16, 8, 5))
+    expected = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(run(conv, window, packed=kept), conv(window), **expected)
+    other = {"weight": torch.randn(16, 8, 5), "bias": torch.randn(16)}
+    with torch.no_grad(), kept:
+        found = torch.func.functional_call(conv, other, window)
+    torch.testing.assert_close(found, torch.func.functional_call(conv, other, window), **expected)
     torch.testing.assert_close(run(network, x, packed=packed), network(x), rtol=1e-4, atol=1e-5)
     network[2] = Linear(48, 48)
     for _ in range(2):

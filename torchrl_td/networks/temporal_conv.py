@@ -1,7 +1,8 @@
 """Convolutions over a plan's few positions.
 
-Where packed weights are active, a convolution is one matrix product of its windows. Deep in
-the U-Net a plan has 1 to 4 positions, and many taps of a kernel of 5 meet only padding: their
+Where packed weights are active, large convolutions are oneDNN's own, and small ones, for which
+those take long to set up, are one matrix product of their windows. So are those deep in the
+U-Net, where a plan has 1 or 2 positions, and many taps of a kernel of 5 meet only padding: their
 weights are not even packed, so that a plan at batch 1 does not wait for them.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from torchrl_td.networks.packing import active_weights
+
+_LARGE = 2**20  # positions times weights from which oneDNN's convolution is the faster way
 
 
 class TemporalConv(nn.Conv1d):
@@ -30,6 +32,8 @@ class TemporalConv(nn.Conv1d):
             return super().forward(x)
         # Taps that reach further never meet data.
         reach = min(self.kernel_size[0] // 2, x.shape[2] - 1)
+        if reach == self.padding[0] and x.shape[0] * x.shape[2] * self.weight.numel() >= _LARGE:
+            return packed.convolution(x, self)
         windows = _windows(x.transpose(1, 2), reach, self.stride[0])  # [B, T / stride, taps · C]
         return packed.product(windows, self, self._matrix, self.bias, reach).transpose(1, 2)
 
@@ -84,7 +88,7 @@ def _windows(x: Tensor, reach: int, stride: int) -> Tensor:
     """The ``2 · reach + 1`` rows around every ``stride``-th of x [B, T, C], side by side."""
     batch, length, channels = x.shape
     # Rows lie one after the other, so a window is a stretch of memory and nothing is copied.
-    padded = F.pad(x, (0, 0, reach, reach)).contiguous()
+    padded = torch.constant_pad_nd(x, (0, 0, reach, reach)).contiguous()
     return padded.as_strided(
         (batch, (length + stride - 1) // stride, (2 * reach + 1) * channels),
         ((length + 2 * reach) * channels, stride * channels, 1),

@@ -23,8 +23,10 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # A fourth axis lets the norm take x in the order of memory the convolution left it in.
-        x = self.conv(x).unsqueeze(2)
-        return F.mish(self.norm(x)).squeeze(2)
+        x, norm = self.conv(x).unsqueeze(2), self.norm
+        # Not norm(x): its checks of the shape cost as much as the norm of a plan.
+        x = torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        return F.mish(x).squeeze(2)
 
 
 class ResidualBlock(nn.Module):
@@ -202,7 +204,8 @@ class TemporalUNet(nn.Module):
             x = block(x, next(embeddings))
         for level in self.up:
             first, second, double = level.children()
-            x = torch.cat([x, skips.pop()], 1)
+            # The fourth axis, as in ConvBlock: so their order of memory is kept.
+            x = torch.cat([x.unsqueeze(2), skips.pop().unsqueeze(2)], 1).squeeze(2)
             x = double(second(first(x, next(embeddings)), next(embeddings)))
         return self.final(self.final_block(x)).transpose(1, 2)  # [B, H, O]
 
