@@ -12,26 +12,43 @@ from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
     NoiseSchedule,
+    PlanCritic,
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
 from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
 
+HORIZON = 8
+
 
 def tiny_actor(
-    observation_dim: int, action_dim: int, *, horizon: int = 8, **settings: Any
+    observation_dim: int = 6,
+    action_dim: int = 2,
+    *,
+    candidates: int = 1,
+    predict: str = "change",
+    refiner: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> TDPlannerActor:
     """Equal arguments give equal weights."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        network = TrajectoryTransformer(observation_dim, 2 * horizon - 2, width=32, layers=1)
+        network = TrajectoryTransformer(observation_dim, 2 * HORIZON - 2, width=32, layers=2)
+        unet = TemporalUNet(observation_dim, 16, (1, 2))
         planner = TrajectoryPlanner(
-            TrajectoryGenerator(network),
-            DiffusionRefiner(
-                TemporalUNet(observation_dim, 16, (1, 2)), NoiseSchedule(), refine_steps=2
+            TrajectoryGenerator(
+                network,
+                predict=predict,
+                change_scale=torch.full((observation_dim,), 0.1),
+                returns_change_scale=0.01,
             ),
+            DiffusionRefiner(unet, NoiseSchedule(), **{"refine_steps": 2, **(refiner or {})}),
             InverseDynamics(MLP(2 * observation_dim, (32,), action_dim)),
-            horizon=horizon,
+            horizon=HORIZON,
+            critic=PlanCritic(MLP(observation_dim + action_dim, (32,), 1)),
+            candidates=candidates,
         )
-    normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim), 100.0)
+    normalizer = Normalizer(
+        torch.linspace(-0.2, 0.2, observation_dim), torch.full((observation_dim,), 0.8), 100.0
+    )
     return TDPlannerActor(planner, normalizer, **settings)

@@ -11,59 +11,18 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase, TransformedEnv
 
+from tests.tiny import HORIZON, tiny_actor
 from torchrl_td import TDPlannerActor
 from torchrl_td.config import TaskConfig
-from torchrl_td.data import Normalizer
 from torchrl_td.envs import make_base_env, planning_transforms
-from torchrl_td.modules import (
-    DiffusionRefiner,
-    InverseDynamics,
-    NoiseSchedule,
-    PlanCritic,
-    TrajectoryGenerator,
-    TrajectoryPlanner,
-)
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
 
-HORIZON = 8
 TARGET = 90.0
 
 
 @pytest.fixture
 def make_actor() -> Callable[..., TDPlannerActor]:
     """Builds a planner of a few thousand weights; equal arguments give equal weights."""
-
-    def build(
-        observation_dim: int = 6,
-        action_dim: int = 2,
-        *,
-        candidates: int = 1,
-        predict: str = "change",
-        refiner: dict[str, Any] | None = None,
-        **settings: Any,
-    ) -> TDPlannerActor:
-        torch.manual_seed(7)
-        network = TrajectoryTransformer(observation_dim, 2 * HORIZON - 2, width=32, layers=2)
-        unet = TemporalUNet(observation_dim, 16, (1, 2))
-        planner = TrajectoryPlanner(
-            TrajectoryGenerator(
-                network,
-                predict=predict,
-                change_scale=torch.full((observation_dim,), 0.1),
-                returns_change_scale=0.01,
-            ),
-            DiffusionRefiner(unet, NoiseSchedule(), **{"refine_steps": 2, **(refiner or {})}),
-            InverseDynamics(MLP(2 * observation_dim, (32,), action_dim)),
-            horizon=HORIZON,
-            critic=PlanCritic(MLP(observation_dim + action_dim, (32,), 1)),
-            candidates=candidates,
-        )
-        normalizer = Normalizer(
-            torch.linspace(-0.2, 0.2, observation_dim), torch.full((observation_dim,), 0.8), 100.0
-        )
-        return TDPlannerActor(planner, normalizer, **settings)
-
-    return build
+    return tiny_actor
 
 
 @pytest.fixture
