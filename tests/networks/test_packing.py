@@ -34,7 +34,9 @@ def smallest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(temporal_conv, "_LARGE", 0)
 
 
-def run(network: nn.Module, *inputs: torch.Tensor, packed: PackedWeights | None = None):
+def run(
+    network: Callable[..., torch.Tensor], *inputs: torch.Tensor, packed: PackedWeights | None = None
+):
     with torch.no_grad(), packed or PackedWeights([network]):
         return network(*inputs)
 
@@ -87,6 +89,18 @@ def test_unet(horizon: int, batch: int):
     unet = TemporalUNet(5, 16, (1, 2, 4, 8))
     inputs = (torch.randn(batch, horizon, 5), torch.randint(1, 99, (batch,)), torch.rand(batch, 1))
     torch.testing.assert_close(run(unet, *inputs), unet(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_embeddings_add():
+    unet = TemporalUNet(5, 16, (1, 2))
+    step, condition = torch.randn(2, 3, 64)
+    packed = PackedWeights([unet])
+    for _ in range(2):
+        for given in ((step, condition), (step, None), (None, condition)):
+            found = run(unet.project, *given, packed=packed)
+            torch.testing.assert_close(found, unet.project(*given), rtol=1e-4, atol=1e-5)
+        unet.middle[0].embedding.weight.data.mul_(2)  # one among the several packed together
+        unet.middle[1].embedding.weight = nn.Parameter(torch.randn(32, 128))
 
 
 def test_transformer():

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 _PROBES = 16  # entries of each weight that are compared before a packed one is used
 _SMALLEST = 2**15  # entries of a weight; for less a packed product costs more than it saves
-_CONVOLUTION = -1  # the variant of a weight that is packed as a convolution's
+_CONVOLUTION = "convolution"  # the variant of a weight that is packed as one
 _ROWS = 16  # oneDNN asks for which number of rows to pack; only 1 makes it choose worse
 
 
@@ -70,7 +71,7 @@ class PackedWeights:
         self._addresses: list[int] = []
         self._probes: list[Tensor] = []
         self._probed: Tensor | None = None
-        self._packed: dict[tuple[int, int, bool], _Product] = {}
+        self._packed: dict[tuple[int, Hashable, bool], _Product] = {}
         self._outer: PackedWeights | None = None
 
     @staticmethod
@@ -99,9 +100,10 @@ class PackedWeights:
         self,
         x: Tensor,
         module: nn.Module,
-        matrix: Callable[[int], Tensor],
+        matrix: Callable[[Any], Tensor],
         bias: Tensor | None,
-        variant: int = 0,
+        variant: Hashable = 0,
+        also: Sequence[nn.Module] = (),
     ) -> Tensor:
         """x [..., K] times a weight [N, K], plus the bias.
 
@@ -111,8 +113,9 @@ class PackedWeights:
             matrix: gives that weight when it is to be packed, for this ``variant``.
             bias: shape [N], or ``None``.
             variant: tells several matrices of one module apart.
+            also: further modules whose weights it was put together from.
         """
-        if not self._knows(module):
+        if not (self._knows(module) and all(map(self._knows, also))):
             return F.linear(x, matrix(variant), bias)
         single = x.numel() == x.shape[-1]
         key = (id(module), variant, single)

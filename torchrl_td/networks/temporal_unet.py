@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchrl_td.errors import TDError
+from torchrl_td.networks.packing import active_weights
 from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
 
 
@@ -176,13 +177,18 @@ class TemporalUNet(nn.Module):
         embedding = F.mish(torch.cat(given, -1))
         # The first half of a map's input is the step's embedding, the second the condition's.
         first = 0 if step_embedding is not None else self.embedding_dim
-        read = slice(first, first + embedding.shape[-1])
-        parts = []
-        for block in self._blocks():
-            linear = block.embedding
-            bias = None if step_embedding is None else linear.bias
-            parts.append(F.linear(embedding, linear.weight[:, read], bias))
-        return torch.cat(parts, -1)
+        read = (first, first + embedding.shape[-1])
+        maps = [block.embedding for block in self._blocks()]
+        bias = None if step_embedding is None else torch.cat([one.bias for one in maps])
+        packed = active_weights()
+        if packed is None:
+            return F.linear(embedding, self._maps(read), bias)
+        return packed.product(embedding, maps[0], self._maps, bias, read, also=maps[1:])
+
+    def _maps(self, read: tuple[int, int]) -> Tensor:
+        """The blocks' maps of those entries of the embedding, one below the other."""
+        weights = torch.cat([block.embedding.weight for block in self._blocks()])
+        return weights[:, slice(*read)]
 
     def run(self, x: Tensor, projected: Tensor) -> Tensor:
         """:meth:`denoise` with :meth:`project`'s result [B, ΣC]."""
