@@ -96,9 +96,9 @@ def test_what_the_embeddings_add():
     step, condition = torch.randn(2, 3, 64)
     packed = PackedWeights([unet])
     for _ in range(2):
-        for given in ((step, condition), (step, None), (None, condition)):
-            found = run(unet.project, *given, packed=packed)
-            torch.testing.assert_close(found, unet.project(*given), rtol=1e-4, atol=1e-5)
+        for pair in ((step, condition), (step, None), (None, condition)):
+            found = run(unet.project, *pair, packed=packed)
+            torch.testing.assert_close(found, unet.project(*pair), rtol=1e-4, atol=1e-5)
         unet.middle[0].embedding.weight.data.mul_(2)  # one among the several packed together
         unet.middle[1].embedding.weight = nn.Parameter(torch.randn(32, 128))
 
