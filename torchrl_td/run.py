@@ -96,7 +96,7 @@ def _session(
     episodes = load_episodes(source, observation_keys=keys, max_episode_steps=limit)
     env = make_base_env(config.task)
     try:
-        check_matches_env(episodes, env)
+        check_matches_env(episodes, env, name=source if data is None else "dataset")
         action_spec = env.action_spec
     finally:
         env.close(raise_if_closed=False)

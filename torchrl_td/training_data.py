@@ -28,6 +28,9 @@ def make_buffer(
 
     Where some step's successor is not known (:func:`~torchrl_td.data.steps.successor_known`),
     they hold ``("next", "known")`` [B, T, 1], 1 or 0, for the losses that learn from pairs.
+
+    Raises:
+        TDError: no episode is as long as the horizon.
     The dataset goes to the device; where it does not fit, it stays on the CPU.
     """
     data = normalized.select(*_TRAINED_ON)
@@ -38,11 +41,9 @@ def make_buffer(
         storage = PackedStorage(data, device=device)
     except torch.OutOfMemoryError:
         storage = PackedStorage(data, device=torch.device("cpu"))
-    return TensorDictReplayBuffer(
-        storage=storage,
-        sampler=WindowSampler(horizon, seed=seed),
-        batch_size=batch_size,
-    )
+    sampler = WindowSampler(horizon, seed=seed)
+    sampler.index(storage)
+    return TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=batch_size)
 
 
 def split_episodes(

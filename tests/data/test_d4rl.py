@@ -213,7 +213,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "next width": (
         lambda p: write(p, next_observations=np.ones((12, 4))),
-        "observation and next observation differ in size, 3 and 4",
+        "observations 3 and next_observations 4 numbers a step differ",
     ),
     "zeros": (
         lambda p: write(p, observations=np.zeros((12, 3))),

@@ -278,7 +278,7 @@ BROKEN: dict[str, tuple[TensorDict, str]] = {
     ),
     "complex": (ted(observation=torch.ones(8, 3).cfloat()), "observation has dtype torch.complex"),
     "several rewards": (ted(next_reward=torch.rand(8, 2)), "next/reward has several numbers"),
-    "widths": (ted(observation=torch.rand(8, 4)), "next observation differ in size, 4 and 3"),
+    "widths": (ted(observation=torch.rand(8, 4)), "observation 4 and next/observation 3 numbers"),
     "zeros": (ted(observation=torch.zeros(8, 3)), "observation is all zero"),
     "all masked": (
         ted(collector=TensorDict({"mask": torch.zeros(8).bool()}, [8])),

@@ -17,6 +17,7 @@ from torchrl.data import (
 
 from torchrl_td.data import WindowSampler
 from torchrl_td.errors import TDError
+from torchrl_td.training_data import make_buffer
 
 
 def episodes(lengths: list[int], column: bool = False, first: int = 0) -> TensorDict:
@@ -227,6 +228,15 @@ def test_episodes_shorter_than_the_horizon() -> None:
         buffer.sample()
     assert "\n" not in str(error.value)
     assert buffer_of(episodes([3, 6, 2]), horizon=6).sample().shape == (64, 10)
+
+
+def test_data_is_refused_before_it_is_drawn_from() -> None:
+    data = episodes([3, 5, 2])
+    data["returns_to_go"] = data["next", "returns_to_go"] = torch.rand(10, 1)
+    data["next", "observation"] = data["observation"] + 1
+    assert len(make_buffer(data, 5, 4, 0, torch.device("cpu"))) == 10
+    with pytest.raises(TDError, match="longest has 5 steps, horizon=6"):
+        make_buffer(data, 6, 4, 0, torch.device("cpu"))
 
 
 def test_episodes_in_pieces() -> None:

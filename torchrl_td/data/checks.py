@@ -118,7 +118,7 @@ def check_matches_env(episodes: TensorDictBase, env: Any, *, name: str = "datase
         if have != want:
             raise TDError(
                 f"{name}: {key} has {have} numbers, the environment's {want}; choose the "
-                "environment the data was recorded in, or set the observation keys"
+                "environment the data was recorded in (task), or task.observation_keys"
             )
     space = getattr(specs["action"], "space", None)
     low, high = getattr(space, "low", None), getattr(space, "high", None)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,8 @@ def _download(dataset_id: str, name: str, path: Path) -> None:
 
 def _local_ids() -> list[str]:
     """The ids of all local datasets."""
-    with contextlib.suppress(Exception):  # one damaged dataset is not this one's matter
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # another, damaged dataset is not this one's matter
         return list(minari.list_local_datasets())
     return []
 

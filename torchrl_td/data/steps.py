@@ -139,12 +139,14 @@ def finish(
         columns[key] = column
     if columns["next/reward"].shape[-1] != 1:
         called = (keys or {}).get("next/reward", "next/reward")
-        raise TDError(f"{name}: {called} has several numbers a step; one reward is planned for")
+        raise TDError(f"{name}: {called} has several numbers a step; keep one reward of them")
     if columns["observation"].shape != columns["next/observation"].shape:
+        sizes = [
+            f"{(keys or {}).get(key, key)} {columns[key].shape[-1]}"
+            for key in ("observation", "next/observation")
+        ]
         raise TDError(
-            f"{name}: observation and next observation differ in size, "
-            f"{columns['observation'].shape[-1]} and {columns['next/observation'].shape[-1]}; "
-            "they need the same entries"
+            f"{name}: {' and '.join(sizes)} numbers a step differ; they need the same entries"
         )
     to_go = returns_to_go(columns["next/reward"][:, 0], done)  # [n] float64: long sums stay exact
     to_go_next = to_go - columns["next/reward"][:, 0].double()

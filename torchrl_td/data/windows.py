@@ -86,7 +86,7 @@ class WindowSampler(Sampler):
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns indices into the storage [B, T] and the mask [B, T]."""
         if len(storage) != self._indexed_length:
-            self._index(storage)
+            self.index(storage)
         assert self._bounds is not None
         device = self._bounds[0].device
         present = torch.randint(
@@ -102,8 +102,14 @@ class WindowSampler(Sampler):
         index = wanted.clamp(bounds[:, :1], bounds[:, 1:])
         return index, {"mask": index == wanted}
 
-    def _index(self, storage: Storage) -> None:
-        """Finds each step's episode bounds, once per dataset."""
+    def index(self, storage: Storage) -> None:
+        """Finds each step's episode bounds, once per dataset.
+
+        Drawing does so by itself; before it, this refuses data early.
+
+        Raises:
+            TDError: no episode is as long as the horizon, or they cannot be told apart.
+        """
         count = len(storage)
         data = storage.get(slice(0, count))
         episode = data.get(self.episode_key, None)
