@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import hydra.errors
 import pytest
 
 from tests.settings import CONFIGS, composed
+from torchrl_td import cli
 from torchrl_td.cli import evaluate_checkpoint, explain, job, main, print_results
 from torchrl_td.config import Config
 from torchrl_td.errors import TDError
@@ -74,6 +76,18 @@ def test_a_jobs_mistake_does_not_stop_the_next(capsys: pytest.CaptureFixture) ->
         main(program)
     assert ended.value.code == 2 and done == [0, 2]
     assert capsys.readouterr().err == "error: bad\n"
+
+
+def test_a_jobs_mistake_in_another_process_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As launchers call it: with no program of ours around it, and its output in a file."""
+    monkeypatch.setattr(cli, "_programs", [os.getpid() + 1])
+
+    @job
+    def one(number: int) -> None:
+        raise TDError("bad")
+
+    with pytest.raises(TDError, match="bad"):
+        one(1)
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:

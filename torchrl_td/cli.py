@@ -24,6 +24,7 @@ from torchrl_td.run import pick_device
 from torchrl_td.run_folder import versions, write_json
 
 _failed: list[int] = []  # exit statuses of the jobs of one command
+_programs: list[int] = []  # ids of the processes in which `main` runs a program
 
 
 def main(program: Callable[[], Any], configs: Path | None = None) -> None:
@@ -35,6 +36,7 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
     """
     # Hydra would print its own message and hide the exception otherwise.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    _programs.append(os.getpid())
     try:
         program()
     except TDError as error:
@@ -48,13 +50,18 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
 
 
 def job(function: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Makes a hydra job's mistakes one line each; the other jobs of a multirun go on."""
+    """Makes a hydra job's mistakes one line each; the other jobs of a multirun go on.
+
+    In a process that a launcher (submitit, joblib) started, the mistake goes back to the program.
+    """
 
     @functools.wraps(function)
     def reporting(config: Any) -> None:
         try:
             function(config)
         except TDError as error:
+            if os.getpid() not in _programs:  # a launcher may have sent the list with the job
+                raise
             sys.stderr.write(f"error: {error}\n")
             _failed.append(2)
 
