@@ -29,7 +29,7 @@ from torchrl.envs import (
 
 from torchrl_td.config import TaskConfig
 from torchrl_td.data import observation_keys
-from torchrl_td.errors import TDError
+from torchrl_td.errors import TDError, first_line
 from torchrl_td.gym_wrappers import EpisodeStart, StepReport
 
 
@@ -62,7 +62,7 @@ def make_gym_env(
     try:
         env = gymnasium.make(task.env, max_episode_steps=task.max_episode_steps, **kwargs)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise TDError(
             f"cannot build environment {task.env!r} of task {task.name!r}: {reason}; check "
             f"task.env, task.env_kwargs and that its package is installed (pip install -e "

@@ -17,7 +17,7 @@ from torchrl.envs.utils import ExplorationType
 
 from torchrl_td.config import Config, TaskConfig
 from torchrl_td.envs import make_env, opened
-from torchrl_td.errors import TDError
+from torchrl_td.errors import TDError, first_line
 from torchrl_td.planner import TDPlannerActor
 
 _MAX_ENVS = 50  # environments stepped at once; more episodes are played in turns
@@ -244,9 +244,9 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, EOFError, ConnectionError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise TDError(
-            f"an environment failed during evaluation ({first_line}); use evaluation.workers=0 "
+            f"an environment failed during evaluation ({reason}); use evaluation.workers=0 "
             f"to see the error in this process"
         ) from error
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torchrl import torchrl_logger
 
 from torchrl_td.config import Config
-from torchrl_td.errors import TDError
+from torchrl_td.errors import TDError, first_line
 
 _WANDB_SECONDS = 30  # to wait for the server before logging offline
 
@@ -212,7 +212,7 @@ def _wandb_logger(config: Config, folder: Path, name: str, run_id: str) -> Any:
                 raise RuntimeError("no login; run 'wandb login'")
             return WandbLogger(offline=False, **arguments)
         except Exception as error:  # no network, no login: wandb raises errors of its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             torchrl_logger.warning(
                 f"W&B could not start online ({reason}); logging offline: 'wandb sync' later"
             )

@@ -16,7 +16,7 @@ from torchrl_td.config import Config, check_config, to_dict
 from torchrl_td.data import check_matches_env, dataset_identity, load_episodes
 from torchrl_td.distributed import World, joined, local_device
 from torchrl_td.envs import make_base_env
-from torchrl_td.errors import TDError
+from torchrl_td.errors import TDError, first_line
 from torchrl_td.evaluation import normalized_score
 from torchrl_td.run_folder import read_settings, record_start, run_folder
 from torchrl_td.session import Session
@@ -137,7 +137,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise TDError(f"device={name} cannot be used: {reason}; try device=cpu") from None
     return device
 

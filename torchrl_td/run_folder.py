@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from torchrl_td.config import Config, check_config, to_dict
-from torchrl_td.errors import TDError
+from torchrl_td.errors import TDError, first_line
 
 _PACKAGES = (
     "torch",
@@ -118,7 +118,7 @@ def read_settings(folder: Path) -> Config:
             f"nothing to resume in {folder}: it holds neither a checkpoint nor {_SETTINGS}"
         ) from None
     except Exception as error:  # yaml and file errors of many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise TDError(f"cannot read {path}: {reason}; start anew in another output_dir") from None
     return check_config(given)  # type: ignore[arg-type]
 

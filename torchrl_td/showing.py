@@ -15,7 +15,7 @@ from torchrl.envs.utils import ExplorationType
 
 from torchrl_td.config import Config, TaskConfig
 from torchrl_td.envs import make_env, make_gym_env, opened
-from torchrl_td.errors import TDError
+from torchrl_td.errors import TDError, first_line
 from torchrl_td.evaluation import play
 from torchrl_td.planner import TDPlannerActor
 from torchrl_td.plotting import draw_frame, plot_plans
@@ -111,7 +111,7 @@ def _maze(env: Any) -> Any | None:
 
 
 def _no_renderer(task: TaskConfig, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     return (
         f"{task.env} cannot be rendered here ({reason}); on a machine with no screen install "
         f"libegl1 and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa, or leave it out"

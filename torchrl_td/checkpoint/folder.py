@@ -1,0 +1,129 @@
+"""A run's checkpoints: saved atomically, rotated, found again.
+
+On :class:`torchrl.checkpoint.CheckpointRotation`. In a run's ``checkpoint/`` lie the newest as
+``step-<steps>`` and the one with the best score as ``best-<steps>``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchrl import torchrl_logger
+from torchrl.checkpoint import Checkpoint, CheckpointRotation
+
+from torchrl_td.checkpoint.contents import (
+    FORMAT_KEY,
+    FORMAT_VERSION,
+    Payload,
+    make_checkpoint,
+    problem_of,
+)
+from torchrl_td.errors import TDError, first_line
+
+_LAST, _BEST = "step", "best"  # prefixes of the two rotations
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    about: Mapping[str, Any],
+    planner: Mapping[str, Any],
+    training: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    best: bool = False,
+) -> Path:
+    """Saves atomically and removes the oldest beyond ``keep``.
+
+    Args:
+        folder: the run's checkpoint folder.
+        step: training steps done.
+        about: JSON-compatible description; see :func:`describe`.
+        planner: state dict of the planner's parts.
+        training: state of the training.
+        keep: how many to retain.
+        best: keep it as the best so far, apart from the rotation, in place of the last best.
+
+    Raises:
+        TDError: if the disk is full or read-only; what was saved before is untouched.
+    """
+    prefix, keep = (_BEST, 1) if best else (_LAST, keep)
+    rotation = CheckpointRotation(folder, keep_last=keep, prefix=prefix)
+    checkpoint = make_checkpoint(dict(about), Payload(planner), Payload(training))
+    try:
+        return rotation.save(checkpoint, step=step, metadata={FORMAT_KEY: FORMAT_VERSION})
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise TDError(
+            f"could not save a checkpoint to {folder}: {first_line(error)}; free some space or "
+            f"make it writable, then resume (earlier checkpoints are untouched)"
+        ) from error
+
+
+def tidy_checkpoints(folder: Path) -> None:
+    """Clears away what a kill in the middle of a save left; only for the folder's one writer."""
+    for left in folder.glob(".*"):
+        name, _, kind = left.name.removeprefix(".").rpartition(".")
+        if kind.startswith("backup-") and not (folder / name).exists():
+            left.rename(folder / name)
+        elif kind.startswith(("stage-", "backup-", "delete-")):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def set_aside_after(folder: Path, step: int) -> None:
+    """Renames checkpoints of later steps, which are damaged if the run resumes before them.
+
+    Rotation would otherwise count them among those to keep.
+    """
+    for path in _rotated(folder, _LAST):
+        if _step_of(path) > step:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            torchrl_logger.warning(f"checkpoint {path.name} is damaged; renamed to {aside.name}")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that a path means.
+
+    Args:
+        path: one checkpoint; or a run's folder or its ``checkpoint`` folder, which mean the
+            newest intact one; or ``checkpoint/best``.
+
+    Raises:
+        TDError: if there is none.
+    """
+    path = Path(path).expanduser()
+    prefix = _LAST
+    if path.name == _BEST and not path.exists():
+        path, prefix = path.parent, _BEST
+    if not path.exists():
+        raise TDError(f"no checkpoint at {path}: the path does not exist")
+    if (path / "checkpoint").is_dir():
+        path = path / "checkpoint"
+    if Checkpoint.is_checkpoint(path):
+        return path
+    found = _rotated(path, prefix)
+    for candidate in reversed(found):
+        problem = problem_of(candidate)
+        if not problem:
+            return candidate
+        torchrl_logger.warning(f"the checkpoint {candidate} is damaged: {problem}")
+    if found:
+        raise TDError(f"every checkpoint in {path} is damaged; start anew in another output_dir")
+    raise TDError(
+        f"no checkpoint at {path}: give a run's output_dir, its checkpoint folder, "
+        f"checkpoint/best or one checkpoint in it"
+    )
+
+
+def _rotated(folder: Path, prefix: str) -> list[Path]:
+    """By step; those with no readable manifest too, for their names promise a checkpoint."""
+    found = [p for p in folder.glob(f"{prefix}-*") if p.name[len(prefix) + 1 :].isdigit()]
+    return sorted(found, key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
