@@ -130,28 +130,19 @@ def given_references(options: argparse.Namespace) -> tuple[float, float] | None:
 def table(source: str, numbers: dict[str, Any]) -> str:
     """The description as lines of a name and a value."""
 
-    def spread(key: str) -> str:
-        value = numbers[key]
-        if value is None:
-            return _UNKNOWN
-        return (
-            f"{value['mean']:.6g} ± {value['std']:.4g}, from {value['min']:.6g} "
-            f"to {value['max']:.6g}"
-        )
-
     rows = {
         "source": source,
         "environment": numbers["environment"] or "not stored with the data",
         "transitions": f"{numbers['transitions']:,}",
         "episodes": f"{numbers['episodes']:,}",
-        "episode length": spread("length"),
-        "return": spread("return"),
+        "episode length": spread(numbers["length"]),
+        "return": spread(numbers["return"]),
         "normalised score": (
-            spread("score")
+            spread(numbers["score"])
             if numbers["score"] or not numbers["return"]
             else "no references known; give --ref-min and --ref-max"
         ),
-        "reward": spread("reward"),
+        "reward": spread(numbers["reward"]),
         "ended by": (
             f"{numbers['terminations']:,} terminations, {numbers['truncations']:,} truncations"
         ),
@@ -169,6 +160,13 @@ def table(source: str, numbers: dict[str, Any]) -> str:
             for d, (a, b) in enumerate(zip(low, high, strict=True))
         ]
     return "\n".join(lines)
+
+
+def spread(value: dict[str, float] | None) -> str:
+    """A mean, standard deviation, minimum and maximum of the table."""
+    if value is None:
+        return _UNKNOWN
+    return "{mean:.6g} ± {std:.4g}, from {min:.6g} to {max:.6g}".format(**value)
 
 
 def number(value: float | None, form: str = ".6g") -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from tqdm import tqdm
+from tqdm import trange
 
 from torchrl_td.data.controller import Cell, Skill, Walker, free_cells, shortest_path
 from torchrl_td.data.local import check_recording, dataset_path
@@ -101,22 +101,16 @@ def record_maze2d(
     count = -(-steps // length)
     env = make_pointmaze(size, max_episode_steps=count * length + 1, disable_env_checker=True)
     spaces: Any = env.observation_space
-    bar = tqdm(
-        total=count * length,
-        desc=f"recording {dataset_id}",
-        unit="step",
-        unit_scale=True,
-        disable=not progress,
-    )
-    with bar:
-        try:
-            endless = walk(env, task.goal_cell, seed)
-            episodes = []
-            for _ in range(count):
-                episodes.append(_episode([next(endless) for _ in range(length)]))
-                bar.update(length)
-        finally:
-            close_pointmaze(env)
+    try:
+        endless = walk(env, task.goal_cell, seed)
+        episodes = [
+            _episode([next(endless) for _ in range(length)])
+            for _ in trange(
+                count, desc=f"recording {dataset_id}", unit="episode", disable=not progress
+            )
+        ]
+    finally:
+        close_pointmaze(env)
     write_recording(
         dataset_id,
         size,

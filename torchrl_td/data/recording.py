@@ -78,15 +78,7 @@ def record_dataset(
         TDError: bad id or number of steps, the dataset exists, the action space is not
             continuous, or the policy's actions are not finite or of the wrong size.
     """
-    try:
-        named = parse_dataset_id(dataset_id)[0] is not None
-    except (ValueError, TypeError):  # a missing version is a TypeError
-        named = False
-    if not named:
-        raise TDError(
-            f"dataset id {dataset_id!r}: it must look like <namespace>/<name>-v<number>, "
-            "as in my/hopper/random-v0, the namespace of two characters or more"
-        )
+    _check_id(dataset_id)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise TDError(f"{dataset_id}: the environment's actions are not continuous (Box)")
     check_recording(dataset_id, steps, overwrite)
@@ -108,6 +100,19 @@ def record_dataset(
         references=references,
     )
     return dataset_id
+
+
+def _check_id(dataset_id: str) -> None:
+    """Refuse an id that Minari would refuse when all is recorded."""
+    try:
+        named = parse_dataset_id(dataset_id)[0] is not None
+    except (ValueError, TypeError):  # a missing version is a TypeError
+        named = False
+    if not named:
+        raise TDError(
+            f"dataset id {dataset_id!r}: it must look like <namespace>/<name>-v<number>, "
+            "as in my/hopper/random-v0, the namespace of two characters or more"
+        )
 
 
 def _play(env: gymnasium.Env, policy: Policy, seed: int, limit: int) -> dict[str, Any]:

@@ -120,34 +120,10 @@ def finish(
     count = len(steps.terminated)
     done = steps.terminated | steps.truncated
     number = episode + torch.cumsum(done, 0) - done.long()  # [n]
-    columns = {}
-    for key, value in (
-        ("observation", steps.observation),
-        ("action", steps.action),
-        ("next/observation", steps.next_observation),
-        ("next/reward", steps.reward),
-    ):
-        called = (keys or {}).get(key, key)
-        if len(value) != count:
-            raise TDError(
-                f"{name}: {called} has {len(value)} rows where the episodes have {count} steps; "
-                "every entry needs one row a step"
-            )
-        column = as_float(value, name, called, continuous=key == "action").reshape(count, -1)
-        if finite:
-            check_finite(column, name, called, row, number)
-        columns[key] = column
-    if columns["next/reward"].shape[-1] != 1:
-        called = (keys or {}).get("next/reward", "next/reward")
-        raise TDError(f"{name}: {called} has several numbers a step; keep one reward of them")
-    if columns["observation"].shape != columns["next/observation"].shape:
-        sizes = [
-            f"{(keys or {}).get(key, key)} {columns[key].shape[-1]}"
-            for key in ("observation", "next/observation")
-        ]
-        raise TDError(
-            f"{name}: {' and '.join(sizes)} numbers a step differ; they need the same entries"
-        )
+    columns = _columns(steps, name, dict(keys or {}))
+    if finite:
+        for key, column in columns.items():
+            check_finite(column, name, (keys or {}).get(key, key), row, number)
     to_go = returns_to_go(columns["next/reward"][:, 0], done)  # [n] float64: long sums stay exact
     to_go_next = to_go - columns["next/reward"][:, 0].double()
     following = {
@@ -161,6 +137,34 @@ def finish(
     now = {"observation": columns["observation"], "action": columns["action"], "episode": number}
     now["returns_to_go"] = to_go.float().unsqueeze(-1)
     return TensorDict({**now, "next": following}, batch_size=[count])
+
+
+def _columns(steps: Steps, name: str, keys: Mapping[str, str]) -> dict[str, Tensor]:
+    """The entries that are numbers as float32 [n, D], by key; what does not fit is refused."""
+    count = len(steps.terminated)
+    columns = {}
+    for key, value in (
+        ("observation", steps.observation),
+        ("action", steps.action),
+        ("next/observation", steps.next_observation),
+        ("next/reward", steps.reward),
+    ):
+        called = keys.get(key, key)
+        if len(value) != count:
+            raise TDError(
+                f"{name}: {called} has {len(value)} rows where the episodes have {count} steps; "
+                "every entry needs one row a step"
+            )
+        column = as_float(value, name, called, continuous=key == "action")
+        columns[key] = column.reshape(count, -1)
+    if columns["next/reward"].shape[-1] != 1:
+        called = keys.get("next/reward", "next/reward")
+        raise TDError(f"{name}: {called} has several numbers a step; keep one reward of them")
+    both = {keys.get(k, k): columns[k].shape[-1] for k in ("observation", "next/observation")}
+    if columns["observation"].shape != columns["next/observation"].shape:
+        sizes = " and ".join(f"{called} {size}" for called, size in both.items())
+        raise TDError(f"{name}: {sizes} numbers a step differ; they need the same entries")
+    return columns
 
 
 def as_float(value: Any, name: str, key: str, *, continuous: bool = False) -> Tensor:
