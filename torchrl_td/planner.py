@@ -21,7 +21,7 @@ from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import TDError
 from torchrl_td.modules import RecedingHorizon, TrajectoryPlanner
 from torchrl_td.modules.build import TrajectoryDiffuser
-from torchrl_td.modules.entries import check_floats, read_entry
+from torchrl_td.modules.entries import check_entry, check_floats, read_entry
 
 _DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
@@ -264,8 +264,12 @@ class TDPlannerActor(TensorDictModuleBase):
 
     def _state(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
         remedy = "append actor.make_tensordict_primer() to the environment's transforms"
+        found = dict(tensordict.get(self.planner_key, {}).items())
+        device = self.normalizer.loc.device
         return {
-            name: self._read(tensordict, key, self._state_shapes[name], remedy)
+            name: check_entry(
+                found.get(name), tensordict, key, self._state_shapes[name], device, remedy
+            )
             for name, key in self._state_keys.items()
         }
 

@@ -11,6 +11,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tests.planner.helpers import Build
 from torchrl_td import TDError, TDPlannerActor
 from torchrl_td.envs import make_base_env, planning_transforms
+from torchrl_td.modules.entries import check_floats
 
 
 def refuse(actor: TDPlannerActor, step: TensorDictBase, *words: str) -> None:
@@ -40,6 +41,15 @@ def test_environment_without_reset_flag_or_target(make_actor: Build, pointmaze):
 
 
 @pytest.mark.parametrize("key", ["observation", "target_return"])
+def test_not_finite_entries_are_told_from_a_sum_that_overflows():
+    high = torch.finfo(torch.float32).max
+    large = torch.tensor([[high, high, -high]])
+    assert torch.equal(check_floats("observation", large), large)
+    for value in ([torch.inf, -torch.inf], [torch.nan, 1.0], [high, -torch.inf]):
+        with pytest.raises(TDError, match="observation"):
+            check_floats("observation", torch.tensor([value]))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan(make_actor: Build, make_step, key: str, value: float):
     actor = make_actor()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,7 +32,18 @@ def read_entry(
     Raises:
         TDError: if it is missing, of another shape or elsewhere.
     """
-    value = tensordict.get(key, None)
+    return check_entry(tensordict.get(key, None), tensordict, key, shape, device, remedy)
+
+
+def check_entry(
+    value: Tensor | None,
+    tensordict: TensorDictBase,
+    key: NestedKey,
+    shape: Sequence[int],
+    device: torch.device,
+    remedy: str,
+) -> Tensor:
+    """:func:`read_entry` of a value already read; ``key`` is what the errors call it."""
     if value is None:
         raise TDError(f"the planner found no {key!r}; {remedy}")
     expected = (*tensordict.batch_size, *shape)
@@ -60,6 +72,11 @@ def check_floats(key: NestedKey, value: Tensor) -> Tensor:
             f"{key!r} is {value.dtype}, but a float is needed; append DoubleToFloat() or "
             f"ObservationNorm(...) to the environment"
         )
-    if value.device.type == "cpu" and not bool(torch.isfinite(value).all()):
+    # The sum first, for it is the faster check; it may overflow where every value is finite.
+    if (
+        value.device.type == "cpu"
+        and not math.isfinite(value.sum())
+        and not bool(torch.isfinite(value).all())
+    ):
         raise TDError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
     return value.float()

@@ -109,22 +109,27 @@ class RecedingHorizon(nn.Module):
             # where, not a product: what a reset leaves behind may be NaN.
             kept = state[name][:, 1:].masked_fill(is_init.unsqueeze(-1), 0)
             state[name] = torch.cat([kept, latest.unsqueeze(1)], 1)
+        if self.replan_every == 1:
+            made = self._plan(state, present, returns_to_go, steps, noise)
+        else:
+            made = self._plan_or_follow(state, present, returns_to_go, steps, noise)
+        draft, state["plan_returns_to_go"], state["plan"], action = made
+        state["steps"] = steps + 1
+        return state, draft, state["plan"], action
+
+    def _plan_or_follow(
+        self, state: State, present: Tensor, returns: Tensor, steps: Tensor, noise: Tensor | None
+    ) -> Plan:
+        """Plans where it is due; elsewhere the next action of the plan being followed."""
         since = steps % self.replan_every  # [B, 1]
         due = since == 0
+        plan, plan_returns = state["plan"], state["plan_returns_to_go"]
+        followed = (plan, plan_returns, plan, self._follow(state, present, since))
         # One flag is read back here: skipping a plan is what replan_every is for.
-        if self.replan_every > 1 and not bool(due.any()):
-            draft, plan, action = state["plan"], state["plan"], self._follow(state, present, since)
-        else:
-            draft, returns, plan, action = self._plan(state, present, returns_to_go, steps, noise)
-            if self.replan_every > 1:
-                action = torch.where(due, action, self._follow(state, present, since))
-                due = due.unsqueeze(-1)
-                draft = torch.where(due, draft, state["plan"])
-                returns = torch.where(due, returns, state["plan_returns_to_go"])
-                plan = torch.where(due, plan, state["plan"])
-            state["plan"], state["plan_returns_to_go"] = plan, returns
-        state["steps"] = steps + 1
-        return state, draft, plan, action
+        if not bool(due.any()):
+            return followed
+        made = self._plan(state, present, returns, steps, noise)
+        return self._pick(due, made, followed)
 
     def _plan(
         self, state: State, present: Tensor, returns: Tensor, steps: Tensor, noise: Tensor | None
@@ -147,10 +152,14 @@ class RecedingHorizon(nn.Module):
         )
         if not bool(fresh.any()):
             return warm
-        cold = self._cold(state, steps, noise)
-        pick = (fresh.unsqueeze(-1), fresh.unsqueeze(-1), fresh.unsqueeze(-1), fresh)
-        draft, draft_returns, plan, action = map(torch.where, pick, cold, warm)
-        return draft, draft_returns, plan, action
+        return self._pick(fresh, self._cold(state, steps, noise), warm)
+
+    @staticmethod
+    def _pick(rows: Tensor, one: Plan, other: Plan) -> Plan:
+        """One plan in some rows [B, 1], the other in the rest."""
+        whole = rows.unsqueeze(-1)
+        draft, returns, plan, action = map(torch.where, (whole, whole, whole, rows), one, other)
+        return draft, returns, plan, action
 
     def _cold(self, state: State, steps: Tensor, noise: Tensor | None) -> Plan:
         position = torch.arange(self.history, device=steps.device)
