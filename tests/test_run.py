@@ -201,7 +201,7 @@ def test_a_signal_during_evaluation_leaves_it_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
-    import torchrl_td.session as session
+    import torchrl_td.judge as judge
 
     def interrupted(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -209,7 +209,7 @@ def test_a_signal_during_evaluation_leaves_it_due(
         raise AssertionError("not interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "evaluate", interrupted)
+        patch.setattr(judge, "evaluate", interrupted)
         summary = run(tiny_config(*EVALUATING))
     assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == 3
     run(tiny_config("resume=auto", *EVALUATING))
@@ -227,12 +227,12 @@ def test_stops_for_want_of_progress(tiny_config: MakeConfig, tmp_path: Path) -> 
 def test_survives_a_failing_environment(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torchrl_td.session as session
+    import torchrl_td.judge as judge
 
     def dies(*_: Any) -> None:
         raise TDError("an environment failed")
 
-    monkeypatch.setattr(session, "evaluate", dies)
+    monkeypatch.setattr(judge, "evaluate", dies)
     with pytest.raises(TDError, match="the training is saved: resume="):
         run(tiny_config(*EVALUATING))
     assert load_about(find_checkpoint(tmp_path / "run"))["step"] == 12

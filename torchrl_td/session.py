@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +10,18 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torchrl import torchrl_logger
-from torchrl.data import Bounded
 from tqdm import tqdm
 
 from torchrl_td.checkpoint import describe, load_about, load_payload, save_checkpoint
 from torchrl_td.config import Config
 from torchrl_td.distributed import World
 from torchrl_td.errors import TDError
-from torchrl_td.evaluation import EvaluationResult, evaluate
+from torchrl_td.evaluation import EvaluationResult
+from torchrl_td.judge import Judge
 from torchrl_td.metrics import Metrics
-from torchrl_td.modules.build import TrajectoryDiffuser
-from torchrl_td.planner import TDPlannerActor
 from torchrl_td.plotting import plot_training
-from torchrl_td.random_state import own_randomness
 from torchrl_td.results import summarize
 from torchrl_td.run_folder import write_json
-from torchrl_td.showing import play_one, show_plans, show_video
 from torchrl_td.signals import stop_signals
 from torchrl_td.training import Trainer
 
@@ -59,12 +54,13 @@ class Session:
         self.config, self.folder, self.device, self.world = config, folder, device, world
         self.dataset = dict(dataset)
         self.action_spec = action_spec
+        self.judge = Judge(config, folder, action_spec, device)
         self.trainer = Trainer(config, episodes, device, world)
-        self.actor(self.trainer.model)  # settings that cannot plan are refused before training
+        self.judge.actor(
+            self.trainer.model
+        )  # settings that cannot plan are refused before training
         self.metrics: Metrics | None = None  # the first process' alone
         self.seconds = 0.0
-        self.best_score: float | None = None
-        self.evaluations_since_best = 0
         self.evaluation_due = False
         self.stopped_by: int | None = None
         self._started = time.perf_counter()
@@ -87,8 +83,7 @@ class Session:
         state = load_payload(checkpoint, "training", "cpu")
         self.trainer.load_state_dict(state["trainer"])
         self.seconds = state["seconds"]
-        self.best_score = state["best_score"]
-        self.evaluations_since_best = state["evaluations_since_best"]
+        self.judge.load_state_dict(state)
         self.evaluation_due = state["evaluation_due"]
 
     def open(self, run_id: str) -> None:
@@ -123,7 +118,7 @@ class Session:
             if saved != trainer.step or self.evaluation_due:
                 trainer.check_health()
                 self.save()
-        finished = trainer.step >= settings.steps or self._out_of_patience()
+        finished = trainer.step >= settings.steps or self.judge.out_of_patience()
         if not finished and self.metrics is not None:
             self.metrics.close()
             torchrl_logger.info(
@@ -139,24 +134,24 @@ class Session:
             TDError: if the environment fails; the trained model is safe in its checkpoint.
         """
         assert self.metrics is not None
-        model = self.trainer.planner_model()
+        model, step = self.trainer.planner_model(), self.trainer.step
         results = []
         for refine_steps in sorted({0, self.config.planner.refine_steps}):
             try:
-                result = evaluate(self.actor(model, refine_steps), self.config)
+                result = self.judge.score(model, step, self.metrics, refine_steps)
             except TDError as error:
                 raise TDError(
                     f"{error}; the training is saved: resume={self.folder} evaluates it again"
                 ) from error
             results.append(result)
-            self._log_evaluation(result)
-        if self.config.training.evaluate_every and self._is_best(results[-1]):
+        if self.config.training.evaluate_every and self.judge.beats(results[-1]):
             self.save(best=True)
         summary = self.summary(results)
         write_json(self.folder / "results.json", summary)
         plot_training(self.metrics.file, self.folder / "training.png")
-        self.metrics.picture("training", self.folder / "training.png", self.trainer.step)
-        self._show(model, "plans.png", video=self.config.logger.video)
+        self.metrics.picture("training", self.folder / "training.png", step)
+        video = self.config.logger.video
+        self.judge.show(model, step, self.metrics, "plans.png", video)
         self.metrics.close()
         return summary
 
@@ -177,8 +172,7 @@ class Session:
         training = {
             "trainer": self.trainer.state_dict(),
             "seconds": self.seconds,
-            "best_score": self.best_score,
-            "evaluations_since_best": self.evaluations_since_best,
+            **self.judge.state_dict(),
             "evaluation_due": self.evaluation_due,
         }
         save_checkpoint(
@@ -196,17 +190,6 @@ class Session:
         summary = summarize(self.trainer, self.dataset, self.seconds, results)
         return summary | ({} if self.stopped_by is None else {"stopped_by": self.stopped_by})
 
-    def actor(self, model: TrajectoryDiffuser, refine_steps: int | None = None) -> TDPlannerActor:
-        """The planner that the settings describe, or the same with other refine steps."""
-        config = copy.deepcopy(self.config)
-        if refine_steps is not None:
-            config.planner.refine_steps = refine_steps
-        if config.planner.refine_steps == 0:
-            config.planner.evaluations, config.planner.candidates = None, 1
-        spec = Bounded(self.action_spec.space.low, self.action_spec.space.high)
-        actor = TDPlannerActor.from_model(model, config, spec.to(self.device))
-        return actor.compile(config.evaluation.compile)
-
     def _done(self) -> bool:
         settings, step = self.config.training, self.trainer.step
         if step >= min(settings.steps, settings.stop_after or settings.steps):
@@ -215,7 +198,7 @@ class Session:
         if self.world.size > 1:
             asked = step % _SIGNAL_STEPS == 0
             stopped = asked and self.world.agree(stopped, self.device)
-        return stopped or self._out_of_patience()
+        return stopped or self.judge.out_of_patience()
 
     def _after_step(self, bar: tqdm) -> bool:
         """Logs, validates, evaluates and saves what is due; True if it saved."""
@@ -256,22 +239,20 @@ class Session:
 
     def _evaluate(self) -> None:
         """Plays the task; an environment that fails costs this evaluation, not the run."""
-        if self.world.first:
+        if self.metrics is not None:
             self.evaluation_due, self._evaluating = True, True
             try:
-                model = self.trainer.planner_model()
-                result = evaluate(self.actor(model), self.config)
-                self._log_evaluation(result)
-                if self._is_best(result):
-                    self.best_score, self.evaluations_since_best = result.score_mean, 0
+                model, step = self.trainer.planner_model(), self.trainer.step
+                result = self.judge.score(model, step, self.metrics)
+                best = self.judge.beats(result)
+                self.judge.count(result)
+                if best:
                     self.evaluation_due = False
                     self.save(best=True)
-                else:
-                    self.evaluations_since_best += 1
                 if self.config.logger.pictures:
-                    self._show(model, f"plans-{self.trainer.step}.png")
+                    self.judge.show(model, step, self.metrics, f"plans-{step}.png")
             except TDError as error:
-                torchrl_logger.warning(f"step {self.trainer.step}: no evaluation: {error}")
+                torchrl_logger.warning(f"step {step}: no evaluation: {error}")
             except KeyboardInterrupt:
                 if self.stopped_by is None:
                     raise
@@ -279,41 +260,8 @@ class Session:
             finally:
                 self._evaluating = False
         self.evaluation_due = False
-        if self.world.agree(self._out_of_patience(), self.device):
-            self.evaluations_since_best = self.config.training.patience or 0
-
-    def _is_best(self, result: EvaluationResult) -> bool:
-        return self.best_score is None or result.score_mean > self.best_score
-
-    def _out_of_patience(self) -> bool:
-        patience = self.config.training.patience
-        return patience is not None and self.evaluations_since_best >= patience
-
-    def _log_evaluation(self, result: EvaluationResult) -> None:
-        assert self.metrics is not None
-        name = "generator" if result.refine_steps == 0 else "refined"
-        values = {
-            f"eval/score/{name}": result.score_mean,
-            f"eval/score_std/{name}": result.score_std,
-            f"time/seconds_per_plan/{name}": result.seconds_per_plan_median,
-        }
-        if result.success_rate is not None:
-            values[f"eval/success_rate/{name}"] = result.success_rate
-        self.metrics.write(self.trainer.step, values)
-        torchrl_logger.info(
-            f"step {self.trainer.step}: {name} planner scores {result.score_mean:.1f} ± "
-            f"{result.score_std:.1f} over {result.episodes} episodes, "
-            f"{1e3 * result.seconds_per_plan_median:.1f} ms a plan"
-        )
-
-    def _show(self, model: TrajectoryDiffuser, name: str, video: bool = False) -> None:
-        assert self.metrics is not None
-        with own_randomness(self.config.evaluation.seed):
-            rollout = play_one(self.actor(model), self.config)
-        show_plans(rollout, self.config.task, self.folder / name)
-        self.metrics.picture("plans", self.folder / name, self.trainer.step)
-        if video and show_video(rollout, self.config, self.folder / "rollout.gif"):
-            self.metrics.video("rollout", self.folder / "rollout.gif", self.trainer.step)
+        if self.world.agree(self.judge.out_of_patience(), self.device):
+            self.judge.evaluations_since_best = self.config.training.patience or 0
 
     def _clock(self) -> None:
         self.seconds = time.perf_counter() - self._started
