@@ -126,12 +126,14 @@ def test_graphs_are_told_apart_and_limited(make_actor: Build, monkeypatch: pytes
     captured = []
 
     class Graph:
-        def __init__(self, function):
+        def __init__(self, function, device):
+            assert device == planner.candidate_noise.device
             captured.append(self)
             self.function = function
             self.shapes = None
 
         def __call__(self, *inputs):
+            assert not torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
             shapes = [tensor.shape for tensor in inputs]
             assert self.shapes in (None, shapes), "a graph met other shapes than it captured"
             self.shapes = shapes
@@ -158,7 +160,8 @@ def test_graphs_are_told_apart_and_limited(make_actor: Build, monkeypatch: pytes
         plan(batch)
     assert len(captured) == acceleration._MAX_GRAPHS
     planner.inverse_dynamics.network[0].weight.data = torch.randn(32, 12)  # moved in memory
-    plan(1)
+    with torch.inference_mode():
+        plan(1)
     assert len(captured) == acceleration._MAX_GRAPHS + 1
 
 
@@ -208,6 +211,12 @@ def test_cuda_graphs_plan_the_same_at_changing_batch_sizes(make_actor: Build, ma
         assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
     for parameter in [*plain.parameters(), *fast.parameters()]:
         parameter.data.mul_(1.1)
+    assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
+    for parameter in [*plain.parameters(), *fast.parameters()]:
+        parameter.data = parameter.data * 0.9  # elsewhere in memory
+    for _ in range(4):
+        with torch.inference_mode():
+            assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
     assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
 
 

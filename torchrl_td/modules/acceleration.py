@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -76,28 +77,15 @@ class PlannerRunner:
         """:meth:`call`, some faster way."""
         return self.call(name, *tensors, **settings)
 
-    def plan(
-        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, noise: Tensor | None = None
-    ) -> Plan:
-        """See :meth:`TrajectoryPlanner.plan`."""
-        return self.run("plan", observation, returns_to_go, mask, noise)
+    @property
+    def plan(self) -> Callable[..., Plan]:
+        """:meth:`TrajectoryPlanner.plan`, its arguments by position."""
+        return functools.partial(self.run, "plan")
 
-    def replan(
-        self,
-        plan: Tensor,
-        plan_returns: Tensor,
-        present: Tensor,
-        returns_to_go: Tensor,
-        noise: Tensor | None = None,
-        shift: int = 1,
-    ) -> Plan:
-        """See :meth:`TrajectoryPlanner.replan`."""
-        tensors = (plan, plan_returns, present, returns_to_go, noise)
-        return self.run("replan", *tensors, shift=shift)
-
-    def act(self, present: Tensor, planned: Tensor) -> Tensor:
-        """See :meth:`TrajectoryPlanner.act`."""
-        return self.planner.act(present, planned)
+    @property
+    def replan(self) -> Callable[..., Plan]:
+        """:meth:`TrajectoryPlanner.replan`, its arguments but ``shift`` by position."""
+        return functools.partial(self.run, "replan")
 
 
 class PackedPlanner(PlannerRunner):
@@ -162,6 +150,9 @@ class CudaGraphPlanner(PlannerRunner):
             if len(self._graphs) == _MAX_GRAPHS:
                 return self.call(name, *tensors, **settings)
             graph = self._graphs[key] = CudaGraphModule(
-                lambda *inputs: self.call(name, *inputs, **settings)
+                lambda *inputs: self.call(name, *inputs, **settings), device=self.device
             )
-        return graph(*given)
+        # The graph keeps its inputs' memory: made in inference mode, it could not be written
+        # outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            return graph(*given)

@@ -169,4 +169,4 @@ class RecedingHorizon(nn.Module):
     def _follow(self, state: State, present: Tensor, since: Tensor) -> Tensor:
         """The action [B, A] towards the state planned for the next step."""
         index = (since + 1).unsqueeze(-1).expand(-1, 1, present.shape[-1])
-        return self.runner.act(present, state["plan"].gather(1, index).squeeze(1))
+        return self.planner.act(present, state["plan"].gather(1, index).squeeze(1))
