@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, None),
     "task.horizon": (2, None),
     "task.max_episode_steps": (1, None),
+    "task.training_steps": (1, None),
     "dataset.validation_share": (0, 0.5),
     "generator.width": (2, None),
     "generator.layers": (1, None),

@@ -25,6 +25,7 @@ class TaskConfig:
     target_return: float = 1.0
     returns_scale: float = 1.0
     learning_rate: float = 2e-4
+    training_steps: int = 200_000
     score_min: float | None = None
     score_max: float | None = None
     success_key: str | None = None
