@@ -15,6 +15,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from torchrl_td import judge
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
@@ -193,6 +194,29 @@ def test_signals_save_first(number: int, tiny_config: MakeConfig, tmp_path: Path
     assert signal.getsignal(signal.SIGINT) is handler_before
 
 
+def interrupted(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)  # the signal arrives in here
+    raise AssertionError("not interrupted")
+
+
+def test_a_signal_during_pictures_counts_the_evaluation_once(
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    undisturbed: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+    for step in (3, 6):  # the first is the best so far, the others are no better
+        with monkeypatch.context() as patch:
+            patch.setattr(judge, "play_one", interrupted)
+            words = ("logger.pictures=true", "resume=auto")
+            assert run(tiny_config(*EVALUATING, *words))["training_steps"] == step
+    run(tiny_config("resume=auto", *EVALUATING))
+    assert_same_run(one, tmp_path / "run")
+
+
 def test_a_signal_during_evaluation_leaves_it_due(
     tiny_config: MakeConfig,
     tmp_path: Path,
@@ -201,13 +225,6 @@ def test_a_signal_during_evaluation_leaves_it_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
-    import torchrl_td.judge as judge
-
-    def interrupted(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)  # the signal arrives in here
-        raise AssertionError("not interrupted")
-
     with monkeypatch.context() as patch:
         patch.setattr(judge, "evaluate", interrupted)
         summary = run(tiny_config(*EVALUATING))
@@ -227,7 +244,6 @@ def test_stops_for_want_of_progress(tiny_config: MakeConfig, tmp_path: Path) -> 
 def test_survives_a_failing_environment(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torchrl_td.judge as judge
 
     def dies(*_: Any) -> None:
         raise TDError("an environment failed")

@@ -92,7 +92,7 @@ def explain(message: str, configs: Path | None) -> str:
         allowed = [f.relative_to(configs / kind).with_suffix("").as_posix() for f in files]
         return f"unknown {kind} {name!r}; allowed are {', '.join(allowed)}"
     key = re.search(r"Could not override '([^']+)'", message)
-    if key:
+    if key and not key.group(1).startswith("hydra."):  # whose settings are not ours to list
         return _unknown_setting(key.group(1))
     return " ".join(message.split())
 

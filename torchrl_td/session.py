@@ -56,9 +56,7 @@ class Session:
         self.action_spec = action_spec
         self.judge = Judge(config, folder, action_spec, device)
         self.trainer = Trainer(config, episodes, device, world)
-        self.judge.actor(
-            self.trainer.model
-        )  # settings that cannot plan are refused before training
+        self.judge.actor(self.trainer.model)  # refuses what cannot plan before training
         self.metrics: Metrics | None = None  # the first process' alone
         self.seconds = 0.0
         self.evaluation_due = False
@@ -238,30 +236,36 @@ class Session:
         bar.set_postfix(shown, refresh=False)
 
     def _evaluate(self) -> None:
-        """Plays the task; an environment that fails costs this evaluation, not the run."""
-        if self.metrics is not None:
-            self.evaluation_due, self._evaluating = True, True
-            try:
-                model, step = self.trainer.planner_model(), self.trainer.step
-                result = self.judge.score(model, step, self.metrics)
-                best = self.judge.beats(result)
-                self.judge.count(result)
-                if best:
-                    self.evaluation_due = False
-                    self.save(best=True)
-                if self.config.logger.pictures:
-                    self.judge.show(model, step, self.metrics, f"plans-{step}.png")
-            except TDError as error:
-                torchrl_logger.warning(f"step {step}: no evaluation: {error}")
-            except KeyboardInterrupt:
-                if self.stopped_by is None:
-                    raise
-                return  # still due: the resumed run begins with it
-            finally:
-                self._evaluating = False
+        """Plays the task in the first process; the others wait for it."""
         self.evaluation_due = False
+        if self.metrics is not None:
+            self._play(self.metrics)
         if self.world.agree(self.judge.out_of_patience(), self.device):
             self.judge.evaluations_since_best = self.config.training.patience or 0
+
+    def _play(self, metrics: Metrics) -> None:
+        """An environment that fails costs this evaluation, not the run; a signal puts it off."""
+        model, step = self.trainer.planner_model(), self.trainer.step
+        self.evaluation_due, self._evaluating = True, True
+        try:
+            result = self.judge.score(model, step, metrics)
+            # It is counted and saved whole, whatever signal comes now.
+            self.evaluation_due, self._evaluating = False, False
+            best = self.judge.beats(result)
+            self.judge.count(result)
+            if best:
+                self.save(best=True)
+            if self.config.logger.pictures:
+                self._evaluating = True
+                self.judge.show(model, step, metrics, f"plans-{step}.png")
+        except TDError as error:
+            self.evaluation_due = False
+            torchrl_logger.warning(f"step {step}: no evaluation: {error}")
+        except KeyboardInterrupt:
+            if self.stopped_by is None:
+                raise
+        finally:
+            self._evaluating = False
 
     def _clock(self) -> None:
         self.seconds = time.perf_counter() - self._started
