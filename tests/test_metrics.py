@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -114,6 +115,36 @@ def draw(folder: Path) -> Path:
     figure.savefig(folder / "picture.png")
     plt.close(figure)
     return folder / "picture.png"
+
+
+def test_a_logger_that_fails_costs_no_training(
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when W&B's own process is killed: each call to it raises from then on."""
+
+    class Dead:
+        calls = 0
+
+        def __getattr__(self, name: str) -> Any:
+            self.calls += 1
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    for use in (
+        lambda metrics: metrics.write(2, {"train/loss": 0.5}),
+        lambda metrics: metrics.picture("plans", draw(tmp_path), 2),
+        lambda metrics: metrics.video("rollout", animate(tmp_path), 2),
+        lambda metrics: metrics.close(),
+    ):
+        dead = Dead()
+        monkeypatch.setattr("torchrl_td.metrics.make_logger", lambda *_, dead=dead: dead)
+        metrics = Metrics(tiny_config(), tmp_path, "id")
+        use(metrics)
+        metrics.write(3, {"train/loss": 0.25})
+        metrics.close()
+        assert dead.calls == 1
+        assert (tmp_path / "metrics.csv").read_text().endswith("3,0.25\n")
 
 
 def animate(folder: Path) -> Path:

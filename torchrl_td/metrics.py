@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,46 +128,65 @@ class Metrics:
             self.timing.write(step, timing)
         if self.logger is not None:
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            self.logger.log_metrics(finite, step=step)
+            with self._spared() as logger:
+                logger.log_metrics(finite, step=step)
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Shows a PNG file in the logger."""
         if self.logger is None:
             return
-        if hasattr(self.logger.experiment, "add_image"):  # TensorBoard
-            pixels = matplotlib.image.imread(path)
-            self.logger.experiment.add_image(name, pixels[..., :3], step, dataformats="HWC")
-            return
-        import wandb
+        with self._spared() as logger:
+            if hasattr(logger.experiment, "add_image"):  # TensorBoard
+                pixels = matplotlib.image.imread(path)
+                logger.experiment.add_image(name, pixels[..., :3], step, dataformats="HWC")
+                return
+            import wandb
 
-        self.logger.experiment.log({name: wandb.Image(str(path)), f"{name}/step": step})
+            logger.experiment.log({name: wandb.Image(str(path)), f"{name}/step": step})
 
     def video(self, name: str, path: Path, step: int) -> None:
         """Shows an animated GIF in the logger."""
         if self.logger is None:
             return
-        if hasattr(self.logger.experiment, "add_image"):  # TensorBoard shows GIFs as they are
-            from tensorboard.compat.proto.summary_pb2 import Summary
+        with self._spared() as logger:
+            if hasattr(logger.experiment, "add_image"):  # TensorBoard shows GIFs as they are
+                logger.experiment._get_file_writer().add_summary(_gif_summary(name, path), step)
+                return
+            import wandb
 
-            with Image.open(path) as frame:
-                width, height = frame.size
-            image = Summary.Image(
-                height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
-            )
-            summary = Summary(value=[Summary.Value(tag=name, image=image)])
-            self.logger.experiment._get_file_writer().add_summary(summary, step)
-            return
-        import wandb
-
-        video = wandb.Video(str(path), format="gif")
-        self.logger.experiment.log({name: video, f"{name}/step": step})
+            video = wandb.Video(str(path), format="gif")
+            logger.experiment.log({name: video, f"{name}/step": step})
 
     def close(self) -> None:
         """Finishes the logger's run."""
         if self.logger is None:
             return
-        finish = getattr(self.logger.experiment, "finish", None)
-        (finish or self.logger.experiment.close)()
+        with self._spared() as logger:
+            finish = getattr(logger.experiment, "finish", None)
+            (finish or logger.experiment.close)()
+
+    @contextmanager
+    def _spared(self) -> Iterator[Any]:
+        """The logger; if it fails, as when its own process dies, training goes on without it."""
+        try:
+            yield self.logger
+        except Exception as error:  # of many kinds
+            self.logger = None
+            torchrl_logger.warning(
+                f"the logger failed ({first_line(error)}); going on with metrics.csv alone"
+            )
+
+
+def _gif_summary(name: str, path: Path) -> Any:
+    """TensorBoard's record of an animated GIF."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    with Image.open(path) as frame:
+        width, height = frame.size
+    image = Summary.Image(
+        height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
+    )
+    return Summary(value=[Summary.Value(tag=name, image=image)])
 
 
 def make_logger(config: Config, folder: Path, run_id: str) -> Any | None:
