@@ -75,7 +75,9 @@ def test_one_packed_convolution_for_any_length_and_batch(stride: int):
 
 
 @pytest.mark.parametrize("outputs", [1, 100, 256, 768, 1536])
-def test_one_row(outputs: int):
+@pytest.mark.parametrize("threads", [1, 3, 16])
+def test_one_row(monkeypatch: pytest.MonkeyPatch, outputs: int, threads: int):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for bias in (True, False):
         linear, x = Linear(70, outputs, bias=bias), torch.randn(1, 1, 70)
         torch.testing.assert_close(run(linear, x), linear(x), rtol=1e-4, atol=1e-5)
@@ -101,6 +103,12 @@ def test_what_the_embeddings_add():
             torch.testing.assert_close(found, unet.project(*pair), rtol=1e-4, atol=1e-5)
         unet.middle[0].embedding.weight.data.mul_(2)  # one among the several packed together
         unet.middle[1].embedding.weight = nn.Parameter(torch.randn(32, 128))
+
+
+def test_nothing_to_multiply():
+    conv, linear = TemporalConv(4, 6, 3), Linear(4, 6)
+    assert run(conv, torch.randn(0, 4, 8)).shape == (0, 6, 8)
+    assert run(linear, torch.randn(0, 4)).shape == (0, 6)
 
 
 def test_transformer():

@@ -1,9 +1,10 @@
 """Weights rearranged for fast inference on the CPU.
 
 At batch 1 a plan waits for its weights to come from memory. oneDNN multiplies short
-matrices two to three times faster when a weight lies in its own blocked order, but putting
-it in that order costs as much as using it, so it is done once and kept while the weights
-stay what they were.
+matrices two to three times faster when a weight lies in its own blocked order, and a single
+row is multiplied faster still by FBGEMM where the weight is transposed. But putting it in
+another order costs as much as using it, so it is done once and kept while the weights stay
+what they were.
 
 The layers ask for :func:`active_weights` at every matrix product; outside of a
 ``with PackedWeights(...)`` block, or where gradients are wanted, they compute as ever.
@@ -25,7 +26,6 @@ _PROBES = 16  # entries of each weight that are compared before a packed one is 
 _SMALLEST = 2**15  # entries of a weight; for less a packed product costs more than it saves
 _CONVOLUTION = "convolution"  # the variant of a weight that is packed as one
 _ROWS = 16  # oneDNN asks for which number of rows to pack; only 1 makes it choose worse
-
 
 _Product = Callable[[Tensor, Tensor | None], Tensor]  # x [..., K] and a bias [N] -> [..., N]
 
@@ -67,8 +67,7 @@ class PackedWeights:
         self._modules = [m for m in self._modules if m.weight.ndim > 1]
         self._weights: list[Tensor] = []
         self._known: dict[int, Tensor] = {}  # by the module's id
-        self._versions: list[int] = []
-        self._addresses: list[int] = []
+        self._marks: list[tuple[int, int]] = []  # version and address of each
         self._probes: list[Tensor] = []
         self._probed: Tensor | None = None
         self._packed: dict[tuple[int, Hashable, bool], _Product] = {}
@@ -145,25 +144,22 @@ class PackedWeights:
         return self._known.get(id(module)) is module._parameters["weight"]
 
     def _unchanged(self) -> bool:
-        weights = self._current()
         return (
             self._probed is not None
-            and all(new is old for new, old in zip(weights, self._weights, strict=True))
-            and [w._version for w in weights] == self._versions
-            and [w.data_ptr() for w in weights] == self._addresses
+            and all(
+                module._parameters["weight"] is weight
+                for module, weight in zip(self._modules, self._weights, strict=True)
+            )
+            and self._marks == [(w._version, w.data_ptr()) for w in self._weights]
             and torch.equal(torch.cat(self._probes), self._probed)
         )
-
-    def _current(self) -> list[Tensor]:
-        return [module._parameters["weight"] for module in self._modules]  # type: ignore[misc]
 
     def _forget(self) -> None:
         """Drops what was packed and takes down what the weights look like now."""
         self._packed.clear()
-        self._weights = self._current()
+        self._weights = [module._parameters["weight"] for module in self._modules]  # type: ignore[misc]
         self._known = {id(m): w for m, w in zip(self._modules, self._weights, strict=True)}
-        self._versions = [w._version for w in self._weights]
-        self._addresses = [w.data_ptr() for w in self._weights]
+        self._marks = [(w._version, w.data_ptr()) for w in self._weights]
         # Views keep the storage alive: its address cannot come back as another weight's.
         flat = [w.detach().reshape(-1) for w in self._weights]
         self._probes = [w[:: max(1, w.numel() // _PROBES)] for w in flat]
@@ -183,7 +179,7 @@ def _pack(weight: Tensor, single: bool) -> _Product:
 def _plain_product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     # As rows: overlapping windows would be multiplied by another, slower function.
     rows = x.reshape(-1, x.shape[-1])
-    return F.linear(rows, weight, bias).view(*x.shape[:-1], -1)
+    return F.linear(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
 
 def _packed_product(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -204,10 +200,13 @@ def _pack_for_one_row(weight: Tensor) -> _Product:
     It is the sum of the weight's K columns, weighted by the row's entries, and FBGEMM's
     embedding bag takes such sums while it fetches what comes next: a quarter to a half faster
     than oneDNN's product, which for one row is far slower than the memory. Its accumulators
-    hold some 500 columns, so a wider weight is several bags.
+    hold some 500 columns, so a wider weight is several bags, and so it is for several threads,
+    which share the bags.
     """
     outputs, inputs = weight.shape
-    width = next((w for w in (512, 384, 256) if outputs % w == 0), outputs)
+    widest = 512 // torch.get_num_threads()
+    widths = (w for w in (512, 384, 256, 128, 64) if w <= widest and outputs % w == 0)
+    width = next(widths, outputs)
     bags = outputs // width
     table = weight.view(bags, width, inputs).transpose(1, 2).reshape(-1, width)  # [bags · K, w]
     index = torch.arange(len(table), dtype=torch.int32)

@@ -201,7 +201,8 @@ class TrajectoryTransformer(nn.Module):
         for i, block in enumerate(self.blocks):
             # Of the last block only the last position is used.
             outputs = 1 if i == len(self.blocks) - 1 else None
-            x = block(x, attend, cache.entries[i], outputs=outputs)
+            # Without a further token nobody reads what would be kept.
+            x = block(x, attend, cache.entries[i] if steps else None, outputs=outputs)
         state, returns = self._heads(x[:, -1])
         return state, returns, cache
 
