@@ -167,7 +167,13 @@ class TDPlannerActor(TensorDictModuleBase):
     def from_model(
         cls, model: TrajectoryDiffuser, config: Config, action_spec: Any | None = None
     ) -> TDPlannerActor:
-        """The planner of trained parts, with the settings ``config.planner``."""
+        """The planner of trained parts.
+
+        Args:
+            model: generator, refiner, inverse dynamics and normaliser.
+            config: the settings ``planner``, and the target return the floor is a share of.
+            action_spec: the environment's, if actions are to be clipped to its bounds.
+        """
         settings = config.planner
         share = settings.returns_floor_share
         return cls(

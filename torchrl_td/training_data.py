@@ -28,10 +28,10 @@ def make_buffer(
 
     Where some step's successor is not known (:func:`~torchrl_td.data.steps.successor_known`),
     they hold ``("next", "known")`` [B, T, 1], 1 or 0, for the losses that learn from pairs.
+    The dataset goes to the device; where it does not fit, it stays on the CPU.
 
     Raises:
         TDError: no episode is as long as the horizon.
-    The dataset goes to the device; where it does not fit, it stays on the CPU.
     """
     data = normalized.select(*_TRAINED_ON)
     known = successor_known(normalized)

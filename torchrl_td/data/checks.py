@@ -65,6 +65,12 @@ def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) 
 
     Raises:
         NotFiniteError: a number is NaN or infinite, also where float32 cannot hold it.
+
+    >>> action = torch.tensor([[0.5], [0.1], [torch.nan]])
+    >>> check_finite(action, "d4rl:mine.hdf5", "actions", 100, torch.tensor([7, 7, 8]))
+    Traceback (most recent call last):
+    torchrl_td.data.checks.NotFiniteError: d4rl:mine.hdf5: actions holds NaN or Inf, first in row
+    102 (episode 8); drop or mend that episode
     """
     if torch.isfinite(value.sum()):
         return
@@ -87,6 +93,11 @@ def check_not_zero(seen: Mapping[str, bool], name: str) -> None:
 
     Raises:
         TDError: nothing was found.
+
+    >>> check_not_zero({"observation": True, "action": False}, "minari:mine-v0")
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: minari:mine-v0: action is all zero, so it was not read or not
+    recorded; load or record it again
     """
     for key in ("observation", "action"):
         if not seen[key]:
@@ -108,6 +119,16 @@ def check_matches_env(episodes: TensorDictBase, env: Any, *, name: str = "datase
     Raises:
         TDError: the observation or action differs in size, or recorded actions lie
             outside the environment's bounds.
+
+    >>> from tensordict import TensorDict
+    >>> from torchrl.envs import GymEnv
+    >>> env = GymEnv("Pendulum-v1")
+    >>> data = TensorDict(observation=torch.zeros(4, 3), action=torch.zeros(4, 1), batch_size=[4])
+    >>> check_matches_env(data, env)
+    >>> check_matches_env(data.set("action", torch.full((4, 1), 9.0)), env)
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: dataset: action lies outside the environment's bounds in 100 % of
+    the steps, first in row 0; rescale or clip the data's actions
     """
     specs = {
         "observation": env.observation_spec_unbatched["observation"],

@@ -65,7 +65,11 @@ def hdf5_lengths(file_path: Path, total: int) -> np.ndarray:
 
 
 def stated_lengths(dataset: Any, path: Path) -> np.ndarray:
-    """Steps of each episode [episodes] by the dataset's own account."""
+    """Steps of each episode [episodes] by the dataset's own account.
+
+    Raises:
+        TDError: the dataset does not tell, or not readably.
+    """
     try:
         metas = dataset.storage.get_episode_metadata(range(int(dataset.total_episodes)))
         return np.array([int(meta["total_steps"]) for meta in metas], dtype=np.int64)
@@ -133,7 +137,11 @@ def _flatten(value: Any, name: str, into: dict[str, Any]) -> None:
 
 
 def checked_length(entries: dict[str, Any], where: str) -> int:
-    """Steps of one episode, from arrays by name that are checked against each other."""
+    """Steps of one episode, from arrays by name that are checked against each other.
+
+    Raises:
+        TDError: an array is missing, holds no numbers or is too short or long.
+    """
     for key in COLUMNS:
         if key not in entries:
             raise TDError(f"{where} has no {key!r}; delete the dataset and get it again")

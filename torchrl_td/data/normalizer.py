@@ -79,10 +79,11 @@ class Normalizer(nn.Module):
 def displacement_scale(
     episodes: TensorDictBase, horizon: int, samples: int = 20_000, seed: int = 0
 ) -> Tensor:
-    """Standard deviation of s_{t+j} − s_t for j = 0..H−1 over a (normalised) dataset.
+    """Root mean square of s_{t+j} − s_t for j = 0..H−1 over a (normalised) dataset.
 
     What a state changes by within a plan, to which the diffusion's noise and the generator's
-    output can be scaled. Constant dimensions get 0.
+    output can be scaled. About 0 and not about the mean: a state that drifts evenly has a scale
+    too. Constant dimensions get 0.
 
     Args:
         episodes: dataset [N] with ``observation`` and ``episode``.
@@ -92,6 +93,14 @@ def displacement_scale(
 
     Returns:
         Shape [H, O]; row 0 is 0.
+
+    >>> from tensordict import TensorDict
+    >>> x = torch.tensor([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0], [6.0, 5.0]])
+    >>> data = TensorDict(observation=x, episode=torch.zeros(4, dtype=torch.int64), batch_size=[4])
+    >>> displacement_scale(data, horizon=3)
+    tensor([[0., 0.],
+            [2., 0.],
+            [4., 0.]])
     """
     observation, episode = episodes["observation"], episodes["episode"].view(-1)
     generator = torch.Generator().manual_seed(seed)

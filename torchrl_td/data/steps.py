@@ -168,7 +168,17 @@ def _columns(steps: Steps, name: str, keys: Mapping[str, str]) -> dict[str, Tens
 
 
 def as_float(value: Any, name: str, key: str, *, continuous: bool = False) -> Tensor:
-    """Numbers as float32; what is none, or an integer action, is refused."""
+    """Numbers as float32.
+
+    Args:
+        value: array or tensor.
+        name: of the source, for messages.
+        key: of the value, for messages.
+        continuous: whether integers are refused as well, as of a discrete action.
+
+    Raises:
+        TDError: the values are no real numbers, or integers where ``continuous``.
+    """
     if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
         raise TDError(f"{name}: {key} has dtype {value.dtype}, not numbers; convert it to float32")
     value = torch.as_tensor(value)

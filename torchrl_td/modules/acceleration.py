@@ -23,6 +23,11 @@ def accelerate(
 ) -> PlannerRunner:
     """What runs the planner as the settings of :meth:`torchrl_td.TDPlannerActor.compile` say.
 
+    Args:
+        planner: makes the plans, on the device where it now is.
+        mode: one of :data:`MODES`.
+        autocast: ``torch.bfloat16`` or ``torch.float16``, on a GPU; ``None`` for float32.
+
     Raises:
         TDError: if the mode or the autocast is unknown or the device cannot run it.
     """
@@ -98,6 +103,7 @@ class PackedPlanner(PlannerRunner):
         self.weights = PackedWeights([planner])
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
+        """In inference mode, with the weights packed."""
         with self.weights, torch.inference_mode():
             outputs = self.call(name, *tensors, **settings)
         # Copied, for tensors of inference mode could not be changed in place outside of it.
@@ -115,6 +121,7 @@ class CompiledPlanner(PlannerRunner):
         self._clone = mode != "default"  # else the next plan would overwrite the last one's
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
+        """The compiled code; its outputs are copied where it reuses their memory."""
         outputs = self._compiled(name, *tensors, **settings)
         if not self._clone:
             return outputs
@@ -138,6 +145,7 @@ class CudaGraphPlanner(PlannerRunner):
         self._addresses: list[int] = []
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
+        """A replay of the method's graph for these shapes, captured when first met."""
         addresses = [p.data_ptr() for p in self.planner.parameters()]
         addresses += [b.data_ptr() for b in self.planner.buffers()]
         if addresses != self._addresses:

@@ -24,8 +24,24 @@ class Scales:
     """What is measured on the (normalised) dataset beside the normaliser.
 
     Attributes:
-        displacement: standard deviation of s_{t+j} − s_t, shape [H, O].
-        returns_change: standard deviation of the scaled returns-to-go's change, shape [1].
+        displacement: root mean square of s_{t+j} − s_t, shape [H, O].
+        returns_change: root mean square of the scaled returns-to-go's change in a step, shape [1].
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td.modules.build import Scales
+        >>> time = torch.arange(10.0).unsqueeze(-1)
+        >>> data = TensorDict(
+        ...     observation=2 * time,
+        ...     returns_to_go=10 - time,
+        ...     episode=torch.zeros(10, dtype=torch.int64),
+        ...     next=TensorDict(returns_to_go=9 - time, batch_size=[10]),
+        ...     batch_size=[10],
+        ... )
+        >>> scales = Scales.fit(data, horizon=3)
+        >>> scales.displacement.flatten(), scales.returns_change
+        (tensor([0., 2., 4.]), tensor([1.]))
     """
 
     displacement: Tensor
@@ -53,6 +69,20 @@ class TrajectoryDiffuser(nn.Module):
         action_dim: A.
         normalizer: fitted on the dataset.
         scales: likewise.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.config import Config, GeneratorConfig, RefinerConfig, TaskConfig
+        >>> from torchrl_td.data import Normalizer
+        >>> from torchrl_td.modules.build import Scales, TrajectoryDiffuser
+        >>> sizes = {"generator": GeneratorConfig(width=32), "refiner": RefinerConfig(channels=8)}
+        >>> config = Config(task=TaskConfig(horizon=8), **sizes)
+        >>> normalizer = Normalizer(torch.zeros(3), torch.ones(3))
+        >>> model = TrajectoryDiffuser(config, 3, 2, normalizer, Scales.empty(8, 3))
+        >>> history = torch.randn(4, 7, 3), torch.rand(4, 7, 1), torch.ones(4, 7, dtype=torch.bool)
+        >>> draft, _, plan, action = model.planner(config.planner).plan(*history)
+        >>> plan.shape, action.shape
+        (torch.Size([4, 8, 3]), torch.Size([4, 2]))
     """
 
     def __init__(

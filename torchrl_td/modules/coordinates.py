@@ -14,13 +14,13 @@ class PlanCoordinates(nn.Module):
     Without a scale, as in the paper, that is the plan itself. There σ = 0.083 at k = 5 can be
     several times what a state changes by in one step, so refining drowns the very difference
     the inverse dynamics reads. With a scale, position j > 0 holds the displacement from the
-    present state in units of its standard deviation at that lag, and the noise is small
+    present state in units of its root mean square at that lag, and the noise is small
     beside the change at *every* position. Position 0 always holds the present state.
 
     Args:
-        scale: standard deviation of s_{t+j} − s_t, shape [H, O] (see
-            :func:`~torchrl_td.data.displacement_scale`), 0 for constant dimensions; ``None``
-            for the paper's coordinates.
+        scale: root mean square of s_{t+j} − s_t, shape [H, O] (see
+            :func:`~torchrl_td.data.normalizer.displacement_scale`), 0 for constant dimensions;
+            ``None`` for the paper's coordinates.
 
     Raises:
         TDError: if ``scale`` is not a matrix.

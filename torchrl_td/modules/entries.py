@@ -31,6 +31,14 @@ def read_entry(
 
     Raises:
         TDError: if it is missing, of another shape or elsewhere.
+
+    >>> from tensordict import TensorDict
+    >>> td = TensorDict(observation=torch.zeros(2, 5, 3), batch_size=[2, 5])
+    >>> read_entry(td, "observation", (3,), torch.device("cpu"), "see in_keys").shape
+    torch.Size([10, 3])
+    >>> read_entry(td, "is_init", (1,), torch.device("cpu"), "append InitTracker()")
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: the planner found no 'is_init'; append InitTracker()
     """
     return check_entry(tensordict.get(key, None), tensordict, key, shape, device, remedy)
 
@@ -43,7 +51,13 @@ def check_entry(
     device: torch.device,
     remedy: str,
 ) -> Tensor:
-    """:func:`read_entry` of a value already read; ``key`` is what the errors call it."""
+    """:func:`read_entry` of a value already read; ``key`` is what the errors call it.
+
+    >>> from tensordict import TensorDict
+    >>> td, value = TensorDict(batch_size=[2, 5]), torch.zeros(2, 5, 4)
+    >>> check_entry(value, td, "observation", (4,), torch.device("cpu"), "").shape
+    torch.Size([10, 4])
+    """
     if value is None:
         raise TDError(f"the planner found no {key!r}; {remedy}")
     expected = (*tensordict.batch_size, *shape)
@@ -66,6 +80,13 @@ def check_floats(key: NestedKey, value: Tensor) -> Tensor:
     Raises:
         TDError: if it holds no floats or, on the CPU, one that is not finite. (On a GPU the
             check would wait for the device; there a NaN gives a NaN action.)
+
+    >>> check_floats("observation", torch.zeros(2, 3, dtype=torch.float64)).dtype
+    torch.float32
+    >>> check_floats("observation", torch.tensor([0.0, torch.nan]))
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: 'observation' holds NaN or Inf; the simulation diverged or was fed
+    one
     """
     if not value.is_floating_point():
         raise TDError(

@@ -24,7 +24,7 @@ class TrajectoryGenerator(TensorDictModuleBase):
         predict: ``"state"`` as in the paper, or ``"change"``: the network's output times
             ``change_scale`` is added to the present state, so that a state which changes by
             a hundredth of its spread in a step needs no hundredfold accuracy.
-        change_scale: standard deviation of the change in a step, shape [O]; with
+        change_scale: root mean square of the change in a step, shape [O]; with
             ``predict="change"`` only. Dimensions with scale 0 are copied.
         returns_change_scale: likewise for the scaled returns-to-go.
         in_keys: keys of the states [B, T, O], returns-to-go [B, T, 1] and mask [B, T].

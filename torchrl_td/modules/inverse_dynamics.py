@@ -18,7 +18,7 @@ class InverseDynamics(TensorDictModuleBase):
 
     Args:
         network: an MLP on two states.
-        change_scale: standard deviation of the change in a step, shape [O]. If given, the
+        change_scale: root mean square of the change in a step, shape [O]. If given, the
             network reads (s_t, (s_{t+1} − s_t) / scale) in place of the two states, so the
             difference that holds the action is of the size of the rest. ``None`` as in the
             paper.
@@ -52,6 +52,7 @@ class InverseDynamics(TensorDictModuleBase):
         self.register_buffer("inverse_change_scale", inverse)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes the action [..., A] between the two states."""
         observation, next_observation = (tensordict.get(key) for key in self.in_keys)
         return tensordict.set(self.out_keys[0], self.act(observation, next_observation))
 
@@ -95,6 +96,7 @@ class PlanCritic(TensorDictModuleBase):
         self.out_keys = list(out_keys)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes Q [..., 1] of state and action."""
         observation, action = (tensordict.get(key) for key in self.in_keys)
         return tensordict.set(self.out_keys[0], self.value(observation, action))
 

@@ -34,6 +34,40 @@ class RecedingHorizon(nn.Module):
 
     Raises:
         TDError: if a setting is out of its range.
+
+    Examples:
+        Two steps of four environments; the second follows the first one's plan.
+
+        >>> import torch
+        >>> from torchrl_td.modules import (
+        ...     DiffusionRefiner,
+        ...     InverseDynamics,
+        ...     NoiseSchedule,
+        ...     RecedingHorizon,
+        ...     TrajectoryGenerator,
+        ...     TrajectoryPlanner,
+        ... )
+        >>> from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+        >>> planner = TrajectoryPlanner(
+        ...     TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1)),
+        ...     DiffusionRefiner(TemporalUNet(3, 16, (1, 2)), NoiseSchedule()),
+        ...     InverseDynamics(MLP(6, (32,), 2)),
+        ...     horizon=8,
+        ... )
+        >>> receding_horizon = RecedingHorizon(planner, replan_every=2)
+        >>> state = {
+        ...     "observation": torch.zeros(4, 7, 3),
+        ...     "returns_to_go": torch.zeros(4, 7, 1),
+        ...     "steps": torch.zeros(4, 1, dtype=torch.int64),
+        ...     "plan": torch.zeros(4, 8, 3),
+        ...     "plan_returns_to_go": torch.zeros(4, 8, 1),
+        ... }
+        >>> present, returns_to_go = torch.randn(4, 3), torch.rand(4, 1)
+        >>> reset = torch.ones(4, 1, dtype=torch.bool)
+        >>> state, draft, plan, action = receding_horizon(state, present, returns_to_go, reset)
+        >>> state, _, followed, action = receding_horizon(state, present, returns_to_go, ~reset)
+        >>> action.shape, torch.equal(followed, plan)
+        (torch.Size([4, 2]), True)
     """
 
     def __init__(
@@ -68,7 +102,16 @@ class RecedingHorizon(nn.Module):
         self.refresh_distance = refresh_distance
 
     def accelerate(self, mode: str, autocast: torch.dtype | None = None) -> None:
-        """Makes the plans another way; see :meth:`torchrl_td.TDPlannerActor.compile`."""
+        """Makes the same plans another way from now on.
+
+        Args:
+            mode: one of :data:`~torchrl_td.modules.acceleration.MODES`, which
+                :meth:`torchrl_td.TDPlannerActor.compile` explains.
+            autocast: ``torch.bfloat16`` or ``torch.float16``, on a GPU; ``None`` for float32.
+
+        Raises:
+            TDError: if either is unknown or does not fit the device.
+        """
         self._runner = accelerate(self.planner, mode, autocast)
         self.mode, self.autocast = mode, autocast
 

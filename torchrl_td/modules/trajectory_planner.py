@@ -31,6 +31,27 @@ class TrajectoryPlanner(nn.Module):
 
     Raises:
         TDError: if the parts do not fit together.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.modules import (
+        ...     DiffusionRefiner,
+        ...     InverseDynamics,
+        ...     NoiseSchedule,
+        ...     TrajectoryGenerator,
+        ...     TrajectoryPlanner,
+        ... )
+        >>> from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+        >>> planner = TrajectoryPlanner(
+        ...     TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1)),
+        ...     DiffusionRefiner(TemporalUNet(3, 16, (1, 2)), NoiseSchedule()),
+        ...     InverseDynamics(MLP(6, (32,), 2)),
+        ...     horizon=8,
+        ... )
+        >>> history = torch.randn(4, 7, 3), torch.rand(4, 7, 1), torch.ones(4, 7, dtype=torch.bool)
+        >>> draft, returns_to_go, plan, action = planner.plan(*history)
+        >>> plan.shape, action.shape
+        (torch.Size([4, 8, 3]), torch.Size([4, 2]))
     """
 
     candidate_noise: Tensor

@@ -68,7 +68,18 @@ class RecurrentTrajectoryModel(nn.Module):
     def start(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, steps: int
     ) -> tuple[Tensor, Tensor, State]:
-        """Reads a history [B, L, O] padded at its left; see ``TrajectoryTransformer.start``."""
+        """Reads a history padded at its left.
+
+        Args:
+            observation: shape [B, L, O]; the last entry is the present.
+            returns_to_go: shape [B, L, 1].
+            mask: bool [B, L].
+            steps: how many tokens follow; the transformer makes room for them, a hidden state
+                needs none.
+
+        Returns:
+            The predictions at the last position, [B, O] and [B, 1], and the hidden state.
+        """
         x = self._embed(observation, returns_to_go)
         zeros = x.new_zeros(self.rnn.num_layers, x.shape[0], x.shape[2])
         state: State = (zeros, zeros) if isinstance(self.rnn, nn.LSTM) else (zeros,)
@@ -82,7 +93,16 @@ class RecurrentTrajectoryModel(nn.Module):
     def step(
         self, observation: Tensor, returns_to_go: Tensor, cache: State
     ) -> tuple[Tensor, Tensor, State]:
-        """Appends one token [B, O], [B, 1] and predicts the next."""
+        """Appends one token and predicts the next.
+
+        Args:
+            observation: shape [B, O].
+            returns_to_go: shape [B, 1].
+            cache: from :meth:`start` or the step before.
+
+        Returns:
+            The predictions, [B, O] and [B, 1], and the hidden state for the next step.
+        """
         out, cache = self._run(self._embed(observation, returns_to_go).unsqueeze(1), cache)
         return *self._heads(out[:, -1]), cache
 

@@ -191,7 +191,11 @@ class TemporalUNet(nn.Module):
         return weights[:, slice(*read)]
 
     def run(self, x: Tensor, projected: Tensor) -> Tensor:
-        """:meth:`denoise` with :meth:`project`'s result [B, ΣC]."""
+        """:meth:`denoise` with :meth:`project`'s result [B, ΣC].
+
+        Raises:
+            TDError: if the plan's horizon is not divisible by ``horizon_multiple``.
+        """
         if x.shape[1] % self.horizon_multiple:
             raise TDError(
                 f"horizon must be divisible by {self.horizon_multiple} for this U-Net, "

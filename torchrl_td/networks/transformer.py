@@ -209,7 +209,16 @@ class TrajectoryTransformer(nn.Module):
     def step(
         self, observation: Tensor, returns_to_go: Tensor, cache: KeyValueCache
     ) -> tuple[Tensor, Tensor, KeyValueCache]:
-        """Appends one token [B, O], [B, 1] and predicts the next."""
+        """Appends one token and predicts the next.
+
+        Args:
+            observation: shape [B, O].
+            returns_to_go: shape [B, 1].
+            cache: from :meth:`start` or the step before.
+
+        Returns:
+            The predictions, [B, O] and [B, 1], and the cache for the next step.
+        """
         x = self._embed(
             observation.unsqueeze(1), returns_to_go.unsqueeze(1), cache.position.unsqueeze(1)
         )
