@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -277,6 +278,18 @@ def test_override() -> None:
     assert changed.output_dir == "a=b" and changed.seed == 2
     assert config == check_config(minimal())  # the one given stays as it was
     assert override_config(config, []) == config
+
+
+def test_override_by_key() -> None:
+    values = {
+        "planner.evaluations": None,
+        "planner.sampler": "ddim",
+        "refiner.multipliers": [1, 2],
+        "planner.guidance_scale": np.float64(1.5),  # as of a sweep by np.linspace
+    }
+    changed = override_config(check_config(with_("planner.evaluations", 1)), values)
+    assert changed.planner.evaluations is None and changed.planner.sampler == "ddim"
+    assert changed.refiner.multipliers == [1, 2] and changed.planner.guidance_scale == 1.5
 
 
 @pytest.mark.parametrize(

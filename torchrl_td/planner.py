@@ -21,7 +21,7 @@ from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import TDError
 from torchrl_td.modules import RecedingHorizon, TrajectoryPlanner
 from torchrl_td.modules.build import TrajectoryDiffuser
-from torchrl_td.modules.entries import check_entry, check_floats, read_entry
+from torchrl_td.modules.entries import check_entry, check_floats, read_entry, write_entry
 
 _DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
@@ -155,11 +155,8 @@ class TDPlannerActor(TensorDictModuleBase):
             TDError: if the checkpoint is missing, damaged or foreign, or a setting is wrong.
         """
         model, about = load_model(path, device)
-        config = check_config({**about["config"]})
-        if overrides:
-            config = override_config(
-                config, [f"planner.{key}={_word(value)}" for key, value in overrides.items()]
-            )
+        given = {f"planner.{key}": value for key, value in overrides.items()}
+        config = override_config(check_config(about["config"]), given)
         spec = Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
         return cls.from_model(model, config, action_spec=spec.to(device)).eval()
 
@@ -296,15 +293,7 @@ class TDPlannerActor(TensorDictModuleBase):
     def _write(
         self, tensordict: TensorDictBase, outputs: tuple[Tensor, ...], state: dict[str, Tensor]
     ) -> None:
-        shape = tensordict.batch_size
-        single = len(shape) == 1
         for key, value in zip(self._output_keys, outputs, strict=True):
-            tensordict.set(key, value if single else value.reshape(*shape, *value.shape[1:]))
+            write_entry(tensordict, key, value)
         for name, key in self._state_keys.items():
-            value = state[name]
-            value = value if single else value.reshape(*shape, *value.shape[1:])
-            tensordict.set(("next", *key), value)
-
-
-def _word(value: Any) -> str:
-    return "null" if value is None else str(value)
+            write_entry(tensordict, ("next", *key), state[name])

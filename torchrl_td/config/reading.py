@@ -52,12 +52,13 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
     return settings
 
 
-def override_config(config: Config, overrides: list[str]) -> Config:
-    """Settings with ``key=value`` words applied, checked again.
+def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Config:
+    """Settings with others in place of some, checked again.
 
     Args:
         config: the settings, which stay as they are.
-        overrides: words such as ``planner.refine_steps=2``; the last of several counts.
+        overrides: words such as ``planner.refine_steps=2``, of which the last of several
+            counts, or values by key.
 
     Raises:
         TDError: if a word is not of that form, or a key or value is wrong.
@@ -68,7 +69,10 @@ def override_config(config: Config, overrides: list[str]) -> Config:
         >>> config = Config(preset="small", task=task, dataset=DatasetConfig(source="s"))
         >>> override_config(config, ["planner.refine_steps=2"]).planner.refine_steps
         2
+        >>> override_config(config, {"planner.evaluations": None}).planner.evaluations
     """
+    if isinstance(overrides, dict):
+        overrides = [f"{key}={'null' if v is None else v}" for key, v in overrides.items()]
     for word in overrides:
         if "=" not in word:
             raise TDError(f"{word!r} is not of the form key=value")

@@ -1,4 +1,4 @@
-"""Reads an actor's inputs from a tensordict, and says in one line what is wrong with them."""
+"""An actor's entries of a tensordict of any batch shape: read, checked and written."""
 
 from __future__ import annotations
 
@@ -72,6 +72,20 @@ def check_entry(
             f"the collector policy_device"
         )
     return value if value.ndim == len(shape) + 1 else value.reshape(-1, *shape)
+
+
+def write_entry(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> None:
+    """Writes [B, ...], as :func:`read_entry` gives it, in the tensordict's own batch shape.
+
+    >>> from tensordict import TensorDict
+    >>> td = TensorDict(batch_size=[2, 5])
+    >>> write_entry(td, "action", torch.zeros(10, 4))
+    >>> td["action"].shape
+    torch.Size([2, 5, 4])
+    """
+    shape = tensordict.batch_size
+    single = len(shape) == 1
+    tensordict.set(key, value if single else value.reshape(*shape, *value.shape[1:]))
 
 
 def check_floats(key: NestedKey, value: Tensor) -> Tensor:
