@@ -240,14 +240,15 @@ def play(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> TensorDictBase:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """A worker's death as an error in one line."""
+    """A worker's death, or a planner that its fast mode fails, as an error in one line."""
     try:
         yield
     except (RuntimeError, EOFError, ConnectionError) as error:
         reason = first_line(error)
         raise TDError(
-            f"an environment failed during evaluation ({reason}); use evaluation.workers=0 "
-            f"to see the error in this process"
+            f"an environment failed during evaluation, or the planner did ({reason}); "
+            f"evaluation.workers=0 shows an environment's error in this process, "
+            f"evaluation.compile=none plans the plain way"
         ) from error
 
 
