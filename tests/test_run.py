@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from tensordict import TensorDict
 from torchrl_td import judge
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
-from torchrl_td.data import load_episodes
+from torchrl_td.data import ensure_pointmaze, load_episodes
 from torchrl_td.errors import TDError
 from torchrl_td.networks.packing import PackedWeights
 from torchrl_td.run import run
@@ -260,6 +261,17 @@ def test_trains_on_data_from_python(tiny_config: MakeConfig, tiny_pointmaze: str
     data = load_episodes(tiny_pointmaze)
     summary = run(tiny_config("evaluation.episodes=1"), data=data)
     assert summary["dataset"]["transitions"] == len(data)
+
+
+def test_without_progress_nothing_is_shown_while_the_data_is_recorded(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    config = tiny_config("training.stop_after=1")  # the tiny dataset goes to the session's folder
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    few = functools.partial(ensure_pointmaze, steps=900)
+    monkeypatch.setattr("torchrl_td.data.minari.ensure_pointmaze", few)
+    assert run(config)["dataset"]["transitions"] == 900
+    assert "recording" not in capfd.readouterr().err
 
 
 def test_divergence_names_the_rows_and_keeps_the_last_checkpoint(

@@ -92,8 +92,12 @@ def _session(
     world: World,
 ) -> Session:
     source: Any = config.dataset.source if data is None else data
-    keys, limit = config.task.observation_keys, config.task.max_episode_steps
-    episodes = load_episodes(source, observation_keys=keys, max_episode_steps=limit)
+    reading: dict[str, Any] = {
+        "observation_keys": config.task.observation_keys,
+        "max_episode_steps": config.task.max_episode_steps,
+        "progress": config.progress and world.first,
+    }
+    episodes = load_episodes(source, **reading)
     env = make_base_env(config.task)
     try:
         check_matches_env(episodes, env, name=source if data is None else "dataset")
@@ -102,7 +106,7 @@ def _session(
         env.close(raise_if_closed=False)
     if config.logger.video and world.first:
         check_video(config.task)  # not only when the training is done
-    identity = dataset_identity(source, observation_keys=keys, max_episode_steps=limit)
+    identity = dataset_identity(source, **reading)
     dataset = {**identity, **describe_returns(config, episodes)}
     return Session(config, folder, episodes, dataset, action_spec, device, world)
 

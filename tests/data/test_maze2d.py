@@ -61,16 +61,17 @@ def test_same_seed_same_walk() -> None:
 
 
 def test_it_is_recorded_once_when_it_is_asked_for(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     record = record_maze2d
 
     def short(size, **kwargs):
-        return record(size, 600, progress=False, **kwargs)
+        return record(size, 600, **kwargs)
 
     monkeypatch.setattr("torchrl_td.data.maze2d.record_maze2d", short)
     for keys in (None, ["observation"]):  # as the task names them, or not
-        episodes = load_episodes("minari:maze2d/umaze-v0", observation_keys=keys)
+        episodes = load_episodes("minari:maze2d/umaze-v0", observation_keys=keys, progress=False)
+        assert "recording" not in capfd.readouterr().err
         assert episodes.shape == (600,) and episodes["observation"].shape == (600, 4)
         assert torch.equal(episodes["episode"], torch.arange(600) // 300)
         monkeypatch.setattr("torchrl_td.data.maze2d.record_maze2d", None)  # no second time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import minari
 import numpy as np
 import pytest
 
+from torchrl_td.data import load_episodes
 from torchrl_td.data.controller import Skill, Walker, free_cells, shortest_path
 from torchrl_td.data.pointmaze import (
     POINTMAZE_TASKS,
@@ -139,6 +141,16 @@ def test_ensure_records_once(empty_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("torchrl_td.data.pointmaze.record_pointmaze", None)  # no second time
     assert ensure_pointmaze("umaze") == "pointmaze/umaze-v0"
     assert minari.load_dataset("pointmaze/umaze-v0").total_steps == 300
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_loading_records_with_a_bar_unless_told_not_to(
+    progress: bool, empty_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    few = functools.partial(ensure_pointmaze, steps=300)
+    monkeypatch.setattr("torchrl_td.data.minari.ensure_pointmaze", few)
+    assert len(load_episodes("minari:pointmaze/umaze-v0", progress=progress)) == 300
+    assert ("recording pointmaze/umaze" in capfd.readouterr().err) == progress
 
 
 KILLED = """

@@ -54,7 +54,7 @@ def cache_root() -> Path:
 
 
 def load_through_cache(
-    source: Source, *, use_cache: bool = True, finite: bool = True
+    source: Source, *, use_cache: bool = True, finite: bool = True, progress: bool = True
 ) -> tuple[TensorDict, dict[str, Any]]:
     """The source's episodes, memory-mapped; read once, then opened from the cache.
 
@@ -64,6 +64,7 @@ def load_through_cache(
         source: where steps come from.
         use_cache: False reads it again and leaves nothing behind.
         finite: False lets NaN and Inf pass; such data is not cached.
+        progress: show a progress bar where reading takes long, on a terminal.
 
     Returns:
         The episodes, and for each key the type, shape and checksum of its values.
@@ -80,7 +81,7 @@ def load_through_cache(
             return found
         try:
             with _staging(folder.parent) as staging:
-                build_cache(staging, source, identity)
+                build_cache(staging, source, identity, progress=progress)
                 return _publish(staging, folder)
         except OSError as error:
             torchrl_logger.warning(
@@ -89,7 +90,7 @@ def load_through_cache(
             )
     try:
         with tempfile.TemporaryDirectory(prefix="torchrl_td-") as scratch:
-            build_cache(Path(scratch), source, identity, finite=finite)
+            build_cache(Path(scratch), source, identity, finite=finite, progress=progress)
             return _mapped(Path(scratch))  # the mapping outlives its files
     except OSError as error:
         raise TDError(
@@ -133,7 +134,12 @@ def _publish(staging: Path, folder: Path) -> tuple[TensorDict, dict[str, Any]]:
 
 
 def build_cache(
-    folder: Path, source: Source, identity: Mapping[str, Any], *, finite: bool = True
+    folder: Path,
+    source: Source,
+    identity: Mapping[str, Any],
+    *,
+    finite: bool = True,
+    progress: bool = True,
 ) -> None:
     """Read all of ``source`` into raw files under ``folder``, NaN and Inf unless ``finite``.
 
@@ -143,7 +149,11 @@ def build_cache(
     """
     rows = episodes = 0
     bar = tqdm(
-        total=source.steps, desc=f"loading {source.name}", unit="step", delay=2, disable=None
+        total=source.steps,
+        desc=f"loading {source.name}",
+        unit="step",
+        delay=2,
+        disable=None if progress else True,  # None: where there is no terminal
     )
     with _Writer(folder) as writer, bar:
         for steps in source.chunks():

@@ -28,6 +28,7 @@ def load_episodes(
     device: torch.device | str | None = None,
     cache: bool = True,
     finite: bool = True,
+    progress: bool = True,
 ) -> TensorDict:
     """Load offline episodes as one flat TensorDict, checked.
 
@@ -52,6 +53,7 @@ def load_episodes(
         cache: False reads the files anew and leaves nothing behind.
         finite: False lets NaN and Inf pass, to look at such data, not to train on it; it is
             never cached, and returns-to-go of its later episodes may be NaN as well.
+        progress: show a progress bar where recording or reading takes long.
 
     Returns:
         TensorDict of batch size [N], steps in order, episodes one after the other:
@@ -81,8 +83,8 @@ def load_episodes(
     tensor([2., 1., 2., 1.])
     """
     if isinstance(source, str):
-        found = find_source(source, observation_keys, max_episode_steps)
-        episodes, _ = load_through_cache(found, use_cache=cache, finite=finite)
+        found = find_source(source, observation_keys, max_episode_steps, progress)
+        episodes, _ = load_through_cache(found, use_cache=cache, finite=finite, progress=progress)
     else:
         episodes = _from_memory(source, observation_keys, finite)
     return episodes if device is None else episodes.to(device)
@@ -93,12 +95,13 @@ def dataset_identity(
     *,
     observation_keys: Sequence[str | Key] | None = None,
     max_episode_steps: int | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """What tells one dataset from another, ready for JSON.
 
     Args:
-        source, observation_keys, max_episode_steps: as for :func:`load_episodes`, whose
-            cache makes this quick for data from files.
+        source, observation_keys, max_episode_steps, progress: as for :func:`load_episodes`,
+            whose cache makes this quick for data from files.
 
     Returns:
         ``source``; ``path`` it was resolved to (None for data from Python); ``size`` in
@@ -122,8 +125,8 @@ def dataset_identity(
     ('tensordict', 4, 2)
     """
     if isinstance(source, str):
-        found = find_source(source, observation_keys, max_episode_steps)
-        episodes, files = load_through_cache(found)
+        found = find_source(source, observation_keys, max_episode_steps, progress)
+        episodes, files = load_through_cache(found, progress=progress)
         name, path = source, str(found.path)
         size = sum(file.stat().st_size for file in found.files)
     else:
@@ -145,15 +148,19 @@ def find_source(
     source: str,
     observation_keys: Sequence[str | Key] | None = None,
     max_episode_steps: int | None = None,
+    progress: bool = True,
 ) -> Source:
     """Resolve a named source; records or downloads what is missing.
+
+    Args:
+        source, observation_keys, max_episode_steps, progress: as for :func:`load_episodes`.
 
     Raises:
         TDError: it is unknown, cannot be had, or is not a readable dataset.
     """
     kind, _, name = source.partition(":")
     if kind == "minari" and name:
-        return minari_source(name, observation_keys)
+        return minari_source(name, observation_keys, progress=progress)
     if kind == "d4rl" and name:
         return d4rl_source(name, observation_keys, max_episode_steps)
     raise TDError(

@@ -48,7 +48,12 @@ _KEYS = {
 _REMOTES = {"hf": "https://huggingface.co", "gcp": "https://storage.googleapis.com"}
 
 
-def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None = None) -> Source:
+def minari_source(
+    dataset_id: str,
+    observation_keys: Sequence[str | Key] | None = None,
+    *,
+    progress: bool = True,
+) -> Source:
     """A Minari dataset as a source of steps: the local one, else downloaded.
 
     The PointMaze and Maze2D datasets are recorded if they are missing. HDF5 is read through
@@ -60,6 +65,7 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
         dataset_id: such as ``D4RL/door/human-v2``.
         observation_keys: entries of a Dict observation to join; None for the documented
             order.
+        progress: show a progress bar where a dataset is recorded.
 
     Raises:
         TDError: bad id, no such dataset, no network, or a damaged one.
@@ -71,9 +77,9 @@ def minari_source(dataset_id: str, observation_keys: Sequence[str | Key] | None 
         raise TDError(f"{name}: no Minari id, which looks like D4RL/door/human-v2") from error
     for size in POINTMAZE_TASKS:
         if dataset_id == f"pointmaze/{size}-v0":
-            ensure_pointmaze(size)  # type: ignore[arg-type]
+            ensure_pointmaze(size, progress=progress)  # type: ignore[arg-type]
         if dataset_id == f"maze2d/{size}-v0":
-            ensure_maze2d(size)  # type: ignore[arg-type]
+            ensure_maze2d(size, progress=progress)  # type: ignore[arg-type]
     path = dataset_path(dataset_id)
     if not (path / "data").exists():
         _download(dataset_id, name, path)
