@@ -246,7 +246,7 @@ def _failures() -> Iterator[None]:
     except (RuntimeError, EOFError, ConnectionError) as error:
         reason = first_line(error)
         raise TDError(
-            f"an environment failed during evaluation, or the planner did ({reason}); "
+            f"an environment or the planner failed during evaluation ({reason}); "
             f"evaluation.workers=0 shows an environment's error in this process, "
             f"evaluation.compile=none plans the plain way"
         ) from error

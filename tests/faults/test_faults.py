@@ -120,6 +120,6 @@ def test_a_worker_dies_during_evaluation(tiny_config: MakeConfig, tmp_path: Path
     finally:
         over.set()
         killer.join()
-    assert "\n" not in str(caught.value) and "an environment failed" in str(caught.value)
+    assert "\n" not in str(caught.value) and "failed during evaluation" in str(caught.value)
     assert len(killed) >= 2  # the evaluation at step 6 and that at the end
     assert saved_step(tmp_path / "run") == 12
