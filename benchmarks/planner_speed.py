@@ -10,7 +10,8 @@ machine meets all of them. Variants:
     naive             a straightforward port of the pseudo-code: the generator reads the whole
                       sequence for each state, and guidance makes two passes
     plain             the library as it is: cached decoding, guidance in one batch
-    packed            the same plan after actor.compile() on a CPU
+    packed            the same plan after actor.compile("packed") on a CPU
+    tape              the same plan after actor.compile() on a CPU
     compiled          the same plan by torch.compile (--torch-compile; takes minutes)
     cudagraph         the same plan after actor.compile() on a GPU
     ddim2             the fastest of these with two DDIM evaluations in place of five
@@ -60,8 +61,9 @@ def measure(found: dict[str, Variant], seconds: float, machine: Machine) -> dict
     times: dict[str, list[float]] = {name: [] for name in found}
     with torch.no_grad():
         for name, variant in found.items():
-            for _ in range(3 if machine.device.type == "cuda" else 1):
-                first = timed(variant, machine)  # packs, captures or compiles
+            for _ in range(variant.warm_up):
+                timed(variant, machine)  # records, captures or compiles
+            first = timed(variant, machine)
             if first > _VERY_SLOW:
                 times[name] = [first]
         while True:

@@ -20,7 +20,7 @@ from torchrl_td.modules import (
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
-from torchrl_td.modules.acceleration import accelerate
+from torchrl_td.modules.acceleration import LARGEST_TAPE, accelerate
 from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
 
 # Horizon, observation and action width, guidance scale.
@@ -39,6 +39,7 @@ class Variant:
     generator_passes: int = 0
     refiner_passes: int = 0
     refiner_needed: int = 0  # of these, those that a batch for guidance would leave
+    warm_up: int = 0  # calls that set up much, before it is as fast as it gets
 
 
 class Parts:
@@ -87,7 +88,9 @@ class Parts:
         runner, noise = accelerate(planner, mode), self.noise(planner)
         drafted = 0 if planner.generator is None else self.horizon - 1
         passes = len(planner.refiner.steps)
-        return Variant(lambda: runner.plan(*self.history, noise), drafted, passes, passes)
+        return Variant(
+            lambda: runner.plan(*self.history, noise), drafted, passes, passes, runner.warm_up
+        )
 
     def warm(self, mode: str, **settings: Any) -> Variant:
         """A plan from the last plan."""
@@ -99,6 +102,7 @@ class Parts:
             1,
             len(planner.refiner.steps),
             len(planner.refiner.steps),
+            runner.warm_up,
         )
 
     def naive(self) -> Variant:
@@ -127,11 +131,15 @@ class Parts:
 
 def variants(parts: Parts, torch_compile: bool) -> dict[str, Variant]:
     """All ways to plan, by name."""
-    fast = "packed" if parts.device.type == "cpu" else "cudagraph"
+    ways = ("cudagraph",)
+    if parts.device.type == "cpu":
+        ways = ("packed", "tape") if parts.batch <= LARGEST_TAPE else ("packed",)
+    fast = ways[-1]
     ddim = {"sampler": "ddim", "evaluations": 2}
-    found = {"naive": parts.naive(), "plain": parts.cold("none"), fast: parts.cold(fast)}
+    found = {"naive": parts.naive(), "plain": parts.cold("none")}
+    found |= {way: parts.cold(way) for way in ways}
     if torch_compile:
-        found["compiled"] = parts.cold("default" if fast == "packed" else "max-autotune")
+        found["compiled"] = parts.cold("max-autotune" if fast == "cudagraph" else "default")
     found["ddim2"] = parts.cold(fast, **ddim)
     found["warm"] = parts.warm(fast)
     found["warm_ddim2"] = parts.warm(fast, **ddim)

@@ -94,7 +94,7 @@ def test_plans_run_faster_play_the_same_episodes(monkeypatch: pytest.MonkeyPatch
     actor = tiny_actor(11, 3)
     plain = evaluate(actor, settings(HOPPER, episodes=3))
     fast = evaluate(actor.compile("auto"), settings(HOPPER, episodes=3))
-    assert (plain.compile, fast.compile) == ("none", "packed")
+    assert (plain.compile, fast.compile) == ("none", "tape")
     assert fast.lengths == plain.lengths
     np.testing.assert_allclose(fast.scores, plain.scores, rtol=1e-4)
 

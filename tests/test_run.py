@@ -123,7 +123,7 @@ def test_how_plans_are_run_is_a_setting_that_results_name(
     fast = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING) / "results.json"
     for one, other in zip(plain, json.loads(fast.read_text())["results"], strict=True):
         assert one["compile"] == "none"
-        assert other["compile"] == ("packed" if PackedWeights.available() else "none")
+        assert other["compile"] == ("tape" if PackedWeights.available() else "none")
         assert other["scores"] == pytest.approx(one["scores"], rel=1e-4, abs=1e-4)
     folder = tmp_path / "refused"
     with pytest.raises(TDError, match="mode='cudagraph' needs a CUDA device"):

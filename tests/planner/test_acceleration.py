@@ -12,7 +12,12 @@ from tensordict import TensorDictBase
 from tests.planner.helpers import Build, act
 from torchrl_td import TDError
 from torchrl_td.modules import acceleration
-from torchrl_td.modules.acceleration import CudaGraphPlanner, PackedPlanner
+from torchrl_td.modules.acceleration import (
+    CudaGraphPlanner,
+    PackedPlanner,
+    TapePlanner,
+    TensorWatch,
+)
 from torchrl_td.networks import packing
 from torchrl_td.networks.packing import PackedWeights
 
@@ -44,29 +49,119 @@ def assert_same_plans(one: TensorDictBase, other: TensorDictBase, tolerance: flo
     ],
 )
 @pytest.mark.parametrize("batch", [1, 3])
-def test_packed_weights_plan_the_same(make_actor: Build, make_step, settings, batch: int):
-    plain, fast = make_actor(**settings), make_actor(**settings).compile("packed")
+@pytest.mark.parametrize("mode", ["packed", "tape"])
+def test_fast_plans_on_the_cpu_are_the_same(
+    make_actor: Build, make_step, settings, batch: int, mode: str
+):
+    plain, fast = make_actor(**settings), make_actor(**settings).compile(mode)
     step = make_step(plain, (batch,))
     if "candidates" not in settings:  # with noise the choice among them is drawn, too
         step["planner", "noise"] = torch.randn(plain.planner.noise_shape(batch))
-    for _ in range(3):  # over the steps of an episode
+    for _ in range(6):  # over the steps of an episode
         expected, out = act(plain, step), act(fast, step)
         assert_same_plans(out, expected)
         step["planner"] = expected["next", "planner"]
         step["observation"] = expected["plan", "refined"][:, 1]
+    if mode == "tape":
+        assert fast.receding_horizon.runner._tapes, "no tape was played"
 
 
 @needs_onednn
-def test_packed_weights_follow_training(make_actor: Build, make_step):
-    actor, step = make_actor().compile("packed"), make_step(make_actor())
-    before = act(actor, step)
+@pytest.mark.parametrize("mode", ["packed", "tape"])
+def test_fast_plans_follow_training(
+    make_actor: Build, make_step, monkeypatch: pytest.MonkeyPatch, mode: str
+):
+    monkeypatch.setattr(acceleration, "_PATIENCE", 1)
+    actor, step = make_actor().compile(mode), make_step(make_actor())
+    before = [act(actor, step) for _ in range(3)][-1]
     for change in (1.3, 0.7):
         for parameter in actor.parameters():
             parameter.data.mul_(change)  # leaves no trace in the version counter
         expected = make_actor()
         expected.load_state_dict(actor.state_dict())
-        assert_same_plans(act(actor, step), act(expected, step))
+        for _ in range(3):
+            assert_same_plans(act(actor, step), act(expected, step))
         assert not torch.allclose(act(actor, step)["action"], before["action"])
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_tape_follows_tensors_put_in_others_place(make_actor: Build, make_step, name: str):
+    actor, step = make_actor().compile("tape"), make_step(make_actor())
+    for _ in range(3):
+        before = act(actor, step)
+    layer = actor.planner.inverse_dynamics.network[0]
+    setattr(layer, name, torch.nn.Parameter(torch.randn_like(getattr(layer, name))))
+    expected = make_actor()
+    expected.load_state_dict(actor.state_dict())
+    after = act(actor, step)
+    assert_same_plans(after, act(expected, step))
+    assert not torch.allclose(after["action"], before["action"])
+
+
+@needs_onednn
+def test_tapes_are_recorded_when_it_pays(make_actor: Build, monkeypatch: pytest.MonkeyPatch):
+    """One for each method and shape met twice; after a change of the weights not at once."""
+    planner = make_actor().planner
+    runner = TapePlanner(planner)
+
+    def plan(batch: int, times: int = 1, noisy: bool = True) -> int:
+        """Plans, and how many tapes there are then."""
+        for _ in range(times):
+            history = torch.randn(batch, 7, 6), torch.rand(batch, 7, 1)
+            mask = torch.rand(batch, 7) > 0.5
+            mask[:, -1] = True
+            noise = torch.randn(planner.noise_shape(batch)) if noisy else None
+            expected = planner.plan(*history, mask, noise)
+            for one, other in zip(runner.plan(*history, mask, noise), expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        return len(runner._tapes)
+
+    assert plan(1) == 0
+    assert plan(2) == 0
+    assert plan(1) == plan(1) == 1
+    assert plan(1, 2, noisy=False) == 2
+    assert plan(acceleration.LARGEST_TAPE + 1, 3) == 2
+    with torch.no_grad():
+        planner.inverse_dynamics.network[0].weight.mul_(1.1)
+    assert plan(1, acceleration._PATIENCE) == 0
+    assert plan(1) == 1
+    monkeypatch.setattr(acceleration, "_PATIENCE", 1)
+    for batch in range(1, 12):
+        plan(batch, 2)
+    assert plan(13, 3) == acceleration._MAX_GRAPHS
+
+
+@needs_onednn
+def test_without_a_tape_where_none_can_be(
+    make_actor: Build, make_step, monkeypatch: pytest.MonkeyPatch
+):
+    """A network that asks for a tensor's values plans all the same, and says so once."""
+    warnings = []
+    monkeypatch.setattr(acceleration.torchrl_logger, "warning", warnings.append)
+    plain, fast = make_actor(), make_actor().compile("tape")
+    for actor in (plain, fast):
+        network = actor.planner.inverse_dynamics.network
+        network.register_forward_hook(lambda _, inputs, out: out * float(out.sum() > 0))
+    step = make_step(plain)
+    for _ in range(4):
+        assert_same_plans(act(fast, step), act(plain, step))
+    assert len(warnings) == 1 and "waits for a tensor's values" in warnings[0]
+
+
+def test_tensors_are_watched():
+    layer = torch.nn.BatchNorm1d(3)
+    watch = TensorWatch(layer)
+    assert [watch.changed(), watch.changed()] == [True, False]
+    for change in (
+        lambda: setattr(layer, "bias", torch.nn.Parameter(layer.bias.detach())),
+        lambda: setattr(layer.weight, "data", layer.weight.data.clone()),
+        lambda: setattr(layer, "running_mean", layer.running_mean.clone()),
+    ):
+        change()
+        assert [watch.changed(), watch.changed()] == [True, False]
+    layer.weight.data.mul_(2)
+    assert not watch.changed()
 
 
 def test_acceleration_adds_nothing_to_the_state_dict(make_actor: Build):
@@ -77,11 +172,12 @@ def test_acceleration_adds_nothing_to_the_state_dict(make_actor: Build):
 
 @needs_onednn
 def test_copies_compile_for_themselves(make_actor: Build, make_step):
-    actor, step = make_actor().compile("packed"), make_step(make_actor())
-    expected = act(actor, step)
+    actor, step = make_actor().compile(), make_step(make_actor())
+    for _ in range(3):
+        expected = act(actor, step)
     for twin in (copy.deepcopy(actor), pickle.loads(pickle.dumps(actor))):
         runner = twin.receding_horizon.runner
-        assert isinstance(runner, PackedPlanner) and runner.planner is twin.planner
+        assert isinstance(runner, TapePlanner) and runner.planner is twin.planner
         assert_same_plans(act(twin, step), expected)
         for parameter in twin.parameters():
             parameter.data.zero_()
@@ -110,7 +206,7 @@ def test_none_goes_back(make_actor: Build, make_step):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"mode": "fast"}, "unknown mode 'fast'; allowed are none, auto, packed"),
+        ({"mode": "fast"}, "unknown mode 'fast'; allowed are none, auto, packed, tape"),
         ({"mode": "cudagraph"}, "needs a CUDA device, the planner is on cpu"),
         ({"autocast": torch.bfloat16}, "autocast needs a CUDA device"),
         ({"autocast": torch.int8}, "autocast must be torch.bfloat16 or torch.float16"),

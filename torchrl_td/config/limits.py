@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "none",
         "auto",
         "packed",
+        "tape",
         "cudagraph",
         "default",
         "reduce-overhead",

@@ -1,21 +1,27 @@
-"""Faster ways to run the very same plan: packed weights, torch.compile, CUDA graphs."""
+"""Faster ways to run the very same plan: packed weights, a tape, torch.compile, CUDA graphs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from tensordict.nn import CudaGraphModule
-from torch import Tensor
+from torch import Tensor, nn
+from torchrl import torchrl_logger
 
 from torchrl_td.errors import TDError
+from torchrl_td.modules.operation_tape import OperationTape, TapeError
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
 from torchrl_td.networks.packing import PackedWeights
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
-MODES = ("none", "auto", "packed", "cudagraph", *COMPILE_MODES)
-_MAX_GRAPHS = 8  # one for each batch size met; each holds its buffers on the GPU
+MODES = ("none", "auto", "packed", "tape", "cudagraph", *COMPILE_MODES)
+_MAX_GRAPHS = 8  # one for each batch size met; each holds its buffers
+LARGEST_TAPE = 32  # plans in a batch; with more of them the arithmetic is all that takes time
+_PATIENCE = 20  # plans before recording again after the weights changed: they may soon once more
 
 
 def accelerate(
@@ -39,15 +45,15 @@ def accelerate(
     if autocast is not None and device != "cuda":
         raise TDError(f"autocast needs a CUDA device, the planner is on {device}")
     if mode == "auto":
-        mode = "cudagraph" if device == "cuda" else "packed"
-        if mode == "packed" and not PackedWeights.available():
+        mode = "cudagraph" if device == "cuda" else "tape"
+        if mode == "tape" and not PackedWeights.available():
             mode = "none"
     if mode == "none":
         return PlannerRunner(planner, autocast)
-    if mode == "packed":
+    if mode in ("packed", "tape"):
         if device != "cpu" or not PackedWeights.available():
-            raise TDError(f"mode='packed' needs a CPU with oneDNN, the planner is on {device}")
-        return PackedPlanner(planner, autocast)
+            raise TDError(f"mode={mode!r} needs a CPU with oneDNN, the planner is on {device}")
+        return (PackedPlanner if mode == "packed" else TapePlanner)(planner, autocast)
     if mode == "cudagraph":
         if device != "cuda":
             raise TDError(f"mode='cudagraph' needs a CUDA device, the planner is on {device}")
@@ -60,9 +66,11 @@ class PlannerRunner:
 
     Attributes:
         mode: the name, among :data:`MODES`, of this way; never ``"auto"``.
+        warm_up: calls with inputs of one shape that set up much, before it is as fast as it gets.
     """
 
     mode = "none"
+    warm_up = 0
 
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
         self.planner = planner
@@ -104,15 +112,82 @@ class PackedPlanner(PlannerRunner):
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
         """In inference mode, with the weights packed."""
-        with self.weights, torch.inference_mode():
+        with self.weights:
+            return self._packed(name, *tensors, **settings)
+
+    def _packed(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
+        with torch.inference_mode():
             outputs = self.call(name, *tensors, **settings)
         # Copied, for tensors of inference mode could not be changed in place outside of it.
         draft, returns, plan, action = (output.clone() for output in outputs)
         return draft, returns, plan, action
 
 
+class TapePlanner(PackedPlanner):
+    """Plans on the CPU by replaying tapes, one for each method and batch size.
+
+    A tape is recorded when its method and shapes are met the second time, and anew where the
+    weights changed. Batches that a tape would not help, and shapes beyond a few, are planned for
+    with packed weights alone; so is everything if a network does what no tape can hold.
+    """
+
+    mode = "tape"
+    warm_up = 2
+
+    def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
+        super().__init__(planner, autocast)
+        self._tapes: dict[Hashable, OperationTape] = {}
+        self._met: Counter[Hashable] = Counter()  # since the weights changed
+        self._watch = TensorWatch(planner)
+        self._packings = 0  # how often the weights were packed when the tapes were recorded
+        self._usable = True
+        self._lock = threading.Lock()  # a tape's memory serves one call at a time
+
+    def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
+        """A replay of the method's tape for these shapes."""
+        given = [tensor for tensor in tensors if tensor is not None]
+        with self._lock, self.weights:
+            tape = self._tape(name, given, settings)
+            if tape is None:
+                return self._packed(name, *tensors, **settings)
+            draft, returns, plan, action = tape(*given)
+            return draft, returns, plan, action
+
+    def _tape(
+        self, name: str, given: Sequence[Tensor], settings: dict[str, int]
+    ) -> OperationTape | None:
+        if self._watch.changed() or self.weights.packings != self._packings:
+            self._packings = self.weights.packings
+            self._tapes.clear()
+            self._met.clear()
+        if not self._usable or given[0].shape[0] > LARGEST_TAPE:
+            return None
+        key = _key(name, given, settings)
+        tape = self._tapes.get(key)
+        if tape is None and len(self._tapes) < _MAX_GRAPHS:
+            self._met[key] += 1
+            patience = 1 if self._packings == 1 else _PATIENCE
+            if self._met[key] > patience:
+                tape = self._record(name, given, settings)
+                if tape is not None:
+                    self._tapes[key] = tape
+        return tape
+
+    def _record(
+        self, name: str, given: Sequence[Tensor], settings: dict[str, int]
+    ) -> OperationTape | None:
+        try:
+            return OperationTape(lambda *inputs: self.call(name, *inputs, **settings), *given)
+        except TapeError as error:
+            torchrl_logger.warning(f"plans are made without a tape, somewhat slower: {error}")
+            self._usable = False
+            return None
+
+
 class CompiledPlanner(PlannerRunner):
     """Plans with ``torch.compile``, which compiles anew for each batch size."""
+
+    warm_up = 3  # its own CUDA graphs take some, too
 
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None, mode: str) -> None:
         super().__init__(planner, autocast)
@@ -138,21 +213,19 @@ class CudaGraphPlanner(PlannerRunner):
     """
 
     mode = "cudagraph"
+    warm_up = 3
 
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
         super().__init__(planner, autocast)
-        self._graphs: dict[tuple, Callable[..., Plan]] = {}
-        self._addresses: list[int] = []
+        self._graphs: dict[Hashable, Callable[..., Plan]] = {}
+        self._watch = TensorWatch(planner)
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
         """A replay of the method's graph for these shapes, captured when first met."""
-        addresses = [p.data_ptr() for p in self.planner.parameters()]
-        addresses += [b.data_ptr() for b in self.planner.buffers()]
-        if addresses != self._addresses:
+        if self._watch.changed():
             self._graphs.clear()
-            self._addresses = addresses
         given = [tensor for tensor in tensors if tensor is not None]
-        key = (name, *settings.items(), *((t.shape, t.dtype) for t in given))
+        key = _key(name, given, settings)
         graph = self._graphs.get(key)
         if graph is None:
             if len(self._graphs) == _MAX_GRAPHS:
@@ -164,3 +237,35 @@ class CudaGraphPlanner(PlannerRunner):
         # outside of it.
         with torch.inference_mode(False), torch.no_grad():
             return graph(*given)
+
+
+class TensorWatch:
+    """Notices when parameters or buffers were put in others' place, or lie elsewhere in memory.
+
+    Args:
+        module: whose; modules put into it later are not seen.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._owners = [d for m in module.modules() for d in (m._parameters, m._buffers)]
+        self._seen: list[tuple[dict, str, Tensor, int]] = []
+
+    def changed(self) -> bool:
+        """Whether any did since the last call; True at the first one."""
+        if self._seen and all(
+            owner.get(name) is tensor and tensor.data_ptr() == address
+            for owner, name, tensor, address in self._seen
+        ):
+            return False
+        self._seen = [
+            (owner, name, tensor, tensor.data_ptr())
+            for owner in self._owners
+            for name, tensor in owner.items()
+            if tensor is not None
+        ]
+        return True
+
+
+def _key(name: str, given: Sequence[Tensor], settings: dict[str, int]) -> Hashable:
+    """What tells one graph or tape from another."""
+    return (name, *settings.items(), *((t.shape, t.dtype) for t in given))

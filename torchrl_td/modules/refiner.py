@@ -173,7 +173,7 @@ class DiffusionRefiner(TensorDictModuleBase):
     def _guided_noise(self, x: Tensor, projected: Tensor) -> Tensor:
         """ε̂ = ε_∅ + ω (ε_y − ε_∅), both passes in one batch (eq. 11)."""
         passes = projected.shape[0] // x.shape[0]
-        predicted = self.network.run(x.repeat(passes, 1, 1), projected).to(x.dtype)
+        predicted = self.network.run(torch.cat([x] * passes), projected).to(x.dtype)
         if passes == 1:
             return predicted
         unconditional, conditional = predicted.chunk(2)

@@ -47,6 +47,9 @@ class PackedWeights:
     Args:
         networks: whose weights may be packed.
 
+    Attributes:
+        packings: how often the weights were found to be others than those packed.
+
     Examples:
         >>> import torch
         >>> from torchrl_td.networks import MLP
@@ -72,6 +75,7 @@ class PackedWeights:
         self._probed: Tensor | None = None
         self._packed: dict[tuple[int, Hashable, bool], _Product] = {}
         self._outer: PackedWeights | None = None
+        self.packings = 0
 
     @staticmethod
     def available() -> bool:
@@ -157,6 +161,7 @@ class PackedWeights:
     def _forget(self) -> None:
         """Drops what was packed and takes down what the weights look like now."""
         self._packed.clear()
+        self.packings += 1
         self._weights = [module._parameters["weight"] for module in self._modules]  # type: ignore[misc]
         self._known = {id(m): w for m, w in zip(self._modules, self._weights, strict=True)}
         self._marks = [(w._version, w.data_ptr()) for w in self._weights]
@@ -217,7 +222,7 @@ def _pack_for_one_row(weight: Tensor) -> _Product:
 def _row_product(
     table: Tensor, index: Tensor, ends: Tensor, bags: int, x: Tensor, bias: Tensor | None
 ) -> Tensor:
-    row = x.reshape(-1) if bags == 1 else x.reshape(-1).repeat(bags)
+    row = x.reshape(-1) if bags == 1 else torch.cat([x.reshape(-1)] * bags)
     out = torch.embedding_bag(table, index, ends, False, 0, False, row, True)[0]
     out = out.view(*x.shape[:-1], -1)
     return out if bias is None else out.add_(bias)

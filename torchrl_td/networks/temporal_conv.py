@@ -88,7 +88,8 @@ def _windows(x: Tensor, reach: int, stride: int) -> Tensor:
     """The ``2 · reach + 1`` rows around every ``stride``-th of x [B, T, C], side by side."""
     batch, length, channels = x.shape
     # Rows lie one after the other, so a window is a stretch of memory and nothing is copied.
-    padded = torch.constant_pad_nd(x, (0, 0, reach, reach)).contiguous()
+    padding = torch.zeros(batch, reach, channels, dtype=x.dtype, device=x.device)
+    padded = torch.cat([padding, x, padding], 1)
     return padded.as_strided(
         (batch, (length + stride - 1) // stride, (2 * reach + 1) * channels),
         ((length + 2 * reach) * channels, stride * channels, 1),
