@@ -156,15 +156,18 @@ def _waits(operation: _Operation) -> bool:
 
 
 def _varying(operations: list[_Operation]) -> list[_Operation]:
-    """Leaves out what is made of numbers alone: it is always the same, if nobody writes to it."""
-    written = {_address(x) for one in operations if not one.made for x in one.read}
-    return [
-        one
-        for one in operations
-        if one.read
-        or torch.Tag.nondeterministic_seeded in one.function.tags
-        or any(_address(x) in written for x in one.made)
-    ]
+    """Leaves out what follows from numbers alone: it is always the same, if nobody writes to it."""
+    written = {0} | {_address(x) for one in operations if not one.made for x in one.read}
+    fixed: set[int] = set()
+    varying = []
+    for one in operations:
+        made = {_address(x) for x in one.made}
+        random = torch.Tag.nondeterministic_seeded in one.function.tags
+        if random or not made or made & written or not {_address(x) for x in one.read} <= fixed:
+            varying.append(one)
+        else:
+            fixed |= made
+    return varying
 
 
 class _Memory:
