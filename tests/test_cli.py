@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.settings import CONFIGS, composed
 from torchrl_td import cli
-from torchrl_td.cli import evaluate_checkpoint, explain, job, main, print_results
+from torchrl_td.cli import evaluate_checkpoint, explain, job, main, print_results, stop
 from torchrl_td.config import Config
 from torchrl_td.errors import TDError
 from torchrl_td.run import run
@@ -83,7 +84,9 @@ def test_a_jobs_mistake_does_not_stop_the_next(capsys: pytest.CaptureFixture) ->
     assert capsys.readouterr().err == "error: bad\n"
 
 
-def test_a_jobs_mistake_in_another_process_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jobs_mistake_in_another_process_goes_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """As launchers call it: with no program of ours around it, and its output in a file."""
     monkeypatch.setattr(cli, "_programs", [os.getpid() + 1])
 
@@ -93,6 +96,65 @@ def test_a_jobs_mistake_in_another_process_goes_back(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(TDError, match="bad"):
         one(1)
+    assert capsys.readouterr().err == "error: bad\n"  # where the program may have ended before
+
+
+class SubmititError(RuntimeError):
+    """Stands for the errors of submitit, which is no dependency."""
+
+    __module__ = "submitit.core.utils"
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (
+            "sbatch: error: invalid partition specified: no\nsbatch: error: Batch job failed",
+            "sbatch: error: invalid partition specified: no sbatch: error: Batch job failed",
+        ),
+        (
+            "Job 7 with path /7.pkl\nhas not produced any output (state: CANCELLED)\n"
+            "Error stream produced:\n----------\nhow\nit ended",
+            "Job 7 with path /7.pkl has not produced any output (state: CANCELLED)",
+        ),
+    ],
+)
+def test_a_job_that_slurm_refused_or_ended(
+    message: str, says: str, capsys: pytest.CaptureFixture
+) -> None:
+    def program() -> None:
+        raise SubmititError(message)
+
+    with pytest.raises(SystemExit) as ended:
+        main(program)
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {says}\n"
+
+
+def test_a_fault_of_ours_in_a_job_keeps_its_traceback() -> None:
+    def program() -> None:
+        raise SubmititError("Job failed during processing with trace:\n-----\nTraceback\na bug")
+
+    with pytest.raises(SubmititError, match="a bug"):
+        main(program)
+
+
+def test_a_launcher_hears_the_signal_after_the_checkpoint() -> None:
+    """Else submitit would not put the job back into the queue."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            stop(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert heard == [signal.SIGUSR2] and ended.value.code == 128 + signal.SIGUSR2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_that_nobody_else_hears_ends_with_the_shells_status(number: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        stop(number)
+    assert ended.value.code == 128 + number
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:

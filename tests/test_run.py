@@ -175,11 +175,11 @@ def test_a_finished_run_can_be_resumed(tiny_config: MakeConfig, tmp_path: Path) 
     assert (tmp_path / "run" / "metrics.csv").read_text() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_signals_save_first(number: int, tiny_config: MakeConfig, tmp_path: Path) -> None:
     words = ("training.steps=100000", "training.checkpoint_every=100000")
     metrics = tmp_path / "run" / "metrics.csv"
-    handler_before = signal.getsignal(signal.SIGINT)  # ignored, where a shell started us with &
+    handler_before = signal.getsignal(number)  # of SIGINT: ignored, where a shell started us with &
 
     def interrupt() -> None:
         while not metrics.exists():
@@ -192,7 +192,7 @@ def test_signals_save_first(number: int, tiny_config: MakeConfig, tmp_path: Path
     killer.join()
     assert summary["stopped_by"] == number and summary["results"] == []
     assert load_about(find_checkpoint(tmp_path / "run"))["step"] == summary["training_steps"] > 0
-    assert signal.getsignal(signal.SIGINT) is handler_before
+    assert signal.getsignal(number) is handler_before
 
 
 def interrupted(*_: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,11 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
         _fail(explain(str(error), configs))
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except Exception as error:
+        says = _submitit_says(error)
+        if says is None:
+            raise
+        _fail(says)
     if _failed:
         sys.exit(_failed[-1])
 
@@ -52,7 +58,8 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
 def job(function: Callable[[Any], None]) -> Callable[[Any], None]:
     """Makes a hydra job's mistakes one line each; the other jobs of a multirun go on.
 
-    In a process that a launcher (submitit, joblib) started, the mistake goes back to the program.
+    In a process that a launcher (submitit, joblib) started, the mistake goes to the job's own log
+    and back to the program, which may have ended before.
     """
 
     @functools.wraps(function)
@@ -60,16 +67,22 @@ def job(function: Callable[[Any], None]) -> Callable[[Any], None]:
         try:
             function(config)
         except TDError as error:
+            sys.stderr.write(f"error: {error}\n")
             if os.getpid() not in _programs:  # a launcher may have sent the list with the job
                 raise
-            sys.stderr.write(f"error: {error}\n")
             _failed.append(2)
 
     return reporting
 
 
 def stop(signal_number: int) -> None:
-    """Ends a program that a signal stopped, with the status that shells give it."""
+    """Ends a program that a signal stopped, with the status that shells give it.
+
+    Where a launcher listens to SIGUSR2, it hears it now, after the checkpoint: submitit puts the
+    job back into the queue.
+    """
+    if signal_number == signal.SIGUSR2 and callable(signal.getsignal(signal_number)):
+        signal.raise_signal(signal_number)
     sys.exit(128 + signal_number)
 
 
@@ -191,6 +204,14 @@ def print_results(summary: dict[str, Any]) -> None:
     for row in rows:
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _submitit_says(error: Exception) -> str | None:
+    """Of a job that was refused, cancelled or killed, in one line; None for any other error."""
+    says = str(error).partition("\n---")[0]
+    if type(error).__module__ != "submitit.core.utils" or says.endswith("with trace:"):
+        return None  # a traceback in the message: a fault of ours
+    return " ".join(says.removesuffix("Error stream produced:").split())
 
 
 def _fail(message: str, status: int = 2) -> None:

@@ -92,7 +92,7 @@ class Session:
     def train(self) -> bool:
         """Trains to the last step; False if it was told to stop before.
 
-        Ctrl-C and SIGTERM save a checkpoint first.
+        Ctrl-C, SIGTERM and SIGUSR2 save a checkpoint first.
         """
         settings, trainer = self.config.training, self.trainer
         self._started = time.perf_counter() - self.seconds

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to save and stop."""
+"""Ctrl-C, SIGTERM and SIGUSR2 as a request to save and stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 @contextmanager
 def stop_signals(handler: Callable[[int], None]) -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM into a call; a second Ctrl-C interrupts at once."""
+    """Turns Ctrl-C, SIGTERM and SIGUSR2 into a call; a second Ctrl-C interrupts at once.
+
+    SIGUSR2 is what submitit lets Slurm send before a job's time is over.
+    """
 
     def on_signal(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,7 +21,7 @@ def stop_signals(handler: Callable[[int], None]) -> Iterator[None]:
 
     before = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             before[number] = signal.signal(number, on_signal)
     except ValueError:  # not in the main thread: the caller handles signals
         before = {}
