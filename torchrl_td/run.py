@@ -78,7 +78,7 @@ def run(
             if checkpoint is not None:
                 session.restore(checkpoint)
             if world.first:
-                session.open(record_start(folder, config, session.dataset))
+                session.open(record_start(folder, config, session.dataset, overrides))
             if not session.train():
                 return session.summary([])
             return session.finish() if world.first else session.summary([])

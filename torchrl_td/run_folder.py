@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,7 +75,12 @@ def run_folder(folder: Path, resuming: bool) -> Iterator[Path]:
         yield folder
 
 
-def record_start(folder: Path, config: Config, dataset: Mapping[str, Any]) -> str:
+def record_start(
+    folder: Path,
+    config: Config,
+    dataset: Mapping[str, Any],
+    overrides: Sequence[str] | None = None,
+) -> str:
     """Writes ``config.yaml`` and what this start of the run depends on to ``run.json``.
 
     Returns:
@@ -93,6 +98,7 @@ def record_start(folder: Path, config: Config, dataset: Mapping[str, Any]) -> st
     starts.append(
         {
             "command": [sys.executable, *sys.argv],
+            "overrides": list(overrides or ()),  # a launcher's command does not name them
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
             "git_commit": _git_commit(),

@@ -52,6 +52,8 @@ def test_writes_what_is_promised(finished: Path) -> None:
     assert (finished / "checkpoint").is_dir()
     assert list((finished / "tensorboard").rglob("events.*"))
     assert (finished / "plans.png").read_bytes().startswith(b"\x89PNG")
+    (start,) = json.loads((finished / "run.json").read_text())["starts"]
+    assert start["overrides"][: len(TINY_RUN)] == list(TINY_RUN) and "seed=3" in start["overrides"]
     with (finished / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [3, 6, 9, 12]
