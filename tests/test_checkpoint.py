@@ -26,6 +26,7 @@ from torchrl_td.checkpoint import (
 )
 from torchrl_td.config import Config
 from torchrl_td.errors import TDError
+from torchrl_td.evaluation import evaluate
 from torchrl_td.planner import TDPlannerActor
 from torchrl_td.run import run
 
@@ -186,6 +187,24 @@ def test_a_planner_needs_no_dataset(
     assert model.normalizer.scale.std() > 0  # the data's, not an empty one
     actor = TDPlannerActor.from_checkpoint(tmp_path / "run", refine_steps=1)
     assert actor.planner.refiner.refine_steps == 1
+    # On a device all of it is there; meta stands in for a GPU.
+    actor = TDPlannerActor.from_checkpoint(tmp_path / "run", device="meta")
+    held = [*actor.named_parameters(), *actor.named_buffers()]
+    assert [name for name, tensor in held if tensor.device.type != "meta"] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["auto", "none"])
+def test_a_planner_on_a_gpu_plays(
+    mode: str, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config("training.steps=2", "training.stop_after=1")
+    run(config)
+    actor = TDPlannerActor.from_checkpoint(tmp_path / "run", device="cuda").compile(mode)
+    result = evaluate(actor, config, episodes=1)
+    assert result.compile == ("cudagraph" if mode == "auto" else "none")
+    expected = evaluate(TDPlannerActor.from_checkpoint(tmp_path / "run"), config, episodes=1)
+    assert result.lengths == expected.lengths
 
 
 def test_a_checkpoint_that_does_not_fit_its_settings(

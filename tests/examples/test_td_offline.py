@@ -81,7 +81,7 @@ def test_results_hold_every_field(finished: Path) -> None:
 def test_evaluates_again_with_other_settings(finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "run" / "again.json"
     output.parent.mkdir()
-    words = ("planner.refine_steps=1", "evaluation.episodes=3", f"output={output}")
+    words = ("planner.refine_steps=1", "evaluation.episodes=3", f"output={output}", "device=cpu")
     done = call("td_evaluate.py", f"checkpoint={finished / 'checkpoint'}", *words, cwd=tmp_path)
     assert "3 episodes" in done.stdout
     again = json.loads(output.read_text())

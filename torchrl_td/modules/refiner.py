@@ -96,7 +96,7 @@ class DiffusionRefiner(TensorDictModuleBase):
         self.add_noise = add_noise
         self.init = init
         self.steps = schedule.sampling_steps(refine_steps, evaluations)
-        steps = torch.tensor(self.steps, dtype=torch.float32)
+        steps = torch.tensor(self.steps, dtype=torch.float32, device=schedule.beta.device)
         self.register_buffer("_step_values", steps, persistent=False)
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)

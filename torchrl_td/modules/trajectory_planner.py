@@ -85,6 +85,8 @@ class TrajectoryPlanner(nn.Module):
         shape = (candidates, refiner.noise_draws, horizon, refiner.network.observation_dim)
         fixed = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         fixed[0] = 0
+        # The parts may be on a GPU already.
+        fixed = fixed.to(refiner.schedule.beta.device)
         self.register_buffer("candidate_noise", fixed, persistent=False)
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
