@@ -41,6 +41,8 @@ class NoiseSchedule(nn.Module):
         torch.Size([4, 16, 11])
     """
 
+    beta: Tensor
+
     def __init__(
         self,
         denoising_steps: int = 100,
