@@ -131,4 +131,4 @@ class Machine:
     def synchronize(self) -> None:
         """Waits for the device."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)

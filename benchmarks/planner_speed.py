@@ -139,7 +139,7 @@ def main() -> None:
     device = torch.device(options.device)
     machine = Machine(device)
     about = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "matrix_gflops": round(machine.operations_per_second() / 1e9, 1),

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import TDError
-from torchrl_td.random_state import own_randomness
+from torchrl_td.random_state import RandomState, own_randomness
 from torchrl_td.training import Trainer, make_losses, make_optimizer
 from torchrl_td.training_data import split_episodes
 from torchrl_td.watching import DivergenceWatch, RunningMeans
@@ -285,6 +285,27 @@ def test_own_randomness_is_its_own() -> None:
     with own_randomness(3):
         assert draw() == one
     assert (first, torch.rand(())) == expected
+
+
+def test_random_states_of_another_machine() -> None:
+    """A checkpoint made on a machine of two GPUs goes on where there is none."""
+    torch.manual_seed(1)
+    state = RandomState(CPU).state_dict()
+    assert not {"torch_cuda", "device"} & state.keys()
+    expected = torch.rand(3)
+    gpu = torch.zeros(16, dtype=torch.uint8)
+    for more in ({"device": gpu}, {"torch_cuda": [gpu, gpu]}):  # the second as they once were
+        RandomState(CPU).load_state_dict(state | more)
+        assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.gpu
+def test_random_state_of_a_gpu() -> None:
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    kept = RandomState(device)
+    state, drawn = kept.state_dict(), torch.rand(3, device=device)
+    kept.load_state_dict(state)
+    assert torch.equal(torch.rand(3, device=device), drawn)
 
 
 def test_autocast_trains_nearly_the_same(make_trainer: Callable[..., Trainer]) -> None:

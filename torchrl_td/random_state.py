@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,46 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+class RandomState:
+    """The random states of Python, NumPy, PyTorch's CPU and one device, for a checkpoint.
+
+    Of several GPUs only the one a process computes on has drawn what training drew, so its state
+    is all that is kept, and goes to the GPU of whoever loads it.
+
+    Args:
+        device: where this process computes.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.random_state import RandomState
+        >>> kept = RandomState(torch.device("cpu"))
+        >>> state, drawn = kept.state_dict(), torch.rand(3)
+        >>> kept.load_state_dict(state)
+        >>> bool((torch.rand(3) == drawn).all())
+        True
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states as they are now."""
+        state = GlobalRNGState().state_dict()
+        state.pop("torch_cuda", None)
+        if self._device.type == "cuda":
+            state["device"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores them; on another kind of device than the saving one's, all but its own."""
+        state = dict(state)
+        every = state.pop("torch_cuda", None)  # as checkpoints had it that hold no "device"
+        own = state.pop("device", every[0] if every else None)
+        GlobalRNGState().load_state_dict(state)
+        if self._device.type == "cuda" and own is not None:
+            torch.cuda.set_rng_state(own.cpu(), self._device)
 
 
 @contextmanager

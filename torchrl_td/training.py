@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torchrl.checkpoint import GlobalRNGState
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.config import Config, TrainingConfig
@@ -25,7 +24,7 @@ from torchrl_td.objectives import (
     PlanCriticLoss,
     TrajectoryGeneratorLoss,
 )
-from torchrl_td.random_state import own_randomness, seed_everything
+from torchrl_td.random_state import RandomState, own_randomness, seed_everything
 from torchrl_td.training_data import make_buffer, split_episodes
 from torchrl_td.watching import DivergenceWatch, RunningMeans
 
@@ -228,7 +227,7 @@ class Trainer:
             "sampler": self.buffer.sampler.state_dict(),
             "means": self.means.state_dict(),
             "watch": self.watch.state_dict(),
-            "rng": GlobalRNGState().state_dict(),
+            "rng": RandomState(self.device).state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -242,7 +241,7 @@ class Trainer:
         self.buffer.sampler.load_state_dict(state["sampler"])
         self.means.load_state_dict(state["means"], self.device)
         self.watch.load_state_dict(state["watch"])
-        GlobalRNGState().load_state_dict(state["rng"])
+        RandomState(self.device).load_state_dict(state["rng"])
         self.step = state["step"]
 
     def check_health(self) -> None:

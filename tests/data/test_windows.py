@@ -145,6 +145,18 @@ def test_state_dict_continues_where_it_was(after: int, sampled_before: bool) -> 
         assert torch.equal(again.sample()["action"], want)
 
 
+@pytest.mark.parametrize("sampled_before", [False, True])
+def test_a_state_saved_on_another_kind_of_device(sampled_before: bool) -> None:
+    """A GPU's state has 16 bytes; neither refused nor the start's windows once more."""
+    buffer = buffer_of(episodes([30, 40]), horizon=4, seed=5)
+    first = buffer.sample()["action"] if sampled_before else None
+    buffer.sampler.load_state_dict({"generator": torch.zeros(16, dtype=torch.uint8)})
+    drawn = buffer.sample()["action"]
+    other = buffer_of(episodes([30, 40]), horizon=4, seed=5).sample()["action"]
+    assert not torch.equal(drawn, other)
+    assert first is None or torch.equal(first, other)
+
+
 def test_extending_after_sampling_is_noticed() -> None:
     buffer = TensorDictReplayBuffer(
         storage=LazyTensorStorage(100), sampler=WindowSampler(horizon=4), batch_size=500

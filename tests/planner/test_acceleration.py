@@ -130,6 +130,7 @@ def test_tapes_are_recorded_when_it_pays(make_actor: Build, monkeypatch: pytest.
     for batch in range(1, 12):
         plan(batch, 2)
     assert plan(13, 3) == acceleration._MAX_GRAPHS
+    assert [key[1][0][0] for key in runner._tapes] == [5, 6, 7, 8, 9, 10, 11, 13]
 
 
 @needs_onednn
@@ -254,11 +255,17 @@ def test_graphs_are_told_apart_and_limited(make_actor: Build, monkeypatch: pytes
     assert len(captured) == 3
     for batch in range(1, 12):
         plan(batch)
-    assert len(captured) == acceleration._MAX_GRAPHS
+    assert len(captured) == 12 and len(runner._graphs) == acceleration._MAX_GRAPHS
+    plan(4)  # the one not used for longest
+    plan(12)
+    plan(4)
+    assert len(captured) == 13
+    plan(5)  # made room for 12
+    assert len(captured) == 14
     planner.inverse_dynamics.network[0].weight.data = torch.randn(32, 12)  # moved in memory
     with torch.inference_mode():
-        plan(1)
-    assert len(captured) == acceleration._MAX_GRAPHS + 1
+        plan(5)
+    assert len(captured) == 15
 
 
 @pytest.mark.parametrize("predict", ["state", "change"])

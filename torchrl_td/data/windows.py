@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tensordict.utils import NestedKey
 from torch import Tensor
+from torchrl import torchrl_logger
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage
 
@@ -143,9 +144,8 @@ class WindowSampler(Sampler):
         self._bounds = torch.stack([starts, ends - 1], -1)[number]
         self._offsets = torch.arange(self.length, device=episode.device) - (self.history - 1)
         if self._generator is None:
-            self._generator = torch.Generator(device=episode.device).manual_seed(self.seed)
-            if self._pending_state is not None:
-                self._generator.set_state(self._pending_state)
+            self._generator = torch.Generator(device=episode.device)
+            self._restore(self._generator)
         self._indexed_length = count
 
     def reseed(self, seed: int) -> None:
@@ -173,12 +173,21 @@ class WindowSampler(Sampler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._pending_state = state_dict["generator"]
-        if self._generator is None:
-            return
-        if self._pending_state is None:  # saved before the first draw
-            self._generator.manual_seed(self.seed)
+        if self._generator is not None:
+            self._restore(self._generator)
+
+    def _restore(self, generator: torch.Generator) -> None:
+        state = self._pending_state
+        if state is None:  # saved before the first draw
+            generator.manual_seed(self.seed)
+        elif state.numel() == generator.get_state().numel():
+            generator.set_state(state)
         else:
-            self._generator.set_state(self._pending_state)
+            torchrl_logger.warning(
+                "the windows' random state was saved on another kind of device: from here on other "
+                "windows are drawn than would have been there"
+            )
+            generator.manual_seed(self.seed + 1)  # not the windows of the start again
 
     def dumps(self, path: Any) -> None:
         """Not needed: the trainer's checkpoint holds :meth:`state_dict`."""

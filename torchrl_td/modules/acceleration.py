@@ -6,6 +6,7 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from tensordict.nn import CudaGraphModule
@@ -82,9 +83,13 @@ class PlannerRunner:
         method = getattr(self.planner, name)
         if self.autocast is None:
             return method(*tensors, **settings)
-        # Half-precision copies kept from one call to the next would outlive their weights.
-        with torch.autocast("cuda", self.autocast, cache_enabled=False):
-            return method(*tensors, **settings)
+        with torch.autocast("cuda", self.autocast):
+            # Half-precision copies kept from one call to the next would outlive their weights.
+            torch.clear_autocast_cache()
+            try:
+                return method(*tensors, **settings)
+            finally:
+                torch.clear_autocast_cache()
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
         """:meth:`call`, some faster way."""
@@ -127,8 +132,9 @@ class TapePlanner(PackedPlanner):
     """Plans on the CPU by replaying tapes, one for each method and batch size.
 
     A tape is recorded when its method and shapes are met the second time, and anew where the
-    weights changed. Batches that a tape would not help, and shapes beyond a few, are planned for
-    with packed weights alone; so is everything if a network does what no tape can hold.
+    weights changed; beyond a few, the one not used for longest makes room. Batches that a tape
+    would not help are planned for with packed weights alone; so is everything if a network does
+    what no tape can hold.
     """
 
     mode = "tape"
@@ -164,13 +170,14 @@ class TapePlanner(PackedPlanner):
             return None
         key = _key(name, given, settings)
         tape = self._tapes.get(key)
-        if tape is None and len(self._tapes) < _MAX_GRAPHS:
+        if tape is None:
             self._met[key] += 1
             patience = 1 if self._packings == 1 else _PATIENCE
             if self._met[key] > patience:
                 tape = self._record(name, given, settings)
-                if tape is not None:
-                    self._tapes[key] = tape
+                self._met[key] = 0
+        if tape is not None:
+            _keep(self._tapes, key, tape)
         return tape
 
     def _record(
@@ -208,8 +215,8 @@ class CudaGraphPlanner(PlannerRunner):
     """Plans by replaying CUDA graphs, one for each method and batch size.
 
     A graph reads the weights where they lay when it was captured: weights changed in place
-    are seen, and where one was moved the graphs are captured anew. Beyond a few batch sizes
-    further ones are planned for without a graph.
+    are seen, and where one was moved the graphs are captured anew. Beyond a few, the graph not
+    used for longest makes room.
     """
 
     mode = "cudagraph"
@@ -226,13 +233,10 @@ class CudaGraphPlanner(PlannerRunner):
             self._graphs.clear()
         given = [tensor for tensor in tensors if tensor is not None]
         key = _key(name, given, settings)
-        graph = self._graphs.get(key)
-        if graph is None:
-            if len(self._graphs) == _MAX_GRAPHS:
-                return self.call(name, *tensors, **settings)
-            graph = self._graphs[key] = CudaGraphModule(
-                lambda *inputs: self.call(name, *inputs, **settings), device=self.device
-            )
+        graph = self._graphs.get(key) or CudaGraphModule(
+            lambda *inputs: self.call(name, *inputs, **settings), device=self.device
+        )
+        _keep(self._graphs, key, graph)
         # The graph keeps its inputs' memory: made in inference mode, it could not be written
         # outside of it.
         with torch.inference_mode(False), torch.no_grad():
@@ -269,3 +273,11 @@ class TensorWatch:
 def _key(name: str, given: Sequence[Tensor], settings: dict[str, int]) -> Hashable:
     """What tells one graph or tape from another."""
     return (name, *settings.items(), *((t.shape, t.dtype) for t in given))
+
+
+def _keep(kept: dict[Hashable, Any], key: Hashable, value: Any) -> None:
+    """Puts what was just used last, and drops the first where there are too many."""
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > _MAX_GRAPHS:
+        del kept[next(iter(kept))]
