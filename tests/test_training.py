@@ -294,9 +294,27 @@ def test_random_states_of_another_machine() -> None:
     assert not {"torch_cuda", "device"} & state.keys()
     expected = torch.rand(3)
     gpu = torch.zeros(16, dtype=torch.uint8)
-    for more in ({"device": gpu}, {"torch_cuda": [gpu, gpu]}):  # the second as they once were
+    # The latter as they once were.
+    for more in ({"device": gpu}, {"torch_cuda": [gpu, gpu]}, {"torch_mps": gpu}):
         RandomState(CPU).load_state_dict(state | more)
         assert torch.equal(torch.rand(3), expected)
+
+
+def test_every_process_goes_on_with_the_noise_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on a GPU of its own, in place of which stand their states."""
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    states = {first: torch.tensor([1]), second: torch.tensor([2])}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.update({device: state})
+    )
+    saved = RandomState(first).state_dict()
+    assert saved.keys() == {"python", "numpy", "torch_cpu", "device"}
+    RandomState(second).load_state_dict(saved)
+    assert states == {first: 1, second: 1}
+    once = RandomState(CPU).state_dict() | {"torch_cuda": [torch.tensor([3]), torch.tensor([4])]}
+    RandomState(second).load_state_dict(once)
+    assert states[second] == 3  # the first process computed on the first
 
 
 @pytest.mark.gpu

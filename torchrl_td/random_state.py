@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torchrl.checkpoint import GlobalRNGState
 
+_HOST = ("python", "numpy", "torch_cpu")  # of GlobalRNGState's, those that every machine has
+
 
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and PyTorch on every device."""
@@ -23,7 +25,8 @@ class RandomState:
     """The random states of Python, NumPy, PyTorch's CPU and one device, for a checkpoint.
 
     Of several GPUs only the one a process computes on has drawn what training drew, so its state
-    is all that is kept, and goes to the GPU of whoever loads it.
+    is all that is kept. Whoever loads it gives it to a GPU of its own: of several processes each
+    goes on with the same noise.
 
     Args:
         device: where this process computes.
@@ -43,18 +46,17 @@ class RandomState:
 
     def state_dict(self) -> dict[str, Any]:
         """The states as they are now."""
-        state = GlobalRNGState().state_dict()
-        state.pop("torch_cuda", None)
+        every = GlobalRNGState().state_dict()
+        state = {name: every[name] for name in _HOST}
         if self._device.type == "cuda":
             state["device"] = torch.cuda.get_rng_state(self._device)
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores them; on another kind of device than the saving one's, all but its own."""
-        state = dict(state)
-        every = state.pop("torch_cuda", None)  # as checkpoints had it that hold no "device"
-        own = state.pop("device", every[0] if every else None)
-        GlobalRNGState().load_state_dict(state)
+        every = state.get("torch_cuda")  # as checkpoints had it that hold no "device"
+        own = state.get("device", every[0] if every else None)
+        GlobalRNGState().load_state_dict({name: state[name] for name in _HOST})
         if self._device.type == "cuda" and own is not None:
             torch.cuda.set_rng_state(own.cpu(), self._device)
 
