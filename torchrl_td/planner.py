@@ -189,14 +189,13 @@ class TDPlannerActor(TensorDictModuleBase):
 
         Args:
             mode: ``"packed"`` rearranges the weights for the CPU, anew where they change;
-                ``"tape"`` also records a plan's operations, for each batch size, and replays
-                them; ``"cudagraph"`` captures a CUDA graph for each; ``"auto"`` fits the device;
-                ``"default"``, ``"reduce-overhead"`` and ``"max-autotune"`` are those of
-                ``torch.compile``; ``"none"`` goes back.
+                ``"tape"`` also records a plan's operations and replays them; ``"cudagraph"``
+                captures a CUDA graph; ``"auto"`` fits the device; ``"default"``,
+                ``"reduce-overhead"``, ``"max-autotune"`` are torch.compile's; ``"none"`` goes back.
             autocast: ``torch.bfloat16`` or ``torch.float16``: half precision on a GPU.
 
         Returns:
-            The actor itself. Its copies, in other processes too, compile for themselves.
+            The actor itself. Copies compile for themselves; after changing a setting call it again.
 
         Raises:
             TDError: if the mode is unknown or does not fit the device.

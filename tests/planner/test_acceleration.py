@@ -150,14 +150,28 @@ def test_without_a_tape_where_none_can_be(
     assert len(warnings) == 1 and "waits for a tensor's values" in warnings[0]
 
 
+@needs_onednn
+@pytest.mark.parametrize("mode", ["packed", "tape"])
+def test_autocast_around_the_actor_changes_nothing(make_actor: Build, make_step, mode: str):
+    """Packed weights cannot be multiplied in half precision, and a tape would keep to its own."""
+    actor, step = make_actor().compile(mode), make_step(make_actor())
+    expected = act(make_actor(), step)
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_same_plans(act(actor, step), expected)
+    assert_same_plans(act(actor, step), expected)
+
+
 def test_tensors_are_watched():
     layer = torch.nn.BatchNorm1d(3)
-    watch = TensorWatch(layer)
+    whole = torch.nn.Sequential(torch.nn.ReLU(), layer)
+    watch = TensorWatch(whole)
     assert [watch.changed(), watch.changed()] == [True, False]
     for change in (
         lambda: setattr(layer, "bias", torch.nn.Parameter(layer.bias.detach())),
         lambda: setattr(layer.weight, "data", layer.weight.data.clone()),
         lambda: setattr(layer, "running_mean", layer.running_mean.clone()),
+        lambda: setattr(whole, "0", torch.nn.Tanh()),
     ):
         change()
         assert [watch.changed(), watch.changed()] == [True, False]

@@ -116,8 +116,8 @@ class PackedPlanner(PlannerRunner):
         self.weights = PackedWeights([planner])
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
-        """In inference mode, with the weights packed."""
-        with self.weights:
+        """In inference mode, with the weights packed, which are in single precision."""
+        with self.weights, torch.autocast("cpu", enabled=False):
             return self._packed(name, *tensors, **settings)
 
     def _packed(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
@@ -152,7 +152,7 @@ class TapePlanner(PackedPlanner):
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
         """A replay of the method's tape for these shapes."""
         given = [tensor for tensor in tensors if tensor is not None]
-        with self._lock, self.weights:
+        with self._lock, self.weights, torch.autocast("cpu", enabled=False):
             tape = self._tape(name, given, settings)
             if tape is None:
                 return self._packed(name, *tensors, **settings)
@@ -244,26 +244,36 @@ class CudaGraphPlanner(PlannerRunner):
 
 
 class TensorWatch:
-    """Notices when parameters or buffers were put in others' place, or lie elsewhere in memory.
+    """Notices when parts of a module were replaced, or its tensors lie elsewhere in memory.
 
     Args:
-        module: whose; modules put into it later are not seen.
+        module: whose parameters, buffers and modules.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._owners = [d for m in module.modules() for d in (m._parameters, m._buffers)]
+        self._module = module
+        self._modules: list[tuple[dict, str, nn.Module]] = []
         self._seen: list[tuple[dict, str, Tensor, int]] = []
 
     def changed(self) -> bool:
         """Whether any did since the last call; True at the first one."""
-        if self._seen and all(
-            owner.get(name) is tensor and tensor.data_ptr() == address
-            for owner, name, tensor, address in self._seen
+        if (
+            self._seen
+            and all(
+                owner.get(name) is tensor and tensor.data_ptr() == address
+                for owner, name, tensor, address in self._seen
+            )
+            and all(owner.get(name) is part for owner, name, part in self._modules)
         ):
             return False
+        owners = list(self._module.modules())
+        self._modules = [
+            (m._modules, name, part) for m in owners for name, part in m.named_children()
+        ]
         self._seen = [
             (owner, name, tensor, tensor.data_ptr())
-            for owner in self._owners
+            for m in owners
+            for owner in (m._parameters, m._buffers)
             for name, tensor in owner.items()
             if tensor is not None
         ]
