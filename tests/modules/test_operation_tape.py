@@ -33,6 +33,7 @@ STEPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     lambda x, y: F.scaled_dot_product_attention(*(z[None, None] for z in (x, y, x)))[0, 0],
     lambda x, y: (x @ y.t()).softmax(1) @ y,
     lambda x, y: x[torch.tensor([2, 0, 1])],
+    lambda x, y: x * y.sum(),  # has forms that are TorchScript's alone
     lambda x, y: torch.where(x > y, x, y),
     lambda x, y: x + torch.rand(SHAPE),
     lambda x, y: x - torch.empty_like(y).exponential_(),

@@ -274,9 +274,10 @@ def _writing_overload(function: OpOverload) -> OpOverload | None:
         form = getattr(packet, name)
         given = [(a.name, str(a.type)) for a in form._schema.arguments if not a.is_out]
         outs = sum(a.is_out for a in form._schema.arguments)
+        if not outs or outs != len(schema.returns) or given != wanted:
+            continue
         # Those written for the CPU: the rest compute as usual and copy all their results.
-        own = torch._C._dispatch_has_kernel_for_dispatch_key(form.name(), "CPU")
-        if own and outs and outs == len(schema.returns) and given == wanted:
+        if torch._C._dispatch_has_kernel_for_dispatch_key(form.name(), "CPU"):
             return form
     return None
 
