@@ -18,7 +18,7 @@ from torchrl_td.modules.acceleration import (
     TapePlanner,
     TensorWatch,
 )
-from torchrl_td.networks import packing
+from torchrl_td.networks import RecurrentTrajectoryModel, packing
 from torchrl_td.networks.packing import PackedWeights
 
 pytestmark = pytest.mark.usefixtures("all_packed")
@@ -131,6 +131,21 @@ def test_tapes_are_recorded_when_it_pays(make_actor: Build, monkeypatch: pytest.
         plan(batch, 2)
     assert plan(13, 3) == acceleration._MAX_GRAPHS
     assert [key[1][0][0] for key in runner._tapes] == [5, 6, 7, 8, 9, 10, 11, 13]
+
+
+@needs_onednn
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_recurrent_generators_plan_fast(make_actor: Build, make_step, cell: str, batch: int):
+    """A batch of a GRU changes a tensor's shape in place, which no tape can hold."""
+    network = RecurrentTrajectoryModel(6, cell, width=32, layers=1)
+    plain, fast = make_actor(), make_actor()
+    for actor in (plain, fast):
+        actor.planner.generator.network = network
+    fast.compile("tape")
+    step = make_step(plain, (batch,))
+    for _ in range(4):
+        assert_same_plans(act(fast, step), act(plain, step))
 
 
 @needs_onednn

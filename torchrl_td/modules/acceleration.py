@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchrl import torchrl_logger
 
 from torchrl_td.errors import TDError
-from torchrl_td.modules.operation_tape import OperationTape, TapeError
+from torchrl_td.modules.operation_tape import OperationTape
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
 from torchrl_td.networks.packing import PackedWeights
 
@@ -185,7 +185,7 @@ class TapePlanner(PackedPlanner):
     ) -> OperationTape | None:
         try:
             return OperationTape(lambda *inputs: self.call(name, *inputs, **settings), *given)
-        except TapeError as error:
+        except RuntimeError as error:  # TapeError is one; the planner's own comes again without
             torchrl_logger.warning(f"plans are made without a tape, somewhat slower: {error}")
             self._usable = False
             return None

@@ -118,7 +118,9 @@ class RecedingHorizon(nn.Module):
     @property
     def runner(self) -> PlannerRunner:
         """What runs the planner; made when it is first needed where the planner now is."""
-        if self._runner is None or self._runner.device != self.planner.candidate_noise.device:
+        device = self.planner.candidate_noise.device
+        runner = self._runner
+        if runner is None or runner.planner is not self.planner or runner.device != device:
             self._runner = accelerate(self.planner, self.mode, self.autocast)
         return self._runner
 
