@@ -121,8 +121,8 @@ class RecedingHorizon(nn.Module):
         device = self.planner.candidate_noise.device
         runner = self._runner
         if runner is None or runner.planner is not self.planner or runner.device != device:
-            self._runner = accelerate(self.planner, self.mode, self.autocast)
-        return self._runner
+            runner = self._runner = accelerate(self.planner, self.mode, self.autocast)
+        return runner
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process gets: not the compiled code, but how to compile."""
