@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tensordict import TensorDict
 
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import TDError
 from torchrl_td.random_state import RandomState, own_randomness
 from torchrl_td.training import Trainer, make_losses, make_optimizer
-from torchrl_td.training_data import split_episodes
 from torchrl_td.watching import DivergenceWatch, RunningMeans
 
 CPU = torch.device("cpu")
@@ -31,19 +29,6 @@ def make_trainer(tiny_config: Callable[..., Config], tiny_pointmaze: str) -> Cal
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trainer.planner_state().items()}
-
-
-def test_split_holds_whole_episodes_out() -> None:
-    episodes = TensorDict(episode=torch.arange(10).repeat_interleave(7), batch_size=[70])
-    train, validation = split_episodes(episodes, 0.3, seed=1)
-    assert validation is not None and len(validation) == 21 and len(train) == 49
-    assert set(episodes["episode"][train].tolist()).isdisjoint(
-        episodes["episode"][validation].tolist()
-    )
-    assert sorted(torch.cat([train, validation]).tolist()) == list(range(70))
-    again, other = (split_episodes(episodes, 0.3, seed=s)[1] for s in (1, 2))
-    assert torch.equal(validation, again) and not torch.equal(validation, other)
-    assert split_episodes(episodes, 0.05, seed=1)[1] is None
 
 
 def test_a_step_is_the_one_written_by_hand(make_trainer: Callable[..., Trainer]) -> None:

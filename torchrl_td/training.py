@@ -116,7 +116,7 @@ class Trainer:
         self.step = 0
         seed_everything(config.seed)
         self.rows, validation = split_episodes(
-            episodes, config.dataset.validation_share, config.seed
+            episodes, config.dataset.validation_share, config.seed, horizon
         )
         train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)

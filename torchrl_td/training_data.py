@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import TensorDictReplayBuffer
 
+from torchrl_td.data.checks import warn_once
 from torchrl_td.data.steps import successor_known
 from torchrl_td.data.storage import PackedStorage
 from torchrl_td.data.windows import WindowSampler
@@ -47,21 +50,53 @@ def make_buffer(
 
 
 def split_episodes(
-    episodes: TensorDictBase, share: float, seed: int
+    episodes: TensorDictBase, share: float, seed: int, horizon: int
 ) -> tuple[Tensor, Tensor | None]:
     """Holds a share of whole episodes out for validation.
+
+    Both parts get an episode as long as the horizon, without which they hold no whole window.
+    Where the share is above 0 and nothing can be held out, a warning says so.
+
+    Args:
+        episodes: dataset [N] with ``episode``.
+        share: of the episodes.
+        seed: of the choice.
+        horizon: H.
 
     Returns:
         Row numbers of the training and of the validation data; ``None`` for the latter if the
         share is 0 or there are too few episodes to spare one.
     """
-    number = episodes["episode"].reshape(-1)
-    count = int(number.max()) + 1
+    number = episodes["episode"].reshape(-1)  # [N]
+    lengths = torch.bincount(number)  # [E]
+    count = len(lengths)
     held_out = int(share * count)
-    if held_out == 0:
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    long = torch.nonzero(lengths[order] >= horizon).flatten()  # places in the order
+    if held_out == 0 or len(long) < 2:
+        if share > 0:
+            warn_once(_why_nothing_held_out(share, count, len(long), horizon))
         return torch.arange(len(number)), None
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:held_out]
+    # The first long one goes first, to be held out, and the last one last, to be trained on.
+    first, last = int(long[0]), int(long[-1])
+    pieces = (order[first], order[:first], order[first + 1 : last], order[last + 1 :], order[last])
+    order = torch.cat([piece.reshape(-1) for piece in pieces])
     mask = torch.zeros(count, dtype=torch.bool)
-    mask[chosen] = True
+    mask[order[:held_out]] = True
     mask = mask[number]
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
+
+
+def _why_nothing_held_out(share: float, count: int, long: int, horizon: int) -> str:
+    """The line that says that there will be no validation, and what to do."""
+    none = "is held out, so there are no validation losses"
+    if long < 2:
+        return (
+            f"dataset.validation_share={share}: no episode {none}: {long} of {count} reach "
+            f"task.horizon={horizon}, two are needed; record more, or set the share to 0"
+        )
+    enough = math.ceil(100 / count) / 100
+    return (
+        f"dataset.validation_share={share}: none of the {count} episodes {none}; "
+        f"set it to {enough} to hold one out, or to 0 to do without"
+    )
