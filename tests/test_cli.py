@@ -46,7 +46,7 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
         ("training.steps=0", "training.steps=0; allowed is at least 1"),
         ("planner.sampler=dpm", "planner.sampler='dpm'; allowed are ddpm, ddim"),
         ("seed", "seed"),
-        ("seed=-1", "seed=-1; allowed is at least 0"),
+        ("seed=-1", "seed=-1; allowed is from 0 to 9223372036854775807"),
         ("training.patience=2", "training.patience=2 needs training.evaluate_every"),
         ("planner.candidates=4", "planner.candidates=4 needs critic.enabled=true"),
         ("task.horizon=1", "task.horizon=1; allowed is at least 2"),

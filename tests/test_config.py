@@ -21,7 +21,7 @@ from torchrl_td.config import (
     override_config,
     to_dict,
 )
-from torchrl_td.config.limits import CHOICES, RANGES
+from torchrl_td.config.limits import CHOICES, POSITIVE, RANGES
 from torchrl_td.errors import TDError
 from torchrl_td.modules import NoiseSchedule
 from torchrl_td.modules.acceleration import MODES
@@ -35,6 +35,8 @@ def minimal() -> dict[str, Any]:
 
 def with_(key: str, value: Any) -> dict[str, Any]:
     given = minimal()
+    if key == "refiner.max_step":  # which refining must not start above
+        given.setdefault("planner", {})["refine_steps"] = 0
     if key == "training.patience":  # counts evaluations, so there have to be some
         given.setdefault("training", {})["evaluate_every"] = 1
     *sections, last = key.split(".")
@@ -218,11 +220,29 @@ def test_ranges(key: str) -> None:
         assert key in message and str(bound) in message
 
 
-@pytest.mark.parametrize("key", ["task.returns_scale", "training.learning_rate"])
+@pytest.mark.parametrize("key", POSITIVE)
 @pytest.mark.parametrize("value", [0, -1])
 def test_positive(key: str, value: float) -> None:
     assert f"{key}=" in refused(with_(key, value))
     assert value_of(check_config(with_(key, 1e-9)), key) == 1e-9
+
+
+def test_gradients_clipped_to_nothing_would_train_nothing() -> None:
+    assert "null for no clipping" in refused(with_("training.gradient_clip", 0))
+    assert check_config(with_("training.gradient_clip", None)).training.gradient_clip is None
+
+
+@pytest.mark.parametrize("value", [1, 1.5])
+def test_an_average_has_to_move(value: float) -> None:
+    assert "training.ema_decay=" in refused(with_("training.ema_decay", value))
+
+
+def test_refining_starts_at_a_trained_denoising_step() -> None:
+    given = with_("refiner.max_step", 4)
+    given["planner"] = {"refine_steps": 5}
+    assert "planner.refine_steps=5 is above refiner.max_step=4" in refused(given)
+    given["planner"] = {"refine_steps": 4}
+    assert check_config(given).refiner.max_step == 4
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

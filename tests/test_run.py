@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import signal
 import threading
@@ -15,12 +16,14 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.data import Bounded
 
 from torchrl_td import judge
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
 from torchrl_td.data import ensure_pointmaze, load_episodes
 from torchrl_td.errors import TDError
+from torchrl_td.evaluation import EvaluationResult
 from torchrl_td.networks.packing import PackedWeights
 from torchrl_td.run import run
 
@@ -240,6 +243,22 @@ def test_stops_for_want_of_progress(tiny_config: MakeConfig, tmp_path: Path) -> 
     assert summary["training_steps"] == 3 and summary["results"]
     again = run(tiny_config(*words, "resume=auto"))
     assert again["training_steps"] == 3
+
+
+def test_a_score_that_is_no_number_is_never_the_best(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny_config("training.evaluate_every=1", "training.patience=2")
+    spec = Bounded(-1.0, 1.0, (2,))
+    counting = judge.Judge(config, tmp_path, spec, torch.device("cpu"))
+    for score, best, patient in (
+        (math.nan, None, True),
+        (-7.0, -7.0, True),
+        (math.nan, -7.0, True),
+        (math.nan, -7.0, False),
+    ):
+        counting.count(EvaluationResult(1, [], [], score, 0.0, 2, 0.0, 0.0))
+        assert counting.best_score == best and counting.out_of_patience() is not patient
 
 
 def test_survives_a_failing_environment(

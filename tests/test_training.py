@@ -12,8 +12,9 @@ import torch
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import TDError
+from torchrl_td.joint_loss import make_losses
 from torchrl_td.random_state import RandomState, own_randomness
-from torchrl_td.training import Trainer, make_losses, make_optimizer
+from torchrl_td.training import Trainer, make_optimizer
 from torchrl_td.watching import DivergenceWatch, RunningMeans
 
 CPU = torch.device("cpu")
@@ -70,6 +71,7 @@ def test_a_step_is_the_one_written_by_hand(make_trainer: Callable[..., Trainer])
         else:
             sampler.reseed(trainer.config.seed)
         trainer.train_step()
+        assert trainer.learning_rate() == optimizer.param_groups[0]["lr"]  # the step's own
         means = trainer.read_metrics()
         norms = [means[f"gradient_norm/{name}"] for name in losses]
         assert sum(n**2 for n in norms) ** 0.5 == pytest.approx(float(norm), rel=1e-4)
@@ -161,12 +163,13 @@ def test_validation_is_always_on_the_same_windows(make_trainer: Callable[..., Tr
 
 
 def test_planner_model_has_the_averaged_weights(make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer("training.ema_decay=1.0")  # an average that never moves
+    trainer = make_trainer("training.ema_decay=0.75")
     start = copy.deepcopy(trainer.model.refiner_network.state_dict())
     trainer.train_step()
     trained, planning = trainer.model.refiner_network, trainer.planner_model().refiner_network
     for name, value in planning.state_dict().items():
-        assert torch.equal(value, start[name])
+        expected = 0.75 * start[name] + 0.25 * trained.state_dict()[name]
+        torch.testing.assert_close(value, expected)
     assert any(not torch.equal(v, start[n]) for n, v in trained.state_dict().items())
 
 
@@ -213,6 +216,16 @@ def test_rows_are_those_of_the_whole_dataset(make_trainer: Callable[..., Trainer
     train = trainer.model.normalizer.normalize(data)
     stored = trainer.buffer.storage.get(slice(0, len(trainer.rows)))["observation"]
     torch.testing.assert_close(train[present], stored[noted[1][0]])
+
+
+def test_what_is_noted_of_a_step_is_small(make_trainer: Callable[..., Trainer]) -> None:
+    """The batch's present rows, and not the windows' index that they are read from."""
+    trainer = make_trainer()
+    trainer.train_step()
+    noted = trainer.watch.take()
+    assert noted is not None
+    (rows,) = noted[1]
+    assert rows.untyped_storage().nbytes() == rows.numel() * rows.element_size()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

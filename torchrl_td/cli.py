@@ -38,6 +38,7 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
     # Hydra would print its own message and hide the exception otherwise.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     _programs.append(os.getpid())
+    _failed.clear()
     try:
         program()
     except TDError as error:

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
-from torchrl_td.objectives import DiffusionRefinerLoss
+from torchrl_td.config import Config
+from torchrl_td.modules.build import TrajectoryDiffuser
+from torchrl_td.objectives import (
+    DiffusionRefinerLoss,
+    InverseDynamicsLoss,
+    PlanCriticLoss,
+    TrajectoryGeneratorLoss,
+)
+
+
+def make_losses(
+    model: TrajectoryDiffuser, config: Config, *, delay_refiner: bool = True
+) -> dict[str, Any]:
+    """The loss module of each trained part, by the part's name.
+
+    Args:
+        model: the parts.
+        config: the run's settings.
+        delay_refiner: whether the refiner's loss keeps averaged weights (the EMA).
+    """
+    losses: dict[str, Any] = {
+        "generator": TrajectoryGeneratorLoss(model.generator),
+        "refiner": DiffusionRefinerLoss(
+            model.refiner(config.planner),
+            config.task.horizon,
+            condition_dropout=config.refiner.condition_dropout,
+            max_step=config.refiner.max_step,
+            delay_refiner=delay_refiner,
+        ),
+        "inverse_dynamics": InverseDynamicsLoss(model.inverse_dynamics),
+    }
+    if model.critic is not None:
+        losses["critic"] = PlanCriticLoss(model.critic)
+    return losses
 
 
 class JointLoss(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ class Judge:
         return result
 
     def beats(self, result: EvaluationResult) -> bool:
-        """Whether a score is the best so far."""
+        """Whether a score is the best so far; one that is not a number never is."""
+        if math.isnan(result.score_mean):
+            return False
         return self.best_score is None or result.score_mean > self.best_score
 
     def count(self, result: EvaluationResult) -> None:

@@ -16,14 +16,8 @@ from torchrl_td.config import Config, TrainingConfig
 from torchrl_td.cuda_graph import CudaGraphStep, check_cuda_graph
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.distributed import World
-from torchrl_td.joint_loss import AveragedRefiner, JointLoss
+from torchrl_td.joint_loss import AveragedRefiner, JointLoss, make_losses
 from torchrl_td.modules.build import Scales, TrajectoryDiffuser
-from torchrl_td.objectives import (
-    DiffusionRefinerLoss,
-    InverseDynamicsLoss,
-    PlanCriticLoss,
-    TrajectoryGeneratorLoss,
-)
 from torchrl_td.random_state import RandomState, own_randomness, seed_everything
 from torchrl_td.training_data import make_buffer, split_episodes
 from torchrl_td.watching import DivergenceWatch, RunningMeans
@@ -32,35 +26,9 @@ _VALIDATION_BATCH = 256
 _NORM = "gradient_norm/"
 
 
-def make_losses(
-    model: TrajectoryDiffuser, config: Config, *, delay_refiner: bool = True
-) -> dict[str, Any]:
-    """The loss module of each trained part, by the part's name.
-
-    Args:
-        model: the parts.
-        config: the run's settings.
-        delay_refiner: whether the refiner's loss keeps averaged weights (the EMA).
-    """
-    losses: dict[str, Any] = {
-        "generator": TrajectoryGeneratorLoss(model.generator),
-        "refiner": DiffusionRefinerLoss(
-            model.refiner(config.planner),
-            config.task.horizon,
-            condition_dropout=config.refiner.condition_dropout,
-            max_step=config.refiner.max_step,
-            delay_refiner=delay_refiner,
-        ),
-        "inverse_dynamics": InverseDynamicsLoss(model.inverse_dynamics),
-    }
-    if model.critic is not None:
-        losses["critic"] = PlanCriticLoss(model.critic)
-    return losses
-
-
 def make_optimizer(
     losses: dict[str, LossModule], settings: TrainingConfig
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """One AdamW over all parts (Adam where the decay is 0) and its linear decay."""
     groups = []
     for name, loss in losses.items():
@@ -146,7 +114,7 @@ class Trainer:
         total = metrics.pop("total")
         self.means.add(metrics)
         norms = [value for name, value in metrics.items() if name.startswith(_NORM)]
-        present = batch["index"][:, self.config.task.horizon - 2]  # [B]
+        present = batch["index"][:, self.config.task.horizon - 2].clone()  # [B], of its own memory
         self.watch.note(total, norms, present)
 
     def optimize(self, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -199,8 +167,9 @@ class Trainer:
         return means
 
     def learning_rate(self) -> float:
-        """The present learning rate."""
-        return float(self.scheduler.get_last_lr()[0])
+        """The learning rate of the last step; of the first before any."""
+        factor = self.scheduler.lr_lambdas[0]
+        return float(self.scheduler.base_lrs[0] * factor(max(self.step - 1, 0)))
 
     def planner_state(self) -> dict[str, Tensor]:
         """State dict of the parts with the refiner's EMA weights: what a planner uses."""

@@ -31,9 +31,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logger.kind": ("csv", "wandb", "tensorboard"),
     "logger.mode": ("offline", "online"),
 }
+_LARGEST_SEED = 2**63 - 1  # that PyTorch's generators take
 # Smallest and largest allowed value; None means no bound. A null setting is not checked.
 RANGES: dict[str, tuple[float | None, float | None]] = {
-    "seed": (0, None),
+    "seed": (0, _LARGEST_SEED),
     "task.horizon": (2, None),
     "task.max_episode_steps": (1, None),
     "task.training_steps": (1, None),
@@ -56,8 +57,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.batch_size": (1, None),
     "training.decay_steps": (1, None),
     "training.final_learning_rate_share": (0, 1),
-    "training.ema_decay": (0, 1),
-    "training.gradient_clip": (0, None),
+    "training.refiner_weight_decay": (0, None),
+    "training.ema_decay": (0, None),
     "training.log_every": (1, None),
     "training.validate_every": (0, None),
     "training.evaluate_every": (0, None),
@@ -69,9 +70,10 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.threads": (1, None),
     "evaluation.episodes": (1, None),
     "evaluation.workers": (0, None),
-    "evaluation.seed": (0, None),
+    "evaluation.seed": (0, _LARGEST_SEED),
 }
-POSITIVE = ("task.returns_scale", "training.learning_rate")
+POSITIVE = ("task.returns_scale", "training.learning_rate", "training.gradient_clip")
+_OFF = {"training.gradient_clip": ", or null for no clipping"}
 WIDTHS = ("refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims")
 # Handed to the environment; other names of the same data.
 FREE_FORM = ("task.env_kwargs.", "task.reset_options.", "dataset.sources.")
@@ -100,8 +102,8 @@ def check_values(config: Any) -> None:
             raise TDError(f"{key}={value}; allowed is {bounds}")
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
-        if not value > 0:
-            raise TDError(f"{key}={value}; allowed is any value above 0")
+        if value is not None and not value > 0:
+            raise TDError(f"{key}={value}; allowed is any value above 0{_OFF.get(key, '')}")
     for key in WIDTHS:
         value = OmegaConf.select(config, key)
         if any(width < 1 for width in value):
@@ -111,6 +113,11 @@ def check_values(config: Any) -> None:
 
 def _check_together(config: Any) -> None:
     training, candidates = config.training, config.planner.candidates
+    if training.ema_decay >= 1:
+        raise TDError(
+            f"training.ema_decay={training.ema_decay}; allowed is from 0 to below 1: at 1 the "
+            f"averaged weights, which plan, stay untrained"
+        )
     if training.patience is not None and not training.evaluate_every:
         raise TDError(
             f"training.patience={training.patience} needs training.evaluate_every above 0: it "
@@ -119,6 +126,12 @@ def _check_together(config: Any) -> None:
     if candidates > 1 and not config.critic.enabled:
         raise TDError(
             f"planner.candidates={candidates} needs critic.enabled=true, to choose among them"
+        )
+    trained, used = config.refiner.max_step, config.planner.refine_steps
+    if trained is not None and used > trained:
+        raise TDError(
+            f"planner.refine_steps={used} is above refiner.max_step={trained}, the last denoising "
+            f"step that is trained; lower the one or raise the other"
         )
 
 
