@@ -119,6 +119,43 @@ def test_recording_leaves_the_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_recording_reseeds_no_other_generator(monkeypatch: pytest.MonkeyPatch):
+    """`torch.manual_seed` would seed those of all GPUs."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    OperationTape(lambda x: [x + torch.rand(3)], torch.ones(3))
+    assert seeded == []
+
+
+def test_recorded_where_another_device_is_the_default():
+    inputs = torch.ones(2), torch.tensor([True, False])
+    with torch.device("meta"):
+        tape = OperationTape(lambda x, y: [torch.where(y, x + 1, x)], *inputs)
+        assert tape(*inputs)[0].tolist() == [2.0, 1.0]
+
+
+def test_a_mask_that_the_host_reads_is_noticed():
+    def function(x: Tensor, mask: Tensor) -> list[Tensor]:
+        return [x * int(mask.numpy().sum())]
+
+    with pytest.raises(TapeError, match="other values"):
+        OperationTape(function, torch.randn(4), torch.ones(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda y: y.t_(), lambda y: y.unsqueeze_(0), lambda y: y.resize_(2, 6)],
+)
+def test_a_shape_changed_in_place_is_refused(change):
+    def function(x: Tensor) -> list[Tensor]:
+        y = x + 1
+        change(y)
+        return [y * 2]
+
+    with pytest.raises(TapeError, match="shape in place"):
+        OperationTape(function, torch.randn(SHAPE))
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -127,6 +164,7 @@ def test_recording_leaves_the_random_state_alone():
         (lambda x: [x[x > 0]], "aten.index.Tensor waits"),
         (lambda x: [x.nonzero()], "aten.nonzero.default waits"),
         (lambda x: [x + torch.from_numpy(x.numpy() ** 2)], "other values"),
+        (lambda x: [x * torch.from_numpy(x.numpy().round())], "other values"),
         (lambda x: [x + math.fsum(x.tolist())], "_local_scalar_dense|other values"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from torchrl_td.networks import (
     MLP,
@@ -148,6 +149,60 @@ def test_changed_weights_are_packed_anew(change: Callable[[nn.Parameter], object
     assert not torch.allclose(after, before)
 
 
+def test_a_change_of_all_columns_but_one_is_noticed():
+    """The rows' length divides the distance between the entries that are compared."""
+    network, x = MLP(6, (256,), 256), torch.randn(2, 6)
+    packed = PackedWeights([network])
+    run(network, x, packed=packed)
+    network[2].weight.data[:, 1:] += 0.05
+    torch.testing.assert_close(run(network, x, packed=packed), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda layer: parametrizations.weight_norm(layer),
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    ],
+    ids=["parametrised", "pruned"],
+)
+def test_computed_weights(compute: Callable[[nn.Module], object]):
+    """Before and after the weights were packed, in a linear layer and in a convolution."""
+    for network, layer, x in (
+        (MLP(6, (48,), 3), "0", torch.randn(4, 6)),
+        (TemporalConv(8, 16, 5), "", torch.randn(2, 8, 9)),
+    ):
+        packed = PackedWeights([network])
+        run(network, x, packed=packed)
+        compute(network.get_submodule(layer))
+        for weights in (packed, PackedWeights([network])):
+            found = run(network, x, packed=weights)
+            torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)
+    prune.random_unstructured(network, "bias", 0.5)  # nothing is left to be packed
+    found = run(network, x, packed=PackedWeights([network]))
+    torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_made_in_inference_mode():
+    """They have no version counter."""
+    with torch.inference_mode():
+        network, x = MLP(6, (48,), 3), torch.randn(4, 6)
+        packed = PackedWeights([network])
+        for _ in range(2):
+            expected = network(x)
+            torch.testing.assert_close(
+                run(network, x, packed=packed), expected, rtol=1e-4, atol=1e-5
+            )
+            network[0].weight.mul_(2)
+
+
+def test_packed_where_another_device_is_the_default():
+    network, x = MLP(6, (48,), 3), torch.randn(1, 6)
+    with torch.device("meta"):
+        found = run(network, x)
+    torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)
+
+
 def test_replaced_parameters_and_modules_are_noticed():
     network, x = MLP(6, (48, 48), 3), torch.randn(4, 6)
     packed = PackedWeights([network])
@@ -209,6 +264,27 @@ def test_active_inside_of_the_block_and_this_thread_only():
         with pytest.raises(RuntimeError), packed:
             raise RuntimeError
         assert active_weights() is None
+    assert seen == [None]
+
+
+def test_blocks_of_two_threads_end_in_any_order():
+    packed, outer = PackedWeights([MLP(2, (4,), 2)]), PackedWeights([MLP(2, (4,), 2)])
+    inside, done, seen = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with torch.no_grad(), packed:
+            inside.set()
+            done.wait(60)
+        seen.append(active_weights())
+
+    with torch.no_grad(), outer:
+        with packed:
+            thread = threading.Thread(target=other)
+            thread.start()
+            assert inside.wait(60)
+        assert active_weights() is outer
+        done.set()
+        thread.join()
     assert seen == [None]
 
 

@@ -45,8 +45,8 @@ class OperationTape:
             the first time, and is compared with the tape on other inputs afterwards.
 
     Raises:
-        TapeError: if the function reads a tensor's values on the host, or if the replay is not
-            what the function computes.
+        TapeError: if the function reads a tensor's values on the host, changes a tensor's shape in
+            place, or if the replay is not what the function computes.
 
     Examples:
         >>> import torch
@@ -87,7 +87,7 @@ class OperationTape:
         pairs = []
         for way in (function, self):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)  # the CPU's alone
                 pairs.append(way(*other))
         for expected, found in zip(*pairs, strict=True):
             if not torch.allclose(expected, found, _TOLERANCE, _TOLERANCE, equal_nan=True):
@@ -95,10 +95,14 @@ class OperationTape:
 
 
 def _disturbed(tensor: Tensor) -> Tensor:
+    """Another input: far from the first, for what was rounded on the host to come out other."""
+    generator = torch.Generator().manual_seed(0)
+    if tensor.dtype == torch.bool:
+        return torch.rand(tensor.shape, generator=generator, device="cpu") > 0.5
     if not tensor.is_floating_point():
         return tensor
-    generator = torch.Generator().manual_seed(0)
-    return tensor + 0.1 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device="cpu")
+    return 2 * tensor + noise
 
 
 @dataclass
@@ -134,6 +138,9 @@ class _Recorder(TorchDispatchMode):
         operation = _Operation(function, args, kwargs, result)
         if _waits(operation) or not all(isinstance(x, Tensor) for x in results):
             self.refused = f"{function} waits for a tensor's values"
+            return result
+        if torch.Tag.inplace_view in function.tags:  # it would do so again at every replay
+            self.refused = f"{function} changes a tensor's shape in place"
             return result
         known = {_address(x) for x in operation.read}
         if not function._schema.is_mutable:
@@ -192,7 +199,7 @@ class _Memory:
         self._read |= {_address(output): end for output in outputs}
         self._places = _places(made, self._read, sizes)
         total = max((place + sizes[a] for a, place in self._places.items()), default=0)
-        buffer = torch.zeros(total + _LINE, dtype=torch.uint8)
+        buffer = torch.zeros(total + _LINE, dtype=torch.uint8, device="cpu")
         self._start = -buffer.data_ptr() % _LINE
         self._storage = buffer.untyped_storage()
         self._placed: dict[int, tuple[Tensor, Tensor]] = {}  # by id; the first keeps it unique
@@ -204,7 +211,7 @@ class _Memory:
             return tensor
         if id(tensor) not in self._placed:
             offset = self._start + self._places[address]
-            empty = torch.empty(0, dtype=tensor.dtype)
+            empty = torch.empty(0, dtype=tensor.dtype, device="cpu")
             start = offset // tensor.element_size() + int(tensor.storage_offset())
             placed = empty.set_(self._storage, start, tensor.shape, tensor.stride())
             self._placed[id(tensor)] = tensor, placed

@@ -33,6 +33,9 @@ _Product = Callable[[Tensor, Tensor | None], Tensor]  # x [..., K] and a bias [N
 class _Active(threading.local):
     weights: PackedWeights | None = None
 
+    def __init__(self) -> None:
+        self.outer: list[PackedWeights | None] = []  # of the blocks this thread is inside of
+
 
 _active = _Active()
 
@@ -64,17 +67,16 @@ class PackedWeights:
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         # Whatever has a matrix or a kernel for its weight may be packed; kept here, so that no
-        # other module can come to have its id.
+        # other module can come to have its id. A weight that is computed, as by a
+        # parametrisation or by pruning, is no parameter and is computed with as it is.
         modules = [module for network in networks for module in network.modules()]
-        self._modules = [m for m in modules if getattr(m, "weight", None) is not None]
-        self._modules = [m for m in self._modules if m.weight.ndim > 1]
-        self._weights: list[Tensor] = []
+        self._modules = [m for m in modules if _is_matrix(m._parameters.get("weight"))]
+        self._weights: list[Tensor | None] = []
         self._known: dict[int, Tensor] = {}  # by the module's id
         self._marks: list[tuple[int, int]] = []  # version and address of each
         self._probes: list[Tensor] = []
         self._probed: Tensor | None = None
         self._packed: dict[tuple[int, Hashable, bool], _Product] = {}
-        self._outer: PackedWeights | None = None
         self.packings = 0
 
     @staticmethod
@@ -87,7 +89,7 @@ class PackedWeights:
     def __enter__(self) -> PackedWeights:
         if not self._unchanged():
             self._forget()
-        self._outer = _active.weights
+        _active.outer.append(_active.weights)
         _active.weights = self
         return self
 
@@ -97,7 +99,7 @@ class PackedWeights:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _active.weights = self._outer
+        _active.weights = _active.outer.pop()
 
     def product(
         self,
@@ -145,16 +147,17 @@ class PackedWeights:
 
     def _knows(self, module: nn.Module) -> bool:
         """Whether its weight is watched: not where another was put there since."""
-        return self._known.get(id(module)) is module._parameters["weight"]
+        weight = module._parameters.get("weight")
+        return weight is not None and self._known.get(id(module)) is weight
 
     def _unchanged(self) -> bool:
         return (
             self._probed is not None
             and all(
-                module._parameters["weight"] is weight
+                module._parameters.get("weight") is weight
                 for module, weight in zip(self._modules, self._weights, strict=True)
             )
-            and self._marks == [(w._version, w.data_ptr()) for w in self._weights]
+            and self._marks == [_mark(w) for w in self._known.values()]
             and torch.equal(torch.cat(self._probes), self._probed)
         )
 
@@ -162,13 +165,25 @@ class PackedWeights:
         """Drops what was packed and takes down what the weights look like now."""
         self._packed.clear()
         self.packings += 1
-        self._weights = [module._parameters["weight"] for module in self._modules]  # type: ignore[misc]
-        self._known = {id(m): w for m, w in zip(self._modules, self._weights, strict=True)}
-        self._marks = [(w._version, w.data_ptr()) for w in self._weights]
-        # Views keep the storage alive: its address cannot come back as another weight's.
-        flat = [w.detach().reshape(-1) for w in self._weights]
-        self._probes = [w[:: max(1, w.numel() // _PROBES)] for w in flat]
+        self._weights = [module._parameters.get("weight") for module in self._modules]
+        pairs = zip(self._modules, self._weights, strict=True)
+        self._known = {id(module): w for module, w in pairs if w is not None and _is_matrix(w)}
+        self._marks = [_mark(w) for w in self._known.values()]
+        # Views keep the storage alive: its address cannot come back as another weight's. The
+        # stride is odd, or the rows' lengths, which are even, would have it meet one column alone.
+        flat = [w.detach().reshape(-1) for w in self._known.values()]
+        self._probes = [w[:: max(1, w.numel() // _PROBES) | 1] for w in flat]
+        self._probes.append(torch.empty(0, device="cpu"))  # there may be no others
         self._probed = torch.cat(self._probes)
+
+
+def _is_matrix(weight: Tensor | None) -> bool:
+    return weight is not None and weight.ndim > 1
+
+
+def _mark(weight: Tensor) -> tuple[int, int]:
+    """Version, where one is counted, and address."""
+    return 0 if weight.is_inference() else weight._version, weight.data_ptr()
 
 
 def _pack(weight: Tensor, single: bool) -> _Product:
@@ -214,8 +229,9 @@ def _pack_for_one_row(weight: Tensor) -> _Product:
     width = next(widths, outputs)
     bags = outputs // width
     table = weight.view(bags, width, inputs).transpose(1, 2).reshape(-1, width)  # [bags · K, w]
-    index = torch.arange(len(table), dtype=torch.int32)
-    ends = torch.arange(0, len(table) + 1, inputs, dtype=torch.int32)
+    on = weight.device
+    index = torch.arange(len(table), dtype=torch.int32, device=on)
+    ends = torch.arange(0, len(table) + 1, inputs, dtype=torch.int32, device=on)
     return functools.partial(_row_product, table.contiguous(), index, ends, bags)
 
 
