@@ -63,12 +63,13 @@ def test_held_out_episodes_that_are_short_are_trained_with(
     count = sum(lengths)
     done = torch.zeros(count, 1, dtype=torch.bool)
     done[torch.tensor(lengths).cumsum(0) - 1] = True
+    state = torch.rand(count + 1, 3)
     episodes = load_episodes(
         TensorDict(
-            observation=torch.rand(count, 3),
+            observation=state[:-1],
             action=torch.rand(count, 2),
             next=TensorDict(
-                observation=torch.rand(count, 3),
+                observation=state[1:],
                 reward=torch.ones(count, 1),
                 done=done,
                 batch_size=[count],

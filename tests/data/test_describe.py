@@ -26,13 +26,14 @@ def dataset(lengths: tuple[int, ...] = (4, 2, 6), **replace: torch.Tensor) -> Te
     done = torch.zeros(count, 1, dtype=torch.bool)
     done[torch.tensor(lengths).cumsum(0) - 1] = True
     observation = replace.get("observation", torch.randn(count, 3))
+    following = observation.roll(-1, 0)
     return load_episodes(
         TensorDict(
             {
                 "observation": observation,
                 "action": replace.get("action", torch.rand(count, 2) - 0.5),
                 "next": {
-                    "observation": torch.randn_like(observation),
+                    "observation": replace.get("following", following),
                     "reward": replace.get("reward", torch.arange(count).float().unsqueeze(-1)),
                     "terminated": done,
                     "truncated": torch.zeros_like(done),
@@ -101,6 +102,10 @@ def test_sound_data_raises_no_suspicion() -> None:
         ({"reward": torch.zeros(12, 1)}, "all rewards are zero"),
         ({"lengths": (12,)}, "one episode only"),
         ({"lengths": (1, 1, 10)}, "2 of 3 episodes have a single step"),
+        (
+            {"following": torch.randn(12, 3)},
+            "not the observation of the step after it in 100 % of the steps, first in row 0",
+        ),
         ({"lengths": (6, 6), "reward": torch.ones(12, 1)}, "all returns are equal"),
     ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from tensordict import TensorDict
@@ -43,12 +41,14 @@ def test_a_goal_achieved_that_the_observation_lacks(nested: bool, warned: list[s
     """As in AntMaze; in the other goal tasks the observation holds it, in some with noise."""
 
     def steps(noise: float) -> TensorDict:
-        place = 5 * torch.randn(80, 2)
-        pose = torch.cat([torch.randn(80, 3), place + noise * torch.randn(80, 2)], -1)
-        goal = {"observation": pose, "achieved_goal": place, "desired_goal": torch.zeros(80, 2)}
-        shown: dict[str, Any] = {"observation": goal} if nested else goal
+        place = 5 * torch.randn(81, 2)
+        pose = torch.cat([torch.randn(81, 3), place + noise * torch.randn(81, 2)], -1)
+        goal = {"observation": pose, "achieved_goal": place, "desired_goal": torch.zeros(81, 2)}
+        now, after = ({k: v[rows] for k, v in goal.items()} for rows in (slice(80), slice(1, 81)))
+        if nested:
+            now, after = {"observation": now}, {"observation": after}
         end = {"reward": torch.rand(80, 1), "done": torch.arange(80).unsqueeze(-1) % 40 == 39}
-        data = {**shown, "next": {**shown, **end}, "action": torch.rand(80, 2)}
+        data = {**now, "next": {**after, **end}, "action": torch.rand(80, 2)}
         return TensorDict(data, batch_size=[80])
 
     for noise in (0.0, 0.01):

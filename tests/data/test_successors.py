@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
+import pytest
 import torch
+from tensordict import TensorDict
+from torchrl import torchrl_logger
 
 from tests.data.helpers import SAMPLE
 from torchrl_td.data import load_episodes
+from torchrl_td.data.checks import broken_successors, warn_once
 from torchrl_td.data.normalizer import displacement_scale
 from torchrl_td.data.steps import successor_known
 from torchrl_td.modules import InverseDynamics
@@ -52,3 +56,73 @@ def test_a_state_that_stays_is_known_unless_the_episode_ends() -> None:
     data = load_episodes(f"d4rl:{SAMPLE}")
     data["next", "observation"] = data["observation"].clone()
     assert torch.equal(successor_known(data), ~data["next", "done"])
+
+
+# --- next observations that do not follow ----------------------------------------------------
+
+
+def walk(*lengths: int) -> TensorDict:
+    """A random walk whose episodes' last next observations lead nowhere that is stored."""
+    count = sum(lengths)
+    state = torch.randn(count + 1, 4).cumsum(0) + 100
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    following = state[1:].clone()
+    following[ends] = torch.randn(len(lengths), 4)
+    done = torch.zeros(count, 1, dtype=torch.bool)
+    done[ends] = True
+    return TensorDict(
+        observation=state[:-1],
+        action=torch.rand(count, 2),
+        next=TensorDict(
+            observation=following, reward=torch.rand(count, 1), done=done, batch_size=[count]
+        ),
+        batch_size=[count],
+    )
+
+
+def broken(steps: TensorDict) -> str | None:
+    return broken_successors(load_episodes(steps))
+
+
+def test_next_observations_that_follow_are_not_suspected(tiny_pointmaze: str) -> None:
+    assert broken(walk(30, 1, 1, 20)) is None
+    half = walk(30, 20)
+    for key in ("observation", ("next", "observation")):
+        half[key] = half[key].half()  # rounded
+    half["next", "observation"] = half["next", "observation"].float() + 1e-4
+    assert broken(half) is None
+    assert broken(walk(1)[:1].set(("next", "done"), torch.ones(1, 1, dtype=torch.bool))) is None
+    for source in (f"d4rl:{SAMPLE}", tiny_pointmaze):  # the first stores no next observations
+        assert broken_successors(load_episodes(source)) is None
+
+
+def test_steps_out_of_order_or_left_out_are_told() -> None:
+    steps = walk(30, 20)
+    shuffled = steps.clone()
+    shuffled["next", "observation"] = steps["next", "observation"].flip(0)
+    assert "in 100 % of the steps, first in row 0 (episode 0)" in str(broken(shuffled))
+    kept = torch.arange(50) != 40  # a step of the second episode is missing
+    assert "in 2.13 % of the steps, first in row 39 (episode 1)" in str(broken(steps[kept]))
+    unmarked = steps.clone()
+    unmarked["next", "done"][29] = False  # where the first episode ends
+    assert "in 2.04 % of the steps, first in row 29 (episode 0)" in str(broken(unmarked))
+
+
+def test_a_sample_of_large_data_is_looked_at() -> None:
+    steps = walk(*[100] * 1000)  # more than are looked at
+    assert broken(steps) is None
+    steps["observation"] = steps["observation"].roll(1, 0)
+    assert "in 100 % of the steps" in str(broken(steps))
+
+
+def test_loading_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    warn_once.cache_clear()
+    monkeypatch.setattr(torchrl_logger, "warning", found.append)
+    steps = walk(30, 20)
+    load_episodes(steps)
+    assert found == []
+    steps["observation"] = steps["observation"].flip(0)
+    for _ in range(2):
+        load_episodes(steps)
+    assert len(found) == 1 and found[0].startswith("tensordict: next/observation is not the")

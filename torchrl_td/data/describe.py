@@ -122,10 +122,11 @@ def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[s
     >>> import torch
     >>> from tensordict import TensorDict
     >>> from torchrl_td.data import load_episodes
+    >>> state = torch.rand(7, 3)
     >>> data = load_episodes(TensorDict({
-    ...     "observation": torch.rand(6, 3), "action": torch.rand(6, 2),
+    ...     "observation": state[:-1], "action": torch.rand(6, 2),
     ...     "next": {
-    ...         "observation": torch.rand(6, 3), "reward": torch.ones(6, 1),
+    ...         "observation": state[1:], "reward": torch.ones(6, 1),
     ...         "terminated": torch.tensor([[0], [0], [0], [1], [0], [1]]).bool(),
     ...     },
     ... }, batch_size=[6]))

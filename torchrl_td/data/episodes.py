@@ -10,7 +10,12 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from torchrl_td.data.cache import checksums, load_through_cache
-from torchrl_td.data.checks import check_achieved_goal, check_not_zero
+from torchrl_td.data.checks import (
+    broken_successors,
+    check_achieved_goal,
+    check_not_zero,
+    warn_once,
+)
 from torchrl_td.data.d4rl import d4rl_source
 from torchrl_td.data.identity import content_hash
 from torchrl_td.data.keys import Key
@@ -71,10 +76,11 @@ def load_episodes(
 
     >>> import torch
     >>> from tensordict import TensorDict
+    >>> state = torch.rand(5, 3)
     >>> data = TensorDict({
-    ...     "observation": torch.rand(4, 3), "action": torch.rand(4, 2),
+    ...     "observation": state[:-1], "action": torch.rand(4, 2),
     ...     "next": {
-    ...         "observation": torch.rand(4, 3), "reward": torch.ones(4, 1),
+    ...         "observation": state[1:], "reward": torch.ones(4, 1),
     ...         "terminated": torch.tensor([[False], [True], [False], [False]]),
     ...         "truncated": torch.tensor([[False], [False], [False], [True]]),
     ...     },
@@ -87,6 +93,9 @@ def load_episodes(
         episodes, _ = load_through_cache(found, use_cache=cache, finite=finite, progress=progress)
     else:
         episodes = _from_memory(source, observation_keys, finite)
+    broken = broken_successors(episodes)
+    if broken is not None:
+        warn_once(f"{source if isinstance(source, str) else _kind(source)}: {broken}")
     return episodes if device is None else episodes.to(device)
 
 

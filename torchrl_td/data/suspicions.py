@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_td.data.checks import broken_successors
 from torchrl_td.data.describe import (
     SourceInfo,
     action_bounds,
@@ -43,6 +44,8 @@ def suspicions(episodes: TensorDictBase, info: SourceInfo | None = None) -> list
         found.append("all returns are equal: there is nothing for the target return to choose")
     if not episodes["next", "reward"].any():
         found.append("all rewards are zero")
+    broken = broken_successors(episodes)
+    found += [broken] if broken else []
     short = int((lengths == 1).sum())
     if short:
         found.append(f"{short} of {len(lengths)} episodes have a single step")
