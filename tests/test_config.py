@@ -232,6 +232,11 @@ def test_gradients_clipped_to_nothing_would_train_nothing() -> None:
     assert check_config(with_("training.gradient_clip", None)).training.gradient_clip is None
 
 
+@pytest.mark.parametrize("key", ["resume", "output_dir"])
+def test_an_empty_path_is_not_the_present_folder(key: str) -> None:
+    assert f"{key} is empty" in refused(with_(key, ""))
+
+
 @pytest.mark.parametrize("value", [1, 1.5])
 def test_an_average_has_to_move(value: float) -> None:
     assert "training.ema_decay=" in refused(with_("training.ema_decay", value))

@@ -341,6 +341,54 @@ def test_refuses_to_resume_nothing(tiny_config: MakeConfig, tmp_path: Path) -> N
     refused(tiny_config(f"resume={tmp_path}"), "nothing to resume")
 
 
+def test_refuses_to_resume_one_checkpoint(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """And leaves nothing in it, for its files are all accounted for."""
+    run(tiny_config("training.stop_after=1"))
+    (saved,) = (tmp_path / "run" / "checkpoint").glob("step-*")
+    before = sorted(saved.rglob("*"))
+    for path in (saved, saved / "components"):
+        refused(tiny_config(f"resume={path}"), f"nothing to resume in {path}: ")
+    refused(tiny_config(f"resume={saved}"), f"newest intact checkpoint: resume={tmp_path / 'run'}")
+    assert sorted(saved.rglob("*")) == before
+    assert (
+        run(tiny_config(f"resume={saved.parent}", "training.stop_after=2"))["training_steps"] == 2
+    )
+
+
+def test_refuses_to_resume_into_another_folder(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    run(tiny_config("training.stop_after=1"))
+    words = [f"resume={tmp_path / 'run'}", f"output_dir={tmp_path / 'other'}"]
+    refused(tiny_config(*words), "output_dir=.*other cannot be given", words)
+    assert not (tmp_path / "other").exists()
+    words = [words[0], f"output_dir={tmp_path / 'other' / '..' / 'run'}", "training.stop_after=2"]
+    assert run(tiny_config(*words), words)["training_steps"] == 2  # the same
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "results.json"])
+def test_auto_leaves_the_files_of_others_alone(
+    name: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    refused(tiny_config("resume=auto"), r"holds results, but no config\.yaml")
+    assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_resume_changes_only_the_logger_settings_it_names(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run(tiny_config("logger=tensorboard", "logger.project=mine", "training.stop_after=1"))
+    for stop, word, kind, project in (
+        (2, "logger.pictures=true", "tensorboard", "mine"),
+        (3, "logger=csv", "csv", "torchrl_td"),  # the whole group
+    ):
+        words = [f"resume={tmp_path / 'run'}", word, f"training.stop_after={stop}"]
+        run(tiny_config(*words), words)
+        logger = load_about(find_checkpoint(tmp_path / "run"))["config"]["logger"]
+        assert (logger["kind"], logger["project"]) == (kind, project)
+        assert logger["pictures"] is (kind == "tensorboard")
+
+
 def test_resume_without_a_checkpoint_starts_over(tiny_config: MakeConfig, tmp_path: Path) -> None:
     run(tiny_config("training.stop_after=1", "evaluation.episodes=1"))
     import shutil

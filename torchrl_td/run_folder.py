@@ -32,7 +32,7 @@ _PACKAGES = (
 )
 # Any of these says that a run was started in the folder.
 _TRACES = ("config.yaml", "run.json", "metrics.csv", "results.json", "checkpoint")
-_SETTINGS = "config.yaml"
+SETTINGS = "config.yaml"
 
 
 def holds_run(folder: Path) -> bool:
@@ -86,7 +86,7 @@ def record_start(
     Returns:
         The run's id, the same for every start.
     """
-    settings = folder / _SETTINGS
+    settings = folder / SETTINGS
     if not settings.exists():
         write_text(settings, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
     path = folder / "run.json"
@@ -116,13 +116,9 @@ def read_settings(folder: Path) -> Config:
     Raises:
         TDError: if there is none or it is damaged.
     """
-    path = folder / _SETTINGS
+    path = folder / SETTINGS
     try:
         given = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise TDError(
-            f"nothing to resume in {folder}: it holds neither a checkpoint nor {_SETTINGS}"
-        ) from None
     except Exception as error:  # yaml and file errors of many kinds
         reason = first_line(error)
         raise TDError(f"cannot read {path}: {reason}; start anew in another output_dir") from None

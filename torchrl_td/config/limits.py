@@ -88,6 +88,9 @@ def check_values(config: Any) -> None:
     Raises:
         TDError: at the first value that is not allowed.
     """
+    for key in ("output_dir", "resume"):
+        if config[key] == "":  # which would mean the present folder
+            raise TDError(f"{key} is empty; give a folder, or leave {key}= out")
     _check_finite(config, "")
     for key, choices in CHOICES.items():
         value = OmegaConf.select(config, key)
