@@ -74,7 +74,7 @@ def split_episodes(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     long = torch.nonzero(lengths[order] >= horizon).flatten()  # places in the order
     if held_out == 0 or len(long) < 2:
-        if share > 0:
+        if share > 0 and len(long):  # data without a long one is refused anyway
             warn_once(_why_nothing_held_out(share, count, len(long), horizon))
         return torch.arange(len(number)), None
     # The first long one goes first, to be held out, and the last one last, to be trained on.

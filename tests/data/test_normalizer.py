@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from torchrl import torchrl_logger
 
 from torchrl_td.data import Normalizer
+from torchrl_td.data.checks import warn_once
 from torchrl_td.data.normalizer import displacement_scale
 from torchrl_td.errors import TDError
 
@@ -109,6 +111,42 @@ def test_bad_values(loc: float, scale: float, returns_scale: float, named: str) 
     with pytest.raises(TDError, match=named) as error:
         Normalizer(torch.tensor([loc]), torch.tensor([scale]), returns_scale)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The warnings logged."""
+    found: list[str] = []
+    warn_once.cache_clear()
+    monkeypatch.setattr(torchrl_logger, "warning", found.append)
+    return found
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-7, 1.0, 1e7])
+def test_any_unit_is_normalised(unit: float, warned: list[str]) -> None:
+    """Also where all states are tiny: a dimension is small beside the others, not by itself."""
+    x = unit * torch.rand(500, 3) * torch.tensor([1.0, 1e-2, 1e2])
+    std = Normalizer.fit(dataset(x)).normalize(x).std(0, correction=0)
+    assert torch.allclose(std, torch.ones(3), rtol=1e-3)
+    assert warned == []
+
+
+def test_what_is_only_rounding_is_taken_as_constant(warned: list[str]) -> None:
+    """The last bit of a large number, without a word, and a resting part's tremor."""
+    last_bit = torch.tensor([1.7e9, 1.7e9 + 128]).repeat(250)
+    tremor = 1e-9 * torch.randn(500)
+    x = torch.stack([torch.randn(500), last_bit, 2 * torch.randn(500), 5 + 0 * tremor], -1)
+    assert Normalizer.fit(dataset(x)).scale[[1, 3]].tolist() == [1.0, 1.0]
+    assert warned == []
+    for _ in range(2):
+        scale = Normalizer.fit(dataset(torch.cat([x, tremor.unsqueeze(-1)], -1))).scale
+    assert scale[4] == 1 and (scale[[0, 2]] != 1).all()
+    (line,) = warned
+    assert "in dimension 4 by less than 1e-06 of what others change by" in line
+
+
+def test_data_that_never_changes_is_left_as_it_is() -> None:
+    assert Normalizer.fit(dataset(torch.full((9, 2), 3.0))).scale.tolist() == [1.0, 1.0]
 
 
 def test_nan_in_the_data_is_refused() -> None:

@@ -87,3 +87,19 @@ def test_nothing_finite_at_all(damaged_d4rl: str) -> None:
         assert numbers[key] is None
     assert numbers["observation"]["low"][0] is None is numbers["observation"]["high"][0]
     assert "all rewards are zero" not in suspicions(data)
+
+
+def test_returns_that_float32_cannot_hold(tmp_path: Path) -> None:
+    path = Path(shutil.copyfile(SAMPLE, tmp_path / SAMPLE.name))
+    path.chmod(0o644)
+    with h5py.File(path, "r+") as file:
+        first = int(np.flatnonzero(file["timeouts"][()] | file["terminals"][()])[0]) + 1
+        file["rewards"][first : first + 10] = -1e38
+    with pytest.raises(NotFiniteError) as caught:
+        load_episodes(f"d4rl:{path}")
+    line = str(caught.value)
+    assert line.startswith(f"{path}: rewards add up to -1e+39 in episode 1, more than float32")
+    assert line.endswith("divide the rewards by a constant")
+    data = load_episodes(f"d4rl:{path}", finite=False)
+    assert describe(data)["return"]["min"] == pytest.approx(-1e39)
+    assert any(w.startswith("returns_to_go holds NaN or Inf in ") for w in suspicions(data))

@@ -15,6 +15,8 @@ from torchrl_td.errors import TDError
 
 _BOUND_TOLERANCE = 1e-3  # of the range: float32 rounding of recorded actions
 _ROUNDING = 1e-3  # of the standard deviation: what storing a state twice may change
+_LOST = 0.1  # of the standard deviation: an error of rounding that is worth a word
+_JITTER = 1e-11  # of the magnitude: a change as small is itself rounding, of a simulation
 _SAMPLED = 1 << 16  # steps looked at of larger data
 _NOISE = 0.2  # of the standard deviation: what an environment may add to what it shows
 
@@ -84,6 +86,31 @@ def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) 
         f"{name}: {key} holds NaN or Inf, first in row {row + first} (episode "
         f"{int(episode[first])}); drop or mend that episode"
     )
+
+
+def check_precision(value: Tensor, name: str, key: str) -> None:
+    """Warn where float32 cannot tell the values of a dimension apart.
+
+    Its 24 bits hold 1.7e9 to the nearest 128: of a clock in seconds since 1970 nothing is left.
+
+    Args:
+        value: [n, ...] of whatever type.
+        name: of the source, for the message.
+        key: of the value, for the message.
+    """
+    if value.dtype not in (torch.float64, torch.int64, torch.int32) or not len(value):
+        return
+    exact = value.reshape(len(value), -1).double()  # [n, D]
+    error = (exact - exact.float().double()).abs().amax(0)  # [D]
+    spread, largest = exact.std(0, correction=0), exact.abs().amax(0)
+    lost = (error > _LOST * spread) & (spread > _JITTER * largest)
+    if lost.any():
+        dimensions = ", ".join(map(str, torch.nonzero(lost).flatten().tolist()))
+        warn_once(
+            f"{name}: {key.removeprefix('next/')} loses its digits in float32, in dimension "
+            f"{dimensions}: it changes little for how far it is from 0; subtract the offset, "
+            "count a clock from the episode's start, or leave it out"
+        )
 
 
 def check_not_zero(seen: Mapping[str, bool], name: str) -> None:

@@ -6,10 +6,14 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from torchrl_td.data.checks import warn_once
 from torchrl_td.errors import TDError
 
-# Below this spread a dimension is taken as constant: dividing by it would blow rounding up.
+# A dimension is taken as constant, since dividing by its spread would blow rounding up, where
+# that is less than this share of the others' spread,
 _CONSTANT = 1e-6
+# or than what float32 can tell apart at the distance from 0 that it has.
+_RESOLUTION = torch.finfo(torch.float32).eps
 
 
 class Normalizer(nn.Module):
@@ -17,8 +21,9 @@ class Normalizer(nn.Module):
 
     Args:
         loc: mean of the states, shape [O].
-        scale: standard deviation of the states, shape [O]; entries of (almost) constant
-            dimensions are replaced by 1.
+        scale: standard deviation of the states, shape [O]. It is replaced by 1 in dimensions
+            that are constant but for rounding: whose scale is less than 1e-6 of the others' (of
+            their upper quartile), whatever the units, or less than float32 resolves at ``loc``.
         returns_scale: what returns-to-go are divided by.
 
     Raises:
@@ -45,14 +50,26 @@ class Normalizer(nn.Module):
         if not returns_scale > 0:
             raise TDError(f"returns_scale must be positive, got {returns_scale}")
         self.register_buffer("loc", loc.float())
-        self.register_buffer("scale", torch.where(scale > _CONSTANT, scale, 1.0).float())
+        self.register_buffer("scale", torch.where(_changing(loc, scale), scale, 1.0).float())
         self.register_buffer("returns_scale", torch.tensor(float(returns_scale)))
 
     @classmethod
     def fit(cls, episodes: TensorDictBase, returns_scale: float = 1.0) -> Normalizer:
-        """Fits mean and standard deviation on the ``observation`` of a dataset [N]."""
+        """Fits mean and standard deviation on the ``observation`` of a dataset [N].
+
+        A warning names dimensions that change, but too little to be told from constant ones.
+        """
         observation = episodes["observation"].double()
-        return cls(observation.mean(0), observation.std(0, correction=0), returns_scale)
+        loc, scale = observation.mean(0), observation.std(0, correction=0)
+        small = (scale > _RESOLUTION * loc.abs()) & ~_changing(loc, scale)
+        if small.any():
+            dimensions = ", ".join(map(str, torch.nonzero(small).flatten().tolist()))
+            warn_once(
+                f"observation changes in dimension {dimensions} by less than {_CONSTANT:g} of what "
+                "others change by, so it is taken as constant there; if it matters, record it in "
+                "other units"
+            )
+        return cls(loc, scale, returns_scale)
 
     def normalize(self, observation: Tensor) -> Tensor:
         """States [..., O] in the environment's units to normalised ones."""
@@ -74,6 +91,15 @@ class Normalizer(nn.Module):
         for key in ("returns_to_go", ("next", "returns_to_go")):
             out[key] = self.scale_returns(out[key])
         return out
+
+
+def _changing(loc: Tensor, scale: Tensor) -> Tensor:
+    """Which dimensions of a mean and standard deviation [O] are more than rounding, [O] bool."""
+    changing = scale > (_RESOLUTION * loc.abs()).clamp(min=torch.finfo(torch.float32).tiny)
+    if not changing.any():
+        return changing
+    usual = scale[changing].quantile(0.75, interpolation="nearest")
+    return changing & (scale > _CONSTANT * usual)
 
 
 def displacement_scale(
@@ -110,7 +136,7 @@ def displacement_scale(
     for lag in range(1, horizon):
         end = (start + lag).clamp(max=observation.shape[0] - 1)
         inside = (episode[end] == episode[start]) & (end - start == lag)
-        change = (observation[end] - observation[start])[inside]
-        rows.append(change.double().square().mean(0).sqrt().float() if len(change) else rows[-1])
+        change = (observation[end].double() - observation[start].double())[inside]
+        rows.append(change.square().mean(0).sqrt().float() if len(change) else rows[-1])
     scale = torch.stack(rows)
-    return torch.where(scale > _CONSTANT, scale, 0.0)
+    return torch.where(scale > _CONSTANT, scale, 0.0)  # of a standard deviation, which is 1

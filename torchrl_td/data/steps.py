@@ -12,7 +12,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl_td.data.checks import check_finite
+from torchrl_td.data.checks import NotFiniteError, check_finite, check_precision
 from torchrl_td.data.keys import Key
 from torchrl_td.data.keys import observation_keys as ordered_keys
 from torchrl_td.errors import TDError
@@ -115,7 +115,7 @@ def finish(
 
     Raises:
         TDError: lengths differ, or a value is no number.
-        NotFiniteError: a value is NaN or Inf.
+        NotFiniteError: a value is NaN or Inf, or a return too large for float32.
     """
     count = len(steps.terminated)
     done = steps.terminated | steps.truncated
@@ -125,6 +125,8 @@ def finish(
         for key, column in columns.items():
             check_finite(column, name, (keys or {}).get(key, key), row, number)
     to_go = returns_to_go(columns["next/reward"][:, 0], done)  # [n] float64: long sums stay exact
+    if finite:
+        _check_returns(to_go, number, name, (keys or {}).get("next/reward", "next/reward"))
     to_go_next = to_go - columns["next/reward"][:, 0].double()
     following = {
         "observation": columns["next/observation"],
@@ -137,6 +139,16 @@ def finish(
     now = {"observation": columns["observation"], "action": columns["action"], "episode": number}
     now["returns_to_go"] = to_go.float().unsqueeze(-1)
     return TensorDict({**now, "next": following}, batch_size=[count])
+
+
+def _check_returns(to_go: Tensor, number: Tensor, name: str, called: str) -> None:
+    """Refuse returns-to-go [n] float64 that float32 cannot hold, of rewards that it can."""
+    rows = torch.nonzero(to_go.abs() > torch.finfo(torch.float32).max)
+    if len(rows):
+        raise NotFiniteError(
+            f"{name}: {called} add up to {float(to_go[rows[0]]):.3g} in episode "
+            f"{int(number[rows[0]])}, more than float32 holds; divide the rewards by a constant"
+        )
 
 
 def _columns(steps: Steps, name: str, keys: Mapping[str, str]) -> dict[str, Tensor]:
@@ -168,7 +180,7 @@ def _columns(steps: Steps, name: str, keys: Mapping[str, str]) -> dict[str, Tens
 
 
 def as_float(value: Any, name: str, key: str, *, continuous: bool = False) -> Tensor:
-    """Numbers as float32.
+    """Numbers as float32; a warning says where that loses what they tell.
 
     Args:
         value: array or tensor.
@@ -188,6 +200,7 @@ def as_float(value: Any, name: str, key: str, *, continuous: bool = False) -> Te
             f"{name}: {key} has dtype {value.dtype}, but only {kind} planned with; "
             "convert it to float32 or take another dataset"
         )
+    check_precision(value, name, key)
     return value.float()
 
 

@@ -61,6 +61,8 @@ def _not_finite(episodes: TensorDictBase) -> list[str]:
         "action": "action",
         "reward": ("next", "reward"),
     }
+    if torch.isfinite(episodes["next", "reward"]).all():  # else they are not, for that reason
+        keys["returns_to_go"] = "returns_to_go"
     for name, key in keys.items():
         wrong = ~torch.isfinite(episodes[key])  # [N, D]
         rows = torch.nonzero(wrong.any(-1)).flatten()
