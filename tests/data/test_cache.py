@@ -19,6 +19,7 @@ import torch
 from tests.data.helpers import SAMPLE, same
 from torchrl_td.data import cache as cache_module
 from torchrl_td.data import d4rl, dataset_identity, load_episodes
+from torchrl_td.data import identity as identity_module
 from torchrl_td.data.cache import cache_root
 from torchrl_td.errors import TDError
 
@@ -238,6 +239,25 @@ print(peak - before, sum(v.numel() * v.element_size() for v in data.values(True,
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounts")
+def test_a_change_between_the_sampled_blocks_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large files are not read whole; the time of the change of state cannot be set back."""
+    for name, value in {"_WHOLE": 0, "_SAMPLES": 2, "_SAMPLE": 16}.items():
+        monkeypatch.setattr(identity_module, name, value)
+    path = tmp_path / "large.hdf5"
+    path.write_bytes(bytes(4096))
+    about, before = path.stat(), identity_module.files_identity([path], path)
+    assert identity_module.files_identity([path], path) == before
+    time.sleep(0.02)  # a file system's clock may tick in hundredths
+    with path.open("r+b") as opened:
+        opened.seek(2000)
+        opened.write(b"another")
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    after = identity_module.files_identity([path], path)
+    assert after["size"] == before["size"] and after["hash"] != before["hash"]
+
+
 def test_memory_stays_bounded(root: Path, file: Path, tmp_path: Path) -> None:
     count = 600_000
     rng = np.random.default_rng(0)

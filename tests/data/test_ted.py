@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.collectors.utils import split_trajectories
 from torchrl.data import (
+    LazyStackStorage,
     LazyTensorStorage,
     ListStorage,
     ReplayBuffer,
@@ -21,7 +22,7 @@ from torchrl.data import (
 from torchrl.envs import CatTensors, Compose, DoubleToFloat, GymWrapper, SerialEnv, TransformedEnv
 
 from tests.data.helpers import same
-from torchrl_td.data import load_episodes
+from torchrl_td.data import dataset_identity, load_episodes
 from torchrl_td.data.pointmaze import make_pointmaze
 from torchrl_td.errors import TDError
 
@@ -229,12 +230,35 @@ def test_a_collector_into_a_buffer_into_training_data() -> None:
     check_chains(data, 8)
 
 
+@pytest.mark.parametrize("storage", [LazyTensorStorage, LazyStackStorage, ListStorage])
+def test_any_storage_of_steps(storage: type) -> None:
+    """Also one that keeps its entries apart: the episodes and their identity are the same."""
+    buffer = TensorDictReplayBuffer(storage=storage(8))
+    for step in ted((2, 2)):  # the ring turns: these are written over
+        buffer.add(step)
+    for step in ted():
+        buffer.add(step)
+    assert same(load_episodes(buffer), load_episodes(ted()))
+    kept = TensorDictReplayBuffer(storage=LazyTensorStorage(8))
+    kept.extend(ted())
+    identities = [dataset_identity(source) for source in (buffer, kept)]
+    assert identities[0] == identities[1] and identities[0]["episodes"] == 3
+
+
 def bad_buffer(kind: str) -> ReplayBuffer:
     if kind == "empty":
         return TensorDictReplayBuffer(storage=LazyTensorStorage(10))
     if kind == "no tensordict":
         buffer = ReplayBuffer(storage=ListStorage(10), collate_fn=lambda x: x)
         buffer.extend([1, 2, 3])
+        return buffer
+    if kind in ("numbers", "uneven"):
+        buffer = ReplayBuffer(storage=ListStorage(10))
+        buffer.extend([1, 2, 3] if kind == "numbers" else [ted((4,)), ted((3,))])
+        return buffer
+    if kind == "dicts":
+        buffer = ReplayBuffer(storage=LazyStackStorage(10))
+        buffer.extend([{"observation": torch.rand(3)}] * 2)
         return buffer
     buffer = TensorDictReplayBuffer(
         storage=LazyTensorStorage(10), writer=TensorDictMaxValueWriter(rank_key="score")
@@ -248,6 +272,9 @@ def bad_buffer(kind: str) -> ReplayBuffer:
     [
         ("empty", "replay buffer: it is empty"),
         ("no tensordict", "it holds list, not a TensorDict"),
+        ("numbers", "its entries do not make one TensorDict"),
+        ("uneven", "its entries do not make one TensorDict"),
+        ("dicts", "its entries do not make one TensorDict"),
         ("sorted", "keeps the best steps and not their order"),
     ],
 )

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torchrl.data import (
     LazyMemmapStorage,
+    LazyStackStorage,
     LazyTensorStorage,
+    ListStorage,
     TensorDictReplayBuffer,
 )
 
@@ -240,6 +242,12 @@ def test_episodes_shorter_than_the_horizon() -> None:
         buffer.sample()
     assert "\n" not in str(error.value)
     assert buffer_of(episodes([3, 6, 2]), horizon=6).sample().shape == (64, 10)
+
+
+@pytest.mark.parametrize("storage", [ListStorage, LazyStackStorage])
+def test_a_storage_that_holds_no_tensors(storage: type) -> None:
+    with pytest.raises(TDError, match=f"not from a {storage.__name__}; use LazyTensorStorage"):
+        buffer_of(episodes([9, 9]), storage=storage, horizon=4).sample()
 
 
 def test_data_is_refused_before_it_is_drawn_from() -> None:

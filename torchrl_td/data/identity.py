@@ -17,7 +17,7 @@ _SAMPLE = 1 << 16  # bytes of such a block
 
 
 def files_identity(files: Sequence[Path], root: Path) -> dict[str, Any]:
-    """Size, number and a hash of files by name, size, time of change and contents.
+    """Size, number and a hash of files by name, size, times of change and contents.
 
     Files of more than 64 MiB together are read in part: 64 blocks of 64 KiB, spread
     over them by size, at least one of each.
@@ -31,7 +31,8 @@ def files_identity(files: Sequence[Path], root: Path) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=16)
     for path, size in zip(files, sizes, strict=True):
         name = path.relative_to(root) if path != root else Path(path.name)
-        digest.update(f"{name.as_posix()} {size} {path.stat().st_mtime_ns};".encode())
+        times = path.stat().st_mtime_ns, path.stat().st_ctime_ns  # the second cannot be set back
+        digest.update(f"{name.as_posix()} {size} {times};".encode())
         with path.open("rb") as file:
             if total <= _WHOLE:
                 while block := file.read(_BLOCK):

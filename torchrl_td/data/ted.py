@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import LazyStackedTensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, TensorDictMaxValueWriter
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
 
 from torchrl_td.data.keys import Key
 from torchrl_td.data.steps import Steps, as_float, flat_entries, join
-from torchrl_td.errors import TDError
+from torchrl_td.errors import TDError, first_line
 
 _NUMBERS: tuple[str | Key, ...] = ("episode", ("collector", "traj_ids"))
 _MASK = ("collector", "mask")
@@ -25,7 +25,8 @@ def buffer_contents(buffer: ReplayBuffer) -> TensorDictBase:
     """All that a replay buffer holds, oldest first.
 
     Raises:
-        TDError: it is empty, holds no TensorDict, or does not keep the order of writing.
+        TDError: it is empty, holds no TensorDict or entries that make none together, or does
+            not keep the order of writing.
     """
     if len(buffer) == 0:
         raise TDError("replay buffer: it is empty, fill it before loading episodes from it")
@@ -35,7 +36,15 @@ def buffer_contents(buffer: ReplayBuffer) -> TensorDictBase:
             "replay buffer: its writer keeps the best steps and not their order; "
             "load episodes from a buffer with the default writer"
         )
-    contents = buffer[:]
+    try:
+        contents = buffer[:]
+        if isinstance(contents, LazyStackedTensorDict):
+            contents = contents.contiguous()
+    except Exception as error:  # whatever putting its entries together raises
+        raise TDError(
+            f"replay buffer: its entries do not make one TensorDict ({first_line(error)}); store "
+            "steps of equal keys and shapes, as in a TensorDictReplayBuffer over LazyTensorStorage"
+        ) from error
     if not isinstance(contents, TensorDictBase):
         raise TDError(
             f"replay buffer: it holds {type(contents).__name__}, not a TensorDict; "

@@ -9,7 +9,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl import torchrl_logger
 from torchrl.data.replay_buffers.samplers import Sampler
-from torchrl.data.replay_buffers.storages import Storage
+from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
 from torchrl_td.errors import TDError
 
@@ -109,9 +109,15 @@ class WindowSampler(Sampler):
         Drawing does so by itself; before it, this refuses data early.
 
         Raises:
-            TDError: no episode is as long as the horizon, or they cannot be told apart.
+            TDError: no episode is as long as the horizon, they cannot be told apart, or the
+                storage holds no tensors.
         """
         count = len(storage)
+        if not isinstance(storage, TensorStorage):
+            raise TDError(
+                f"windows are drawn from a storage of tensors, not from a "
+                f"{type(storage).__name__}; use LazyTensorStorage"
+            )
         data = storage.get(slice(0, count))
         episode = data.get(self.episode_key, None)
         if episode is None:
