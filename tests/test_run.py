@@ -18,7 +18,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded
 
-from torchrl_td import judge
+from torchrl_td import judge, progress
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
 from torchrl_td.data import ensure_pointmaze, load_episodes
@@ -235,6 +235,77 @@ def test_a_signal_during_evaluation_leaves_it_due(
     assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == 3
     run(tiny_config("resume=auto", *EVALUATING))
     assert_same_run(one, tmp_path / "run")
+
+
+@pytest.mark.parametrize("during", ["evaluate", "play_one"])
+def test_a_signal_after_training(
+    during: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During the last evaluation, or when its results are written and pictures drawn."""
+    words = ("training.steps=2", "planner.refine_steps=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, during, interrupted)
+        summary = run(tiny_config(*words))
+    scored = during == "play_one"
+    assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == 2
+    assert len(summary["results"]) == scored == (tmp_path / "run" / "results.json").exists()
+    assert "stopped_by" not in (again := run(tiny_config(*words, "resume=auto")))
+    assert len(again["results"]) == 1 and (tmp_path / "run" / "plans.png").exists()
+
+
+@pytest.mark.parametrize("part", ["session.save_checkpoint", "judge.Judge.record"])
+def test_the_best_is_not_lost_where_it_cannot_be_saved(
+    part: str,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    undisturbed: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run ends, as where any checkpoint cannot be saved, and evaluates again when resumed."""
+    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise TDError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"torchrl_td.{part}", full)
+        with pytest.raises(TDError, match="the disk is full"):
+            run(tiny_config(*EVALUATING))
+    run(tiny_config("resume=auto", *EVALUATING))
+    assert_same_run(one, tmp_path / "run")
+    assert load_about(find_checkpoint(tmp_path / "run/checkpoint/best"))["step"] == 3
+
+
+def test_a_picture_that_cannot_be_written_costs_no_training(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("torchrl_td.plotting.torchrl_logger.warning", said.append)
+    names = ["plans-1.png", "training.png", "plans.png", "rollout.gif"]
+    for name in names:
+        (tmp_path / "run" / name).mkdir(parents=True)
+    words = ("training.steps=2", "training.evaluate_every=1", "planner.refine_steps=0")
+    summary = run(tiny_config(*words, "logger.pictures=true", "logger.video=true"))
+    assert summary["results"] and (tmp_path / "run" / "results.json").exists()
+    for name, line in zip(names, said, strict=True):
+        assert line.startswith(f"no {tmp_path / 'run' / name}: Is a directory; ")
+        assert "\n" not in line
+
+
+def test_the_time_of_training_is_not_that_of_the_last_evaluation(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def slow(*_: Any) -> EvaluationResult:
+        now[0] += 1000
+        return EvaluationResult(0, [1.0], [1], 1.0, 0.0, 1, 0.0, 0.0)
+
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(judge, "evaluate", slow)
+    words = ("training.steps=2", "planner.refine_steps=0")
+    assert run(tiny_config(*words, "training.evaluate_every=2"))["training_seconds"] == 0
 
 
 def test_stops_for_want_of_progress(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torchrl_td.evaluation import EvaluationResult, evaluate
 from torchrl_td.metrics import Metrics
 from torchrl_td.modules.build import TrajectoryDiffuser
 from torchrl_td.planner import TDPlannerActor
+from torchrl_td.plotting import spared
 from torchrl_td.random_state import own_randomness
 from torchrl_td.showing import play_one, show_plans, show_video
 
@@ -57,16 +58,21 @@ class Judge:
     def score(
         self,
         model: TrajectoryDiffuser,
-        step: int,
-        metrics: Metrics,
         refine_steps: int | None = None,
     ) -> EvaluationResult:
-        """Evaluates a planner and writes its score down.
+        """Evaluates a planner.
 
         Raises:
             TDError: if an environment fails.
         """
-        result = evaluate(self.actor(model, refine_steps), self.config)
+        return evaluate(self.actor(model, refine_steps), self.config)
+
+    def record(self, result: EvaluationResult, step: int, metrics: Metrics) -> None:
+        """Writes a score down.
+
+        Raises:
+            TDError: if the metrics' file cannot be written.
+        """
         name = "generator" if result.refine_steps == 0 else "refined"
         values = {
             f"eval/score/{name}": result.score_mean,
@@ -81,7 +87,6 @@ class Judge:
             f"{result.score_std:.1f} over {result.episodes} episodes, "
             f"{1e3 * result.seconds_per_plan_median:.1f} ms a plan"
         )
-        return result
 
     def beats(self, result: EvaluationResult) -> bool:
         """Whether a score is the best so far; one that is not a number never is."""
@@ -109,13 +114,20 @@ class Judge:
         name: str,
         video: bool = False,
     ) -> None:
-        """Draws plans of an episode into the file ``name``, and, if wanted, the episode."""
-        with own_randomness(self.config.evaluation.seed):
-            rollout = play_one(self.actor(model), self.config)
-        show_plans(rollout, self.config.task, self.folder / name)
-        metrics.picture("plans", self.folder / name, step)
-        if video and show_video(rollout, self.config, self.folder / "rollout.gif"):
-            metrics.video("rollout", self.folder / "rollout.gif", step)
+        """Draws plans of an episode into the file ``name``, and, if wanted, the episode.
+
+        What cannot be drawn is left out with a warning.
+        """
+        plans, film = self.folder / name, self.folder / "rollout.gif"
+        with spared(plans):
+            with own_randomness(self.config.evaluation.seed):
+                rollout = play_one(self.actor(model), self.config)
+            with spared(plans):
+                show_plans(rollout, self.config.task, plans)
+                metrics.picture("plans", plans, step)
+            with spared(film):
+                if video and show_video(rollout, self.config, film):
+                    metrics.video("rollout", film, step)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

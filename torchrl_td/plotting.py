@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,26 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from tensordict import TensorDictBase
+from torchrl import torchrl_logger
 
+from torchrl_td.errors import TDError, first_line
 from torchrl_td.metrics import MetricsFile
 
 _HISTORY, _DRAFT, _REFINED, _WALKED = "#8a8f98", "#e08a1e", "#2b6cb0", "#9ad0a8"
+
+
+@contextmanager
+def spared(path: Path) -> Iterator[None]:
+    """Around the making of a picture, which, if it fails, costs the picture and not the run."""
+    try:
+        yield
+    except (OSError, TDError) as error:
+        reason = first_line(error)
+        if isinstance(error, OSError):
+            reason = f"{error.strerror or reason}; free some space or make the folder writable"
+        torchrl_logger.warning(f"no {path}: {reason}")
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # half of it
 
 
 def plot_training(metrics: MetricsFile, path: Path) -> None:
@@ -76,9 +94,7 @@ def plot_plans(rollout: TensorDictBase, path: Path, env: Any, count: int = 4) ->
             axis.set_title(f"step {moment}")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False)
-        figure.tight_layout(rect=(0, 0.08, 1, 0.97))
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
+        _save(figure, path, rect=(0, 0.08, 1, 0.97))
         return
     states = rollout["observation"][:end]
     chosen = states.std(0).argsort(descending=True)[:4].sort().values.tolist()
@@ -157,7 +173,9 @@ def _draw_state_plan(
     axis.plot(ahead, refined, color=_REFINED, ls="--", label="refined")
 
 
-def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def _save(figure: Any, path: Path, **layout: Any) -> None:
+    try:
+        figure.tight_layout(**layout)
+        figure.savefig(path, dpi=110)
+    finally:
+        plt.close(figure)

@@ -21,6 +21,7 @@ from torchrl_td.resuming import folder_of, resumed
 from torchrl_td.run_folder import record_start, run_folder
 from torchrl_td.session import Session
 from torchrl_td.showing import check_video
+from torchrl_td.signals import stop_signals
 
 
 def run(
@@ -60,9 +61,9 @@ def run(
                 session.restore(checkpoint)
             if world.first:
                 session.open(record_start(folder, config, session.dataset, overrides))
-            if not session.train():
-                return session.summary([])
-            return session.finish() if world.first else session.summary([])
+            with stop_signals(session.stop):
+                trained = session.train()
+                return session.finish() if trained and world.first else session.summary([])
 
 
 def _session(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torchrl import torchrl_logger
-from tqdm import tqdm
 
 from torchrl_td.checkpoint import describe, load_about, load_payload, save_checkpoint
 from torchrl_td.config import Config
@@ -19,10 +17,12 @@ from torchrl_td.errors import TDError
 from torchrl_td.evaluation import EvaluationResult
 from torchrl_td.judge import Judge
 from torchrl_td.metrics import Metrics
-from torchrl_td.plotting import plot_training
+from torchrl_td.modules.build import TrajectoryDiffuser
+from torchrl_td.plotting import plot_training, spared
+from torchrl_td.progress import Progress
 from torchrl_td.results import summarize
 from torchrl_td.run_folder import write_json
-from torchrl_td.signals import stop_signals
+from torchrl_td.signals import Stop
 from torchrl_td.training import Trainer
 
 _SIGNAL_STEPS = 10  # steps between asking the other processes whether one was told to stop
@@ -58,12 +58,9 @@ class Session:
         self.trainer = Trainer(config, episodes, device, world)
         self.judge.actor(self.trainer.model)  # refuses what cannot plan before training
         self.metrics: Metrics | None = None  # the first process' alone
-        self.seconds = 0.0
+        self.progress = Progress(config, world.first)
         self.evaluation_due = False
-        self.stopped_by: int | None = None
-        self._started = time.perf_counter()
-        self._logged = (0, 0.0)  # step and seconds
-        self._evaluating = False
+        self.stop = Stop()
 
     def restore(self, checkpoint: Path) -> None:
         """Continues from a checkpoint of the same run.
@@ -80,7 +77,7 @@ class Session:
             )
         state = load_payload(checkpoint, "training", "cpu")
         self.trainer.load_state_dict(state["trainer"])
-        self.seconds = state["seconds"]
+        self.progress.seconds = state["seconds"]
         self.judge.load_state_dict(state)
         self.evaluation_due = state["evaluation_due"]
 
@@ -92,72 +89,68 @@ class Session:
     def train(self) -> bool:
         """Trains to the last step; False if it was told to stop before.
 
-        Ctrl-C, SIGTERM and SIGUSR2 save a checkpoint first.
+        Told so by ``stop``, it saves a checkpoint first.
         """
-        settings, trainer = self.config.training, self.trainer
-        self._started = time.perf_counter() - self.seconds
-        self._logged = (trainer.step, self.seconds)
-        bar = tqdm(
-            total=settings.steps,
-            initial=trainer.step,
-            desc="training",
-            unit="step",
-            disable=not (self.config.progress and self.world.first),
-        )
+        trainer, steps = self.trainer, self.config.training.steps
+        self.progress.start(trainer.step)
         saved = trainer.step
-        with stop_signals(self._on_signal), bar:
+        try:
             if self.evaluation_due:
                 self._evaluate()
             while not self._done():
                 trainer.train_step()
-                bar.update()
-                if self._after_step(bar):
+                self.progress.step()
+                if self._after_step():
                     saved = trainer.step
             if saved != trainer.step or self.evaluation_due:
-                trainer.check_health()
-                self.save()
-        finished = trainer.step >= settings.steps or self.judge.out_of_patience()
-        if not finished and self.metrics is not None:
+                self._checkpoint()
+        finally:
+            self.progress.close()
+        finished = trainer.step >= steps or self.judge.out_of_patience()
+        if finished and not self.stop.asked:
+            return True
+        if self.metrics is not None:
             self.metrics.close()
             torchrl_logger.info(
-                f"stopped at step {trainer.step} of {settings.steps}; continue with "
-                f"resume={self.folder}"
+                f"stopped at step {trainer.step} of {steps}; continue with resume={self.folder}"
             )
-        return finished
+        return False
 
     def finish(self) -> dict[str, Any]:
         """Evaluates generator and refined planner, writes results and pictures.
+
+        Told to stop, it leaves out what is not done.
 
         Raises:
             TDError: if the environment fails; the trained model is safe in its checkpoint.
         """
         assert self.metrics is not None
         model, step = self.trainer.planner_model(), self.trainer.step
-        results = []
+        results: list[EvaluationResult] = []
         for refine_steps in sorted({0, self.config.planner.refine_steps}):
-            try:
-                result = self.judge.score(model, step, self.metrics, refine_steps)
-            except TDError as error:
-                raise TDError(
-                    f"{error}; the training is saved: resume={self.folder} evaluates it again"
-                ) from error
+            result = self._final_score(model, refine_steps)
+            if result is None:
+                self.metrics.close()
+                torchrl_logger.info(
+                    f"stopped during the evaluation; the training is saved: "
+                    f"resume={self.folder} evaluates it again"
+                )
+                return self.summary([])
+            self.judge.record(result, step, self.metrics)
             results.append(result)
         if self.config.training.evaluate_every and self.judge.beats(results[-1]):
             self.save(best=True)
-        summary = self.summary(results)
-        write_json(self.folder / "results.json", summary)
-        plot_training(self.metrics.file, self.folder / "training.png")
-        self.metrics.picture("training", self.folder / "training.png", step)
-        video = self.config.logger.video
-        self.judge.show(model, step, self.metrics, "plans.png", video)
+        write_json(self.folder / "results.json", self.summary(results))
+        if not self.stop.asked:
+            with self.stop.at_once():
+                self._show(model, self.metrics)
         self.metrics.close()
-        return summary
+        return self.summary(results)
 
     def save(self, best: bool = False) -> None:
         """Writes a checkpoint."""
         if not self.world.first:
             return
-        self._clock()
         spec = self.action_spec.space
         about = describe(
             self.config,
@@ -169,7 +162,7 @@ class Session:
         )
         training = {
             "trainer": self.trainer.state_dict(),
-            "seconds": self.seconds,
+            "seconds": self.progress.seconds,
             **self.judge.state_dict(),
             "evaluation_due": self.evaluation_due,
         }
@@ -185,20 +178,20 @@ class Session:
 
     def summary(self, results: list[EvaluationResult]) -> dict[str, Any]:
         """What ``results.json`` holds."""
-        summary = summarize(self.trainer, self.dataset, self.seconds, results)
-        return summary | ({} if self.stopped_by is None else {"stopped_by": self.stopped_by})
+        summary = summarize(self.trainer, self.dataset, self.progress.seconds, results)
+        return summary | ({"stopped_by": self.stop.signal} if self.stop.asked else {})
 
     def _done(self) -> bool:
         settings, step = self.config.training, self.trainer.step
         if step >= min(settings.steps, settings.stop_after or settings.steps):
             return True
-        stopped = self.stopped_by is not None
+        stopped = self.stop.asked
         if self.world.size > 1:
             asked = step % _SIGNAL_STEPS == 0
             stopped = asked and self.world.agree(stopped, self.device)
         return stopped or self.judge.out_of_patience()
 
-    def _after_step(self, bar: tqdm) -> bool:
+    def _after_step(self) -> bool:
         """Logs, validates, evaluates and saves what is due; True if it saved."""
         settings, step = self.config.training, self.trainer.step
 
@@ -207,7 +200,7 @@ class Session:
 
         if due(settings.log_every):
             self.trainer.check_health()
-            self._log(bar)
+            self._log()
         if due(settings.validate_every) and self.metrics is not None:
             losses = self.trainer.validate()
             self.metrics.write(step, {f"validation/{name}": v for name, v in losses.items()})
@@ -215,25 +208,25 @@ class Session:
             self._evaluate()
         if not due(settings.checkpoint_every) or self.evaluation_due:
             return False
-        self.trainer.check_health()
-        self.save()
+        self._checkpoint()
         return True
 
-    def _log(self, bar: tqdm) -> None:
+    def _checkpoint(self) -> None:
+        self.trainer.check_health()
+        self.progress.clock()
+        self.save()
+        self.progress.saved(self.trainer.step)
+
+    def _log(self) -> None:
         means = self.trainer.read_metrics()
         if self.metrics is None:
             return
-        self._clock()
-        step, seconds = self._logged
-        self._logged = (self.trainer.step, self.seconds)
         values = {f"train/{name}": value for name, value in means.items()}
         values["lr/all"] = self.trainer.learning_rate()
-        values["time/seconds"] = self.seconds
-        passed = max(self.seconds - seconds, 1e-9)
-        values["time/steps_per_second"] = (self.trainer.step - step) / passed
+        rate = self.progress.rate(self.trainer.step)
+        values |= {"time/seconds": self.progress.seconds, "time/steps_per_second": rate}
         self.metrics.write(self.trainer.step, values)
-        shown = {k.removeprefix("loss_"): f"{v:.4f}" for k, v in means.items() if "loss_" in k}
-        bar.set_postfix(shown, refresh=False)
+        self.progress.losses(means)
 
     def _evaluate(self) -> None:
         """Plays the task in the first process; the others wait for it."""
@@ -246,31 +239,43 @@ class Session:
     def _play(self, metrics: Metrics) -> None:
         """An environment that fails costs this evaluation, not the run; a signal puts it off."""
         model, step = self.trainer.planner_model(), self.trainer.step
-        self.evaluation_due, self._evaluating = True, True
+        result, self.evaluation_due = None, True
         try:
-            result = self.judge.score(model, step, metrics)
-            # It is counted and saved whole, whatever signal comes now.
-            self.evaluation_due, self._evaluating = False, False
-            best = self.judge.beats(result)
-            self.judge.count(result)
-            if best:
-                self.save(best=True)
-            if self.config.logger.pictures:
-                self._evaluating = True
-                self.judge.show(model, step, metrics, f"plans-{step}.png")
+            with self.stop.at_once():
+                result = self.judge.score(model)
         except TDError as error:
-            self.evaluation_due = False
-            torchrl_logger.warning(f"step {step}: no evaluation: {error}")
-        except KeyboardInterrupt:
-            if self.stopped_by is None:
-                raise
-        finally:
-            self._evaluating = False
+            if not self.stop.asked:  # else it may be what the signal did to worker processes
+                self.evaluation_due = False
+                torchrl_logger.warning(f"step {step}: no evaluation: {error}")
+        if result is None:
+            return
+        # It is counted and saved whole, whatever signal comes now.
+        self.evaluation_due = False
+        self.judge.record(result, step, metrics)
+        best = self.judge.beats(result)
+        self.judge.count(result)
+        if best:
+            self.save(best=True)
+        if self.config.logger.pictures and not self.stop.asked:
+            with self.stop.at_once():
+                self.judge.show(model, step, metrics, f"plans-{step}.png")
 
-    def _clock(self) -> None:
-        self.seconds = time.perf_counter() - self._started
+    def _final_score(self, model: TrajectoryDiffuser, refine_steps: int) -> EvaluationResult | None:
+        """A score for ``results.json``; ``None`` if told to stop before there is one."""
+        try:
+            with self.stop.at_once():
+                return None if self.stop.asked else self.judge.score(model, refine_steps)
+        except TDError as error:
+            if not self.stop.asked:  # else it may be what the signal did to worker processes
+                raise TDError(
+                    f"{error}; the training is saved: resume={self.folder} evaluates it again"
+                ) from error
+        return None
 
-    def _on_signal(self, number: int) -> None:
-        self.stopped_by = number
-        if self._evaluating:  # which may take minutes
-            raise KeyboardInterrupt
+    def _show(self, model: TrajectoryDiffuser, metrics: Metrics) -> None:
+        """The pictures at the end."""
+        step, path = self.trainer.step, self.folder / "training.png"
+        with spared(path):
+            plot_training(metrics.file, path)
+            metrics.picture("training", path, step)
+        self.judge.show(model, step, metrics, "plans.png", self.config.logger.video)

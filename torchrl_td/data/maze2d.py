@@ -106,7 +106,10 @@ def record_maze2d(
         episodes = [
             _episode([next(endless) for _ in range(length)])
             for _ in trange(
-                count, desc=f"recording {dataset_id}", unit="episode", disable=not progress
+                count,
+                desc=f"recording {dataset_id}",
+                unit="episode",
+                disable=None if progress else True,
             )
         ]
     finally:

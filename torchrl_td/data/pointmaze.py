@@ -185,7 +185,7 @@ def _walk_all(size: str, seed: int, episodes: int, workers: int, progress: bool)
                 desc=f"recording pointmaze/{size}",
                 unit="step",
                 unit_scale=True,
-                disable=not progress,
+                disable=None if progress else True,
             )
         )
         parts: Iterator[list[dict]]

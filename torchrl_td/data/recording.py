@@ -85,7 +85,7 @@ def record_dataset(
     episodes: list[dict[str, Any]] = []
     recorded = 0
     with tqdm(
-        total=steps, desc=f"recording {dataset_id}", unit="step", disable=not progress
+        total=steps, desc=f"recording {dataset_id}", unit="step", disable=None if progress else True
     ) as bar:
         while recorded < steps:
             episodes.append(_play(env, policy, seed + len(episodes), limit=steps))
