@@ -6,11 +6,15 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from tests.graph_stand_in import Tape
 from tests.settings import TINY_RUN, composed
 from torchrl_td.config import Config
+from torchrl_td.modules import graph_replay
 
 TINY_EPISODES = 12
 UMAZE_EPISODE_STEPS = 300
@@ -35,6 +39,22 @@ def tiny_config(tiny_pointmaze: str, tmp_path: Path) -> Callable[..., Config]:
         return composed(*given, *words)
 
     return make
+
+
+@pytest.fixture
+def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """Has tapes take the place of CUDA graphs; those recorded."""
+    recorded: list[Tape] = []
+
+    def record(function: Callable[[], Any], device: torch.device) -> Any:
+        recorded.append(Tape())
+        with recorded[-1]:
+            outputs = function()
+        return recorded[-1].replay, outputs
+
+    monkeypatch.setattr(graph_replay, "capture", record)
+    monkeypatch.setattr(graph_replay, "aside", lambda function, device: function())
+    return recorded
 
 
 @pytest.fixture

@@ -4,73 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from torchrl_td import cuda_graph
+from tests.graph_stand_in import Tape
 from torchrl_td.config import Config
-from torchrl_td.cuda_graph import CudaGraphStep, Outputs, check_cuda_graph
+from torchrl_td.cuda_graph import CudaGraphStep, check_cuda_graph
 from torchrl_td.data import load_episodes
 from torchrl_td.distributed import World
 from torchrl_td.errors import TDError
 from torchrl_td.training import Trainer
 
 CPU = torch.device("cpu")
-aten = torch.ops.aten
 Make = Callable[..., Trainer]
 
 
-class Tape(TorchDispatchMode):
-    """Notes every operation with the tensors it met, and does them again on the same memory.
-
-    As in a CUDA graph, Python's numbers are those of the recording and random ones are drawn anew.
-    Recording, unlike a capture, runs what it records: that counts as the first replay.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[tuple[Any, tuple, dict, list]] = []
-        self.replays = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
-        if function in (aten._local_scalar_dense.default, aten.equal.default):
-            raise AssertionError(f"the host waits for the device in {function}")
-        outputs = function(*args, **(kwargs or {}))
-        self.operations.append((function, args, kwargs or {}, tree_leaves(outputs)))
-        return outputs
-
-    @torch.no_grad()
-    def replay(self) -> None:
-        self.replays += 1
-        for function, args, kwargs, outputs in self.operations if self.replays > 1 else ():
-            if function.is_view:
-                continue
-            again = tree_leaves(function(*args, **kwargs))
-            for output, value in zip(outputs, again, strict=True):
-                if torch.is_tensor(output) and output.data_ptr() != value.data_ptr():
-                    output.copy_(value)
-
-
 @pytest.fixture
-def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """Has tapes take the graphs' place; those recorded."""
-    recorded: list[Tape] = []
-
-    def record(function: Callable[[], Outputs], device: torch.device) -> Any:
-        recorded.append(Tape())
-        with recorded[-1]:
-            outputs = function()
-        return recorded[-1].replay, outputs
-
-    monkeypatch.setattr(cuda_graph, "capture", record)
-    monkeypatch.setattr(cuda_graph, "aside", lambda function, device: function())
+def tapes(tapes: list[Tape], monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """Has a trainer on the CPU take them, too."""
     monkeypatch.setattr("torchrl_td.training.check_cuda_graph", lambda device, world: None)
-    return recorded
+    return tapes
 
 
 @pytest.fixture

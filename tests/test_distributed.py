@@ -18,7 +18,7 @@ from torchrl_td.checkpoint import find_checkpoint, load_payload
 from torchrl_td.config import Config
 from torchrl_td.distributed import World
 from torchrl_td.errors import TDError
-from torchrl_td.run import run
+from torchrl_td.run import pick_device, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,3 +83,15 @@ def test_two_processes_are_one(
     left, right = (state["trainer"]["rng"]["torch_cpu"] for state in states)
     assert torch.equal(left, right)
     assert torch.equal(*(s["trainer"]["sampler"]["generator"] for s in states))
+
+
+def test_each_process_touches_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A context on the first GPU, too, would take half a gigabyte there for each process."""
+    chosen, touched = [], []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: touched.append(device))
+    own = torch.device("cuda", 3)
+    assert pick_device("cuda") == pick_device("auto") == own
+    assert set(chosen) == set(touched) == {own}

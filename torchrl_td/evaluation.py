@@ -274,7 +274,8 @@ def time_plans(actor: TDPlannerActor, step: TensorDictBase, count: int = 30) -> 
     device = actor.normalizer.loc.device
     # Until then weights are packed and graphs captured, that of a warm start's second draft last.
     horizon = actor.receding_horizon
-    settled = 3 if horizon.warm_start == "none" else 3 * horizon.refresh_every
+    settled = max(3, horizon.runner.warm_up)
+    settled *= 1 if horizon.warm_start == "none" else horizon.refresh_every
     seconds = []
     for i in range(count + settled):
         # A plan is due at each of these steps, and now and then a fresh draft.

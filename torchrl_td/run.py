@@ -46,7 +46,7 @@ def run(
     """
     resuming = config.resume is not None
     folder = folder_of(config, overrides)
-    device = local_device(pick_device(config.device))
+    device = pick_device(config.device)
     with joined(device) as world:
         owned = run_folder(folder, resuming) if world.first else nullcontext(folder.expanduser())
         with owned as folder:
@@ -112,15 +112,15 @@ def describe_returns(config: Config, episodes: TensorDictBase) -> dict[str, floa
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes a GPU if there is one.
+    """``auto`` takes a GPU if there is one; under ``torchrun`` each process its own.
 
     Raises:
         TDError: if the device is unknown or not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        device = local_device(torch.device(name))
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)

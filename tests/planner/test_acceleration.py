@@ -7,13 +7,11 @@ import pickle
 
 import pytest
 import torch
-from tensordict import TensorDictBase
 
-from tests.planner.helpers import Build, act
+from tests.planner.helpers import Build, act, assert_same_plans
 from torchrl_td import TDError
 from torchrl_td.modules import acceleration
 from torchrl_td.modules.acceleration import (
-    CudaGraphPlanner,
     PackedPlanner,
     TapePlanner,
     TensorWatch,
@@ -29,11 +27,6 @@ needs_onednn = pytest.mark.skipif(not PackedWeights.available(), reason="needs o
 def all_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the small weights of these tests packed, too."""
     monkeypatch.setattr(packing, "_SMALLEST", 0)
-
-
-def assert_same_plans(one: TensorDictBase, other: TensorDictBase, tolerance: float = 1e-5) -> None:
-    for key in ("action", ("plan", "draft"), ("plan", "refined"), ("next", "planner", "plan")):
-        torch.testing.assert_close(one[key], other[key], rtol=tolerance, atol=tolerance)
 
 
 @needs_onednn
@@ -247,56 +240,6 @@ def test_what_cannot_be_is_refused(make_actor: Build, arguments, words: str):
         make_actor().compile(**arguments)
 
 
-def test_graphs_are_told_apart_and_limited(make_actor: Build, monkeypatch: pytest.MonkeyPatch):
-    """Which graph serves which call; without CUDA `CudaGraphModule` only passes calls through."""
-    captured = []
-
-    class Graph:
-        def __init__(self, function, device):
-            assert device == planner.candidate_noise.device
-            captured.append(self)
-            self.function = function
-            self.shapes = None
-
-        def __call__(self, *inputs):
-            assert not torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
-            shapes = [tensor.shape for tensor in inputs]
-            assert self.shapes in (None, shapes), "a graph met other shapes than it captured"
-            self.shapes = shapes
-            return self.function(*inputs)
-
-    monkeypatch.setattr(acceleration, "CudaGraphModule", Graph)
-    planner = make_actor().planner
-    runner = CudaGraphPlanner(planner)
-
-    def plan(batch: int, noisy: bool = True):
-        history = torch.randn(batch, 7, 6), torch.rand(batch, 7, 1)
-        mask = torch.ones(batch, 7, dtype=torch.bool)
-        noise = torch.randn(planner.noise_shape(batch)) if noisy else None
-        expected = planner.plan(*history, mask, noise)
-        for one, other in zip(runner.plan(*history, mask, noise), expected, strict=True):
-            torch.testing.assert_close(one, other)
-
-    for batch in (1, 2, 1, 2):
-        plan(batch)
-    assert len(captured) == 2
-    plan(1, noisy=False)
-    assert len(captured) == 3
-    for batch in range(1, 12):
-        plan(batch)
-    assert len(captured) == 12 and len(runner._graphs) == acceleration._MAX_GRAPHS
-    plan(4)  # the one not used for longest
-    plan(12)
-    plan(4)
-    assert len(captured) == 13
-    plan(5)  # made room for 12
-    assert len(captured) == 14
-    planner.inverse_dynamics.network[0].weight.data = torch.randn(32, 12)  # moved in memory
-    with torch.inference_mode():
-        plan(5)
-    assert len(captured) == 15
-
-
 @pytest.mark.parametrize("predict", ["state", "change"])
 def test_half_precision_stays_near_and_comes_back_single(
     make_actor: Build, make_step, monkeypatch: pytest.MonkeyPatch, predict: str
@@ -331,32 +274,3 @@ def test_torch_compile_takes_the_whole_plan(
         parameter.data.mul_(1.1)
     fast.load_state_dict(plain.state_dict())
     assert_same_plans(act(fast, step), act(plain, step))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("mode", ["cudagraph", "reduce-overhead"])
-def test_cuda_graphs_plan_the_same_at_changing_batch_sizes(make_actor: Build, make_step, mode: str):
-    plain, fast = make_actor().to("cuda"), make_actor().to("cuda").compile(mode)
-    for batch in (1, 4, 1, 4, 3, 1, 1):
-        step = make_step(plain, (batch,)).to("cuda")
-        step["planner", "noise"] = torch.randn(plain.planner.noise_shape(batch), device="cuda")
-        assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
-    for parameter in [*plain.parameters(), *fast.parameters()]:
-        parameter.data.mul_(1.1)
-    assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
-    for parameter in [*plain.parameters(), *fast.parameters()]:
-        parameter.data = parameter.data * 0.9  # elsewhere in memory
-    for _ in range(4):
-        with torch.inference_mode():
-            assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
-    assert_same_plans(act(fast, step), act(plain, step), tolerance=1e-4)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_on_the_gpu(make_actor: Build, make_step, dtype: torch.dtype):
-    plain, fast = make_actor().to("cuda"), make_actor().to("cuda")
-    fast.compile(autocast=dtype)
-    step = make_step(plain).to("cuda")
-    for _ in range(4):
-        assert_same_plans(act(fast, step), act(plain, step), tolerance=0.1)

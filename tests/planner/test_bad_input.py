@@ -131,5 +131,10 @@ def test_nan_on_the_gpu_gives_a_nan_action_and_no_wait(make_actor: Build, make_s
     actor = make_actor().to("cuda")
     step = make_step(make_actor()).to("cuda")
     step["observation"][1, 0] = torch.nan
-    action = actor(step)["action"]
+    actor(step.clone())  # libraries set themselves up at the first call
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        action = actor(step)["action"]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert action[1].isnan().all() and torch.isfinite(action[[0, 2]]).all()

@@ -9,11 +9,11 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
-from tensordict.nn import CudaGraphModule
 from torch import Tensor, nn
 from torchrl import torchrl_logger
 
 from torchrl_td.errors import TDError
+from torchrl_td.modules.graph_replay import WARM_UP, GraphReplay
 from torchrl_td.modules.operation_tape import OperationTape
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
 from torchrl_td.networks.packing import PackedWeights
@@ -220,27 +220,29 @@ class CudaGraphPlanner(PlannerRunner):
     """
 
     mode = "cudagraph"
-    warm_up = 3
+    warm_up = WARM_UP + 1
 
     def __init__(self, planner: TrajectoryPlanner, autocast: torch.dtype | None = None) -> None:
         super().__init__(planner, autocast)
-        self._graphs: dict[Hashable, Callable[..., Plan]] = {}
+        self._graphs: dict[Hashable, GraphReplay[Plan]] = {}
         self._watch = TensorWatch(planner)
+        self._lock = threading.Lock()  # a graph's memory serves one call at a time
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
-        """A replay of the method's graph for these shapes, captured when first met."""
-        if self._watch.changed():
-            self._graphs.clear()
+        """A replay of the method's graph for these shapes, captured when they were met often."""
         given = [tensor for tensor in tensors if tensor is not None]
         key = _key(name, given, settings)
-        graph = self._graphs.get(key) or CudaGraphModule(
-            lambda *inputs: self.call(name, *inputs, **settings), device=self.device
-        )
-        _keep(self._graphs, key, graph)
         # The graph keeps its inputs' memory: made in inference mode, it could not be written
         # outside of it.
-        with torch.inference_mode(False), torch.no_grad():
-            return graph(*given)
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            if self._watch.changed():
+                self._graphs.clear()
+            graph = self._graphs.get(key) or GraphReplay(
+                lambda *inputs: self.call(name, *inputs, **settings), self.device
+            )
+            _keep(self._graphs, key, graph)
+            draft, returns, plan, action = (output.clone() for output in graph(*given))
+        return draft, returns, plan, action
 
 
 class TensorWatch:

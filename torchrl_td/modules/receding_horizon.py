@@ -184,8 +184,9 @@ class RecedingHorizon(nn.Module):
         error = (present - state["plan"][:, self.replan_every]).square().mean(-1, keepdim=True)
         fresh = (steps // self.replan_every) % self.refresh_every == 0
         fresh = fresh | ~(error <= self.refresh_distance**2)  # also where it is NaN
-        # Read back here, for leaving the draft out is what the warm start is for.
-        if bool(fresh.all()):
+        # One number is read back here: leaving the draft out is what the warm start is for.
+        drafts = int(fresh.sum())
+        if drafts == len(fresh):
             return self._cold(state, steps, noise)
         warm = self.runner.replan(
             state["plan"],
@@ -195,7 +196,7 @@ class RecedingHorizon(nn.Module):
             noise,
             shift=self.replan_every,
         )
-        if not bool(fresh.any()):
+        if not drafts:
             return warm
         return self._pick(fresh, self._cold(state, steps, noise), warm)
 
