@@ -5,7 +5,8 @@
 For each preset and device: the trainer's step, the same step as a straightforward loop takes it
 (windows cut in Python one by one, three optimisers with PyTorch's plain loops, an averaged copy
 updated weight by weight, every loss read at once), and the time of the trainer's parts. The two
-loops take turns, so that both meet the same machine. Data is random, of the task's sizes.
+loops take turns of five steps, so that both meet the same machine. Data is random, of the task's
+sizes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from torchrl_td.training import Trainer
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Horizon, observation and action widths of METHOD's settings table.
 SIZES = {"hopper": (16, 11, 3), "halfcheetah": (8, 17, 6), "walker2d": (32, 17, 6)}
+_TURN = 5  # steps in a row
+_CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: 5 sets the peak back to what is in use
 
 
 def settings(preset: str, horizon: int, words: list[str]) -> Config:
@@ -163,33 +166,66 @@ def timed(function: Callable[..., Any], device: torch.device, *arguments: Any) -
     return time.perf_counter() - start, result
 
 
+def turn(step: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of a step among some in a row: in training nothing waits for a GPU at each."""
+
+    def steps() -> None:
+        for _ in range(_TURN):
+            step()
+
+    return timed(steps, device)[0] / _TURN
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Has :func:`peak_memory` begin anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_PEAK.exists():
+        _CLEAR_PEAK.write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: of tensors on a GPU, of the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if _CLEAR_PEAK.exists():
+        status = _CLEAR_PEAK.with_name("status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # ever since the start
+
+
 def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, steps: int) -> dict:
     """One row of the table."""
+    forget_peak_memory(device)
     trainer = Trainer(config, random_episodes(*sizes[1:]), device)
+    turn(trainer.train_step, device)  # sets up, compiles and captures
+    peak = peak_memory(device)
     plain = StraightforwardLoop(trainer)
     pieces = parts_of(trainer)
     seconds: dict[str, list[float]] = {name: [] for name in ("step", "straightforward", *pieces)}
     for _ in range(3):
-        trainer.train_step()
         plain.step()
-    for _ in range(steps):
-        seconds["step"].append(timed(trainer.train_step, device)[0])
-        seconds["straightforward"].append(timed(plain.step, device)[0])
-        handed = None
-        for name, piece in pieces.items():
-            spent, handed = timed(piece, device, handed)
-            seconds[name].append(spent)
+    for _ in range(-(-steps // _TURN)):
+        seconds["step"].append(turn(trainer.train_step, device))
+        seconds["straightforward"].append(turn(plain.step, device))
+        for _ in range(_TURN):
+            handed = None
+            for name, piece in pieces.items():
+                spent, handed = timed(piece, device, handed)
+                seconds[name].append(spent)
     trainer.check_health()
     median = {name: statistics.median(values) for name, values in seconds.items()}
+    return describe(trainer, median, list(pieces)) | {"horizon": sizes[0], "peak_memory_mib": peak}
+
+
+def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> dict[str, Any]:
+    """What was measured, and of what."""
+    config, device = trainer.config, trainer.device
     whole = sum(median[name] for name in pieces)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
     return {
         "preset": config.preset,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "horizon": sizes[0],
         "batch": config.training.batch_size,
         "compile": config.training.compile,
         "cudagraph": config.training.cudagraph,
@@ -201,7 +237,6 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
         "share": {name: median[name] / whole for name in pieces},
         "sampling_and_optimiser_share": (median["sampling"] + median["optimiser"]) / whole,
         "parameters": trainer.model.parameter_counts(),
-        "peak_memory_mib": peak,
         "versions": versions(),
         "machine": platform.processor() or platform.machine(),
     }
@@ -226,13 +261,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("words", nargs="*", help="settings, as in training.compile=true")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        help="settings, as in training.compile=true; the CPU's rows go without training.cudagraph",
+    )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     sizes, rows = SIZES[given.size], []
     for preset in given.presets.split(","):
         for device in given.devices.split(","):
-            config = settings(preset, sizes[0], given.words)
+            words = given.words
+            if device == "cpu":
+                words = [word for word in words if not word.startswith("training.cudagraph")]
+            config = settings(preset, sizes[0], words)
             rows.append(measure(config, sizes, torch.device(device), given.steps))
             sys.stdout.write(line(rows[-1]) + "\n")
             sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import mmap
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,30 @@ def test_reports_where_the_time_goes(
     }
     assert sum(row["share"].values()) == pytest.approx(1)
     assert row["parameters"]["refiner"] > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_is_that_of_a_row(script: ModuleType) -> None:
+    """Not that of the larger row before it."""
+    device, size = torch.device("cpu"), 64 * 2**20
+    with mmap.mmap(-1, size) as memory:  # given back for certain, as an allocator's is not
+        memory.write(bytes(size))
+    before = script.peak_memory(device)
+    script.forget_peak_memory(device)
+    after = script.peak_memory(device)
+    assert after < before - 32
+    with mmap.mmap(-1, size) as memory:
+        memory.write(bytes(size))
+    assert script.peak_memory(device) > after + 32
+
+
+def test_a_cuda_graph_is_for_the_rows_of_a_gpu(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--presets", "small", "--devices", "cpu", "--steps", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["speed", *words, *TINY, "training.cudagraph=true"])
+    script.main()
+    assert "small      cpu" in capsys.readouterr().out
 
 
 def test_the_straightforward_loop_cuts_the_same_windows(script: ModuleType) -> None:
