@@ -12,11 +12,14 @@ machine meets all of them. Variants:
     plain             the library as it is: cached decoding, guidance in one batch
     packed            the same plan after actor.compile("packed") on a CPU
     tape              the same plan after actor.compile() on a CPU
-    compiled          the same plan by torch.compile (--torch-compile; takes minutes)
     cudagraph         the same plan after actor.compile() on a GPU
     ddim2             the fastest of these with two DDIM evaluations in place of five
     warm              the fastest with warm_start="previous", the five evaluations kept
     warm_ddim2        both
+    bf16              the plan after actor.compile(autocast=torch.bfloat16) on a GPU; its floor is
+                      that of single precision
+    compiled          the exact plan by torch.compile (--torch-compile; takes minutes)
+    compiled_warm_ddim2  warm_ddim2 by torch.compile
     decision_diffuser 100 steps from pure noise through the very same U-Net, guidance batched
     diffuser          20 such steps
     actor             what TDPlannerActor takes around a plan (measured with a tiny planner)
@@ -136,12 +139,16 @@ def main() -> None:
     """Runs the benchmark, prints its table and writes its JSON."""
     options = arguments()
     torch.set_num_threads(options.threads)
+    if options.tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
     device = torch.device(options.device)
     machine = Machine(device)
     about = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         "matrix_gflops": round(machine.operations_per_second() / 1e9, 1),
         "read_64mb_gb_per_s": round(machine.bytes_per_second(64 * 2**20) / 1e9, 1),
     }
@@ -192,6 +199,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--seconds", type=float, default=2.0, help="a variant, size and batch")
+    parser.add_argument(
+        "--tf32", action="store_true", help="products in TF32, too, as PyTorch's convolutions are"
+    )
     parser.add_argument("--torch-compile", action="store_true", help="time torch.compile, too")
     options = parser.parse_args()
     options.sizes = options.sizes.split(",")

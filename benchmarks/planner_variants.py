@@ -82,10 +82,10 @@ class Parts:
     def noise(self, planner: TrajectoryPlanner) -> Tensor:
         return torch.randn(planner.noise_shape(self.batch), device=self.device)
 
-    def cold(self, mode: str, **settings: Any) -> Variant:
+    def cold(self, mode: str, autocast: torch.dtype | None = None, **settings: Any) -> Variant:
         """A plan from the history."""
         planner = self.planner(**settings)
-        runner, noise = accelerate(planner, mode), self.noise(planner)
+        runner, noise = accelerate(planner, mode, autocast), self.noise(planner)
         drafted = 0 if planner.generator is None else self.horizon - 1
         passes = len(planner.refiner.steps)
         return Variant(
@@ -138,11 +138,15 @@ def variants(parts: Parts, torch_compile: bool) -> dict[str, Variant]:
     ddim = {"sampler": "ddim", "evaluations": 2}
     found = {"naive": parts.naive(), "plain": parts.cold("none")}
     found |= {way: parts.cold(way) for way in ways}
-    if torch_compile:
-        found["compiled"] = parts.cold("max-autotune" if fast == "cudagraph" else "default")
     found["ddim2"] = parts.cold(fast, **ddim)
     found["warm"] = parts.warm(fast)
     found["warm_ddim2"] = parts.warm(fast, **ddim)
+    if fast == "cudagraph":
+        found["bf16"] = parts.cold(fast, torch.bfloat16)
+    if torch_compile:
+        mode = "max-autotune" if fast == "cudagraph" else "default"
+        found["compiled"] = parts.cold(mode)
+        found["compiled_warm_ddim2"] = parts.warm(mode, **ddim)
     found["decision_diffuser"] = parts.cold(fast, drafts=False, refine_steps=100)
     found["diffuser"] = parts.cold(fast, drafts=False, refine_steps=20)
     return found
