@@ -108,6 +108,26 @@ def test_tensorboard(tiny_config: Callable[..., Config], tmp_path: Path) -> None
     assert events.Images("rollout")[0].encoded_image_string == animate(tmp_path).read_bytes()
 
 
+def test_tensorboard_shows_steps_taken_again_once(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Killed at step 5, resumed from step 3; and killed before the first checkpoint."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    written = (([1, 2], None), ([1, 2, 3, 4, 5], None), ([4, 5, 6], 3))
+    for number, (steps, keep_until) in enumerate(written):
+        metrics = Metrics(tiny_config("logger=tensorboard"), tmp_path, "id", keep_until)
+        for step in steps:
+            metrics.write(step, {"train/loss": 10.0 * number + step})
+        metrics.close()
+        time.sleep(1.1)  # event files are named by the second
+    (folder,) = {path.parent for path in tmp_path.rglob("events.*")}
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    points = [(point.step, point.value) for point in events.Scalars("train/loss")]
+    assert points == [(1, 11), (2, 12), (3, 13), (4, 24), (5, 25), (6, 26)]
+
+
 def draw(folder: Path) -> Path:
     import matplotlib.pyplot as plt
 

@@ -116,7 +116,7 @@ class Metrics:
     ) -> None:
         self.file = MetricsFile(folder / "metrics.csv", keep_until)
         self.timing = MetricsFile(folder / "timing.csv", keep_until)
-        self.logger = make_logger(config, folder, run_id)
+        self.logger = make_logger(config, folder, run_id, keep_until or 0)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes metrics; names starting with ``time/`` are kept apart from the others."""
@@ -189,10 +189,11 @@ def _gif_summary(name: str, path: Path) -> Any:
     return Summary(value=[Summary.Value(tag=name, image=image)])
 
 
-def make_logger(config: Config, folder: Path, run_id: str) -> Any | None:
+def make_logger(config: Config, folder: Path, run_id: str, step: int = 0) -> Any | None:
     """TorchRL's logger of the kind asked for; ``None`` for CSV alone.
 
-    W&B falls back to offline where it cannot log in; the run is never lost to it.
+    W&B falls back to offline where it cannot log in; the run is never lost to it. What TensorBoard
+    has of steps after ``step``, from which the run goes on, is hidden.
 
     Raises:
         TDError: if the logger's package is not installed.
@@ -205,13 +206,23 @@ def make_logger(config: Config, folder: Path, run_id: str) -> Any | None:
         if kind == "tensorboard":
             from torchrl.record.loggers.tensorboard import TensorboardLogger
 
-            return TensorboardLogger(exp_name=name, log_dir=str(folder / "tensorboard"))
+            logger = TensorboardLogger(exp_name=name, log_dir=str(folder / "tensorboard"))
+            _hide_after(step, logger.experiment)
+            return logger
         return _wandb_logger(config, folder, name, run_id)
     except ImportError as error:
         raise TDError(
             f"logger={kind} needs a package that is not installed: pip install -e "
             f"'.[{'wandb' if kind == 'wandb' else 'test'}]'"
         ) from error
+
+
+def _hide_after(step: int, writer: Any) -> None:
+    """What ``SummaryWriter(purge_step=step + 1)`` does, for a writer that TorchRL has made."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+    writer._get_file_writer().add_event(start, step + 1)
 
 
 def _wandb_logger(config: Config, folder: Path, name: str, run_id: str) -> Any:
