@@ -6,7 +6,9 @@ One row a task: mean ± standard deviation over training seeds, each seed counte
 its episodes. One row a method: the interquartile mean over tasks and seeds with its 95 %
 stratified bootstrap interval (rliable). Data of different origin (D4RL's files, Minari's
 recordings, regenerated ``zoo`` data, data recorded here) are different tables, and an
-environment's version is part of a task's name, so that no column mixes them.
+environment's version is part of a task's name, so that no column mixes them. Runs of one preset
+that differ in a setting, the planner's included, or in the data are methods of their own, whose
+names tell the difference.
 """
 
 from __future__ import annotations
@@ -15,107 +17,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from torchrl_td.cli import main as run_program
-from torchrl_td.config import PlannerConfig
 from torchrl_td.errors import TDError
-
-ORIGINS = {
-    "d4rl": "D4RL's files",
-    "zoo": "regenerated from published agents (not D4RL's data)",
-    "recorded": "recorded by this project",
-    "minari": "Minari's recordings",
-    "other": "other data",
-}
-_FIXED = ("training_steps", "target_return", "guidance_scale", "candidates")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One seed of one method on one task."""
-
-    origin: str
-    task: str
-    method: str
-    seed: int
-    score: float
-    episodes: int
-    success_rate: float | None
-    fixed: tuple[Any, ...]
-    path: str
-
-
-def read_runs(paths: Iterable[str | Path]) -> list[Run]:
-    """Every entry of every results.json, as written by training or by a later evaluation.
-
-    Raises:
-        TDError: a file cannot be read, holds no results, or repeats another's seed.
-    """
-    runs: list[Run] = []
-    for path in paths:
-        try:
-            summary = json.loads(Path(path).read_text())
-            runs += [_run(summary, result, str(path)) for result in summary["results"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise TDError(f"{path}: not a results.json of a finished run ({reason})") from None
-    seen: dict[tuple, str] = {}
-    for run in runs:
-        key = (run.origin, run.task, run.method, run.seed)
-        if key in seen:
-            raise TDError(
-                f"{run.path}: seed {run.seed} of {run.task}, {run.method}, is in {seen[key]} too; "
-                "give each seed once"
-            )
-        seen[key] = run.path
-    if not runs:
-        raise TDError("no results: give the results.json files of finished runs")
-    return runs
-
-
-def _run(summary: dict[str, Any], result: dict[str, Any], path: str) -> Run:
-    source = summary["dataset"]["source"]
-    planner = summary.get("planner", {})
-    settings = {**planner, **summary}
-    return Run(
-        origin=_origin(source),
-        task=f"{summary['task']} in {summary['environment']}",
-        method=f"{summary['preset']}, {_planner(result['refine_steps'], planner)}",
-        seed=int(summary["seed"]),
-        score=float(result["score_mean"]),
-        episodes=int(result["episodes"]),
-        success_rate=result.get("success_rate"),
-        fixed=tuple(settings.get(key) for key in _FIXED),
-        path=path,
-    )
-
-
-def _origin(source: str) -> str:
-    kind, _, name = source.partition(":")
-    if kind == "d4rl":
-        return "d4rl"
-    if kind == "minari":
-        space = name.split("/")[0]
-        return {"zoo": "zoo", "pointmaze": "recorded", "maze2d": "recorded"}.get(space, "minari")
-    return "other"
-
-
-def _planner(refine_steps: int, planner: dict[str, Any]) -> str:
-    """The planner in words: what differs from the default beside the number of steps."""
-    words = ["generator alone" if refine_steps == 0 else f"{refine_steps} refine steps"]
-    default = PlannerConfig()
-    for field in fields(default):
-        if field.name in ("refine_steps", "guidance_scale", "candidates"):
-            continue
-        value = planner.get(field.name, getattr(default, field.name))
-        if value != getattr(default, field.name):
-            words.append(f"{field.name}={value}")
-    return ", ".join(words)
+from torchrl_td.finished_runs import ORIGINS, Run, read_runs
 
 
 def aggregate(paths: Iterable[str | Path], reps: int = 2000) -> dict[str, Any]:
@@ -131,8 +40,8 @@ def aggregate(paths: Iterable[str | Path], reps: int = 2000) -> dict[str, Any]:
         ``tasks``, ``seeds``, ``iqm``, ``interval``), JSON-compatible.
 
     Raises:
-        TDError: a file is no result, runs that differ in more than the seed would be averaged,
-            or a method's tasks have not the same seeds.
+        TDError: a file is no result, runs of other steps or target returns would be averaged, or
+            a method's tasks have not the same seeds.
     """
     runs = read_runs(paths)
     tables: dict[str, Any] = {}
@@ -160,8 +69,8 @@ def _task_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for task in sorted({run.task for run in runs}):
         mine = [run for run in runs if run.task == task]
         for run in mine[1:]:
-            for name, one, other in zip(_FIXED, mine[0].fixed, run.fixed, strict=True):
-                if one != other:
+            for name, other in run.fixed.items():
+                if (one := mine[0].fixed[name]) != other:
                     raise TDError(
                         f"{run.path}: {name} is {other}, but {one} in {mine[0].path}; only runs "
                         f"that differ in the seed alone are averaged ({task}, {run.method})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -190,11 +191,23 @@ def test_hydra_composition_errors_are_caught(capsys: pytest.CaptureFixture) -> N
         (["checkpoint=/no/such"], "the path does not exist"),
         (["checkpoint=x", "training.steps=1"], "cannot be changed after training"),
         (["checkpoint=x", "device=toaster"], "device=toaster cannot be used"),
+        (["checkpoint=x", "task.target_return=9"], r"give evaluation\.target_return$"),
+        (["checkpoint=x", "task.refine_steps=9"], r"give planner\.refine_steps$"),
+        (["checkpoint=x", "task.guidance_scale=9"], r"give planner\.guidance_scale$"),
+        (["checkpoint=x", "task.horizon=16"], r"'task\.horizon' cannot be changed .* task\.env,"),
+        (["checkpoint=x", "task.env_kwarg=1"], r"'task\.env_kwarg' cannot be changed"),
+        (["checkpoint=x", "env=1"], "'env' cannot be changed"),
+        (["checkpoint=x", "output=."], r"cannot write output=\.: it is a folder"),
+        (
+            ["checkpoint=x", f"output={__file__}/x.json"],
+            "cannot write output=.*: File exists: .*py;",
+        ),
     ],
 )
 def test_wrong_words_of_evaluation(words: list[str], says: str) -> None:
-    with pytest.raises(TDError, match=says):
+    with pytest.raises(TDError, match=says) as caught:
         evaluate_checkpoint(words)
+    assert "\n" not in str(caught.value)
 
 
 def test_evaluates_a_checkpoint_with_other_settings(
@@ -203,13 +216,19 @@ def test_evaluates_a_checkpoint_with_other_settings(
     """With a floor under the returns, which depends on the target of the evaluation itself."""
     run(tiny_config("training.steps=2", "planner.refine_steps=0"))
     words = ["planner.returns_floor_share=0.5", "evaluation.target_return=80", "device=cpu"]
-    words.append("evaluation.compile=none")
-    summary = evaluate_checkpoint(
-        [f"checkpoint={tmp_path / 'run'}", *words, f"output={tmp_path / 'out.json'}"]
-    )
+    words += ["evaluation.compile=none", "task.max_episode_steps=5", "task.reset_options={}"]
+    output = tmp_path / "new" / "out.json"  # in a folder that is not there yet
+    summary = evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", *words, f"output={output}"])
     assert summary["target_return"] == 80 and len(summary["results"]) == 1
     assert summary["results"][0]["compile"] == "none"
-    assert (tmp_path / "out.json").exists()
+    assert summary["results"][0]["lengths"] == [5, 5]
+    assert json.loads(output.read_text()) == summary
+    trained = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert trained["settings"]["task"].pop("max_episode_steps") == 12
+    assert summary["settings"]["task"].pop("max_episode_steps") == 5
+    assert trained["settings"] == summary["settings"]  # what was trained and how it is scored
+    trained["planner"]["returns_floor_share"] = 0.5
+    assert trained["planner"] == summary["planner"]
     print_results(summary)
     table = capsys.readouterr().out.splitlines()
     assert "generator alone" in table[-1]

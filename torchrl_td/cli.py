@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -21,8 +22,26 @@ from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.errors import TDError
 from torchrl_td.evaluation import evaluate
 from torchrl_td.planner import TDPlannerActor
+from torchrl_td.results import describe_run
 from torchrl_td.run import pick_device
 from torchrl_td.run_folder import versions, write_json
+
+# What evaluation reads of a task; and what gives other settings their value before training.
+_PLAYED = (
+    "env",
+    "env_kwargs",
+    "reset_options",
+    "max_episode_steps",
+    "score_min",
+    "score_max",
+    "success_key",
+    "score_key",
+)
+_MEANT = {
+    "task.target_return": "evaluation.target_return",
+    "task.refine_steps": "planner.refine_steps",
+    "task.guidance_scale": "planner.guidance_scale",
+}
 
 _failed: list[int] = []  # exit statuses of the jobs of one command
 _programs: list[int] = []  # ids of the processes in which `main` runs a program
@@ -128,7 +147,8 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
 
     Args:
         words: ``checkpoint=PATH`` and, optionally, ``device=``, ``output=FILE.json`` and any
-            settings under ``planner.``, ``evaluation.`` or ``task.``.
+            settings under ``planner.`` and ``evaluation.``, and those of ``task.`` that say
+            what is played and how it is scored.
 
     Returns:
         A summary like ``results.json``, with one entry in ``results``.
@@ -146,13 +166,9 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
             overrides.append(word)
     if not own["checkpoint"]:
         raise TDError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
-    allowed = ("planner.", "evaluation.", "task.")
     for word in overrides:
-        if not word.startswith(allowed):
-            raise TDError(
-                f"{word!r} cannot be changed after training; allowed are checkpoint=, device=, "
-                f"output=, planner.*, evaluation.*, task.*"
-            )
+        _check_changeable(word.partition("=")[0])
+    output = _output_file(own["output"]) if own["output"] else None
     device = pick_device(own["device"])
     model, about = load_model(find_checkpoint(own["checkpoint"]), device)
     config = override_config(check_config(about["config"]), overrides)
@@ -160,21 +176,47 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     actor = TDPlannerActor.from_model(model, config, spec).eval()
     result = evaluate(actor.compile(config.evaluation.compile), config)
     summary = {
-        "task": config.task.name,
-        "dataset": about["dataset"],
-        "environment": config.task.env,
-        "preset": config.preset,
-        "seed": config.seed,
-        "training_steps": about["step"],
+        **describe_run(config, about["dataset"], about["step"]),
         "checkpoint": str(own["checkpoint"]),
-        "target_return": config.evaluation.target_return,
-        "planner": vars(config.planner),
         "versions": versions(),
         "results": [result.to_dict()],
     }
-    if own["output"]:
-        write_json(Path(own["output"]), summary)
+    if output is not None:
+        write_json(output, summary)
     return summary
+
+
+def _check_changeable(key: str) -> None:
+    """Refuses a setting that a trained planner's evaluation would not read."""
+    section, _, name = key.partition(".")
+    if section in ("planner", "evaluation") or (
+        section == "task" and name.partition(".")[0] in _PLAYED
+    ):
+        return
+    if key in _MEANT:
+        raise TDError(f"evaluation does not read {key}; give {_MEANT[key]}")
+    task = ", ".join(f"task.{name}" for name in _PLAYED)
+    raise TDError(
+        f"{key!r} cannot be changed after training; allowed are checkpoint=, device=, output=, "
+        f"planner.*, evaluation.*, {task}"
+    )
+
+
+def _output_file(word: str) -> Path:
+    """Where results are to go, refused before they are made if they cannot."""
+    path = Path(word).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "its folder is not writable")
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise TDError(
+            f"cannot write output={path}: {error.strerror}{where}; give another file"
+        ) from None
+    return path
 
 
 def print_results(summary: dict[str, Any]) -> None:

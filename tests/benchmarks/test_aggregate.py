@@ -110,6 +110,59 @@ def test_planner_settings_make_another_method(tmp_path: Path, fake_bootstrap: No
     ]
 
 
+def told(width: int = 16, data: str = "1f2e", **more: Any) -> dict[str, Any]:
+    """The part of a results.json that older versions did not write."""
+    source = {"source": "d4rl:hopper-medium-v2", "hash": data * 16}
+    settings = {"generator": {"kind": "gru", "width": width}, "task": {"horizon": 8}}
+    return {"dataset": source, "settings": settings, **more}
+
+
+def test_other_networks_data_or_planners_are_other_methods(
+    tmp_path: Path, fake_bootstrap: None
+) -> None:
+    """Of seeds that are told apart by nothing else, these and older results are never averaged."""
+    ddim = {"planner": {"sampler": "ddim", "evaluations": 2, "replan_every": 2}}
+    paths = [
+        write(tmp_path, "hopper/medium", seed, {0: score, 5: score + 1}, **more)
+        for seed, score, more in (
+            (0, 10.0, told()),
+            (1, 20.0, told()),
+            (1, 30.0, told(width=32)),
+            (0, 40.0, told(data="aaaa")),
+            (0, 50.0, told(**ddim)),
+            (0, 60.0, {}),
+        )
+    ]
+    rows = aggregate(paths)["d4rl"]["tasks"]
+    scores = {row["method"]: (row["seeds"], row["score_mean"]) for row in rows}
+    assert scores == {
+        "small, generator alone, data=1f2e1f2e, generator.width=16": (2, 15.0),
+        "small, generator alone, data=1f2e1f2e, generator.width=32": (1, 30.0),
+        "small, generator alone, data=aaaaaaaa, generator.width=16": (1, 40.0),
+        "small, generator alone, replan_every=2": (1, 50.0),
+        "small, generator alone, settings unknown": (1, 60.0),
+        "small, 5 refine steps, data=1f2e1f2e, generator.width=16": (2, 16.0),
+        "small, 5 refine steps, data=1f2e1f2e, generator.width=32": (1, 31.0),
+        "small, 5 refine steps, data=aaaaaaaa, generator.width=16": (1, 41.0),
+        "small, 5 refine steps, sampler=ddim, evaluations=2, replan_every=2": (1, 51.0),
+        "small, 5 refine steps, settings unknown": (1, 61.0),
+    }
+
+
+def test_what_differs_between_tasks_is_one_method(tmp_path: Path, fake_bootstrap: None) -> None:
+    """As the horizon and the data do."""
+    other = told(data="bbbb")
+    other["settings"]["task"]["horizon"] = 32
+    paths = [
+        write(tmp_path, task, seed, {5: 1.0}, **more)
+        for task, more in (("hopper/medium", told()), ("walker2d/medium", other))
+        for seed in (0, 1)
+    ]
+    (method,) = aggregate(paths)["d4rl"]["methods"]
+    assert method["method"] == "small, 5 refine steps"
+    assert (method["tasks"], method["seeds"]) == (2, 2)
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path: Path) -> None:
     for more, message in (
         ({"training_steps": 200}, "training_steps is 200, but 100 in"),
