@@ -37,6 +37,8 @@ def with_(key: str, value: Any) -> dict[str, Any]:
     given = minimal()
     if key == "refiner.max_step":  # which refining must not start above
         given.setdefault("planner", {})["refine_steps"] = 0
+    if key == "planner.candidates":  # which a critic chooses among
+        given["critic"] = {"enabled": True}
     if key == "training.patience":  # counts evaluations, so there have to be some
         given.setdefault("training", {})["evaluate_every"] = 1
     *sections, last = key.split(".")
@@ -242,6 +244,18 @@ def test_an_average_has_to_move(value: float) -> None:
     assert "training.ema_decay=" in refused(with_("training.ema_decay", value))
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(5.0, 5.0), (7.0, 5.0), (None, 5.0), (5.0, None), (math.nan, 5.0)]
+)
+def test_references_of_a_score(low: float | None, high: float | None) -> None:
+    """Equal ones would divide by zero, and of one alone there is no score."""
+    given = with_("task.score_min", low)
+    given["task"]["score_max"] = high
+    assert "task.score_min=" in refused(given)
+    given["task"] |= {"score_min": -5.0, "score_max": 5.0}
+    assert check_config(given).task.score_max == 5.0
+
+
 def test_refining_starts_at_a_trained_denoising_step() -> None:
     given = with_("refiner.max_step", 4)
     given["planner"] = {"refine_steps": 5}
@@ -270,7 +284,7 @@ def test_not_finite(key: str, value: float) -> None:
 @pytest.mark.parametrize(
     "key", ["refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims"]
 )
-@pytest.mark.parametrize("value", [[0], [4, -1]])
+@pytest.mark.parametrize("value", [[0], [4, -1], [70_000], [10**24]])
 def test_widths(key: str, value: list[int]) -> None:
     assert f"{key}={value}" in refused(with_(key, value))
 

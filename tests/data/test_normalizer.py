@@ -149,6 +149,28 @@ def test_data_that_never_changes_is_left_as_it_is() -> None:
     assert Normalizer.fit(dataset(torch.full((9, 2), 3.0))).scale.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("scale", [2e-3, 3.0, 200.0])
+def test_a_returns_scale_that_fits(scale: float, warned: list[str]) -> None:
+    data = dataset(torch.randn(20, 3))
+    data["returns_to_go"] *= scale / data["returns_to_go"].max()
+    Normalizer.fit(data, scale)
+    data["returns_to_go"] *= 0  # there is nothing to scale
+    Normalizer.fit(data, scale)
+    assert warned == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_a_returns_scale_that_does_not_fit(scale: float, warned: list[str]) -> None:
+    data = dataset(torch.randn(20, 3))
+    data["returns_to_go"] *= -1600.0 / data["returns_to_go"].max()
+    Normalizer.fit(data, scale)
+    (line,) = warned
+    assert line.startswith(f"task.returns_scale={scale:g} makes {1600 / scale:.3g} of the data's")
+    assert "take 1000, for 1 to 4" in line
+    with pytest.raises(TDError, match=r"task\.returns_scale=1e-30 makes 1\.6e"):
+        Normalizer.fit(data, 1e-30)
+
+
 def test_nan_in_the_data_is_refused() -> None:
     x = torch.randn(10, 2)
     x[3, 1] = math.nan

@@ -32,24 +32,33 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logger.mode": ("offline", "online"),
 }
 _LARGEST_SEED = 2**63 - 1  # that PyTorch's generators take
+_LARGEST_SIZE = 65_536  # of a layer, in numbers: far above what trains, below what overflows
+_LARGEST_RETURN = 1e12  # in reward units: its square is a number that float32 holds
 # Smallest and largest allowed value; None means no bound. A null setting is not checked.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, _LARGEST_SEED),
-    "task.horizon": (2, None),
-    "task.max_episode_steps": (1, None),
+    "task.horizon": (2, 4096),
+    "task.max_episode_steps": (1, 1_000_000_000),
+    "task.guidance_scale": (-100, 100),
+    "task.target_return": (-_LARGEST_RETURN, _LARGEST_RETURN),
     "task.training_steps": (1, None),
     "dataset.validation_share": (0, 0.5),
-    "generator.width": (2, None),
-    "generator.layers": (1, None),
-    "generator.heads": (1, None),
-    "refiner.channels": (8, None),
-    "refiner.denoising_steps": (1, None),
+    "generator.width": (2, _LARGEST_SIZE),
+    "generator.layers": (1, 256),
+    "generator.heads": (1, _LARGEST_SIZE),
+    "generator.feedforward": (1, _LARGEST_SIZE),
+    "refiner.channels": (8, _LARGEST_SIZE),
+    "refiner.kernel_size": (1, 255),
+    "refiner.embedding_dim": (4, _LARGEST_SIZE),
+    "refiner.embedding_hidden_dim": (1, _LARGEST_SIZE),
+    "refiner.denoising_steps": (1, 100_000),
     "refiner.condition_dropout": (0, 1),
     "refiner.max_step": (1, None),
     "planner.refine_steps": (0, None),
     "planner.evaluations": (1, None),
-    "planner.temperature": (0, None),
-    "planner.candidates": (1, None),
+    "planner.guidance_scale": (-100, 100),
+    "planner.temperature": (0, 100),
+    "planner.candidates": (1, 65_536),
     "planner.replan_every": (1, None),
     "planner.refresh_every": (1, None),
     "planner.returns_floor_share": (0, 1),
@@ -69,10 +78,16 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.explosion": (1, None),
     "training.threads": (1, None),
     "evaluation.episodes": (1, None),
-    "evaluation.workers": (0, None),
+    "evaluation.workers": (0, 1024),
     "evaluation.seed": (0, _LARGEST_SEED),
+    "evaluation.target_return": (-_LARGEST_RETURN, _LARGEST_RETURN),
 }
-POSITIVE = ("task.returns_scale", "training.learning_rate", "training.gradient_clip")
+POSITIVE = (
+    "task.returns_scale",
+    "task.learning_rate",
+    "training.learning_rate",
+    "training.gradient_clip",
+)
 _OFF = {"training.gradient_clip": ", or null for no clipping"}
 WIDTHS = ("refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims")
 # Handed to the environment; other names of the same data.
@@ -109,8 +124,8 @@ def check_values(config: Any) -> None:
             raise TDError(f"{key}={value}; allowed is any value above 0{_OFF.get(key, '')}")
     for key in WIDTHS:
         value = OmegaConf.select(config, key)
-        if any(width < 1 for width in value):
-            raise TDError(f"{key}={value}; allowed are whole numbers above 0")
+        if any(not 1 <= width <= _LARGEST_SIZE for width in value):
+            raise TDError(f"{key}={value}; allowed are whole numbers from 1 to {_LARGEST_SIZE}")
     _check_together(config)
 
 
@@ -129,6 +144,12 @@ def _check_together(config: Any) -> None:
     if candidates > 1 and not config.critic.enabled:
         raise TDError(
             f"planner.candidates={candidates} needs critic.enabled=true, to choose among them"
+        )
+    low, high = config.task.score_min, config.task.score_max
+    if (low is None) != (high is None) or (low is not None and not low < high):
+        raise TDError(
+            f"task.score_min={low}, task.score_max={high}; allowed is the first below the second, "
+            f"or null for both, where a score is the return itself"
         )
     trained, used = config.refiner.max_step, config.planner.refine_steps
     if trained is not None and used > trained:

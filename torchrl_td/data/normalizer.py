@@ -7,6 +7,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from torchrl_td.data.checks import warn_once
+from torchrl_td.data.describe import suggested_returns_scale
 from torchrl_td.errors import TDError
 
 # A dimension is taken as constant, since dividing by its spread would blow rounding up, where
@@ -14,6 +15,9 @@ from torchrl_td.errors import TDError
 _CONSTANT = 1e-6
 # or than what float32 can tell apart at the distance from 0 that it has.
 _RESOLUTION = torch.finfo(torch.float32).eps
+
+_FAR = 100.0  # from 1, for scaled returns-to-go: several times what networks are fed well with
+_OVERFLOWS = 1e9  # scaled returns-to-go whose loss and its gradient soon leave float32
 
 
 class Normalizer(nn.Module):
@@ -57,8 +61,13 @@ class Normalizer(nn.Module):
     def fit(cls, episodes: TensorDictBase, returns_scale: float = 1.0) -> Normalizer:
         """Fits mean and standard deviation on the ``observation`` of a dataset [N].
 
-        A warning names dimensions that change, but too little to be told from constant ones.
+        A warning names dimensions that change, but too little to be told from constant ones, and
+        a scale that does not bring the ``returns_to_go`` near 1.
+
+        Raises:
+            TDError: for a scale that leaves returns too large to compute with.
         """
+        _check_returns_scale(float(episodes["returns_to_go"].abs().max()), returns_scale)
         observation = episodes["observation"].double()
         loc, scale = observation.mean(0), observation.std(0, correction=0)
         small = (scale > _RESOLUTION * loc.abs()) & ~_changing(loc, scale)
@@ -91,6 +100,19 @@ class Normalizer(nn.Module):
         for key in ("returns_to_go", ("next", "returns_to_go")):
             out[key] = self.scale_returns(out[key])
         return out
+
+
+def _check_returns_scale(largest: float, scale: float) -> None:
+    """Warns of a scale that does not bring the largest returns-to-go to about 1 to 4."""
+    if largest == 0 or not scale > 0 or 1 / _FAR <= largest / scale <= _FAR:
+        return
+    message = (
+        f"task.returns_scale={scale:g} makes {largest / scale:.3g} of the data's largest "
+        f"returns-to-go, {largest:.3g}; take {suggested_returns_scale(largest):g}, for 1 to 4"
+    )
+    if largest / scale > _OVERFLOWS:
+        raise TDError(message)
+    warn_once(message)
 
 
 def _changing(loc: Tensor, scale: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from torchrl_td.config import Config, PlannerConfig
 from torchrl_td.data.normalizer import Normalizer, displacement_scale
+from torchrl_td.errors import TDError, first_line
 from torchrl_td.modules.coordinates import PlanCoordinates
 from torchrl_td.modules.generator import TrajectoryGenerator
 from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
@@ -60,6 +63,20 @@ class Scales:
         return cls(torch.ones(horizon, observation_dim), torch.ones(1))
 
 
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    """Networks that memory cannot hold become one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise TDError(
+            f"the networks do not fit into memory ({first_line(error)}); lower generator.width, "
+            "refiner.channels, refiner.multipliers or other sizes"
+        ) from error
+
+
 class TrajectoryDiffuser(nn.Module):
     """The trained parts together, as a checkpoint holds them.
 
@@ -69,6 +86,9 @@ class TrajectoryDiffuser(nn.Module):
         action_dim: A.
         normalizer: fitted on the dataset.
         scales: likewise.
+
+    Raises:
+        TDError: the settings' sizes make no networks, or ones that memory cannot hold.
 
     Examples:
         >>> import torch
@@ -85,6 +105,7 @@ class TrajectoryDiffuser(nn.Module):
         (torch.Size([4, 8, 3]), torch.Size([4, 2]))
     """
 
+    @_room()
     def __init__(
         self,
         config: Config,
@@ -106,14 +127,7 @@ class TrajectoryDiffuser(nn.Module):
         )
         settings = config.refiner
         displacement = settings.coordinates == "displacement"
-        self.refiner_network = TemporalUNet(
-            observation_dim,
-            settings.channels,
-            tuple(settings.multipliers),
-            settings.kernel_size,
-            embedding_dim=settings.embedding_dim,
-            embedding_hidden_dim=settings.embedding_hidden_dim,
-        )
+        self.refiner_network = _noise_network(config, observation_dim)
         self.coordinates = PlanCoordinates(scales.displacement if displacement else None)
         self.schedule = NoiseSchedule(
             settings.denoising_steps, settings.schedule, settings.beta_start, settings.beta_end
@@ -182,4 +196,16 @@ def _sequence_network(config: Config, observation_dim: int) -> nn.Module:
         settings.heads,
         settings.feedforward,
         settings.causal,
+    )
+
+
+def _noise_network(config: Config, observation_dim: int) -> TemporalUNet:
+    settings = config.refiner
+    return TemporalUNet(
+        observation_dim,
+        settings.channels,
+        tuple(settings.multipliers),
+        settings.kernel_size,
+        embedding_dim=settings.embedding_dim,
+        embedding_hidden_dim=settings.embedding_hidden_dim,
     )

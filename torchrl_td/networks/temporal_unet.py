@@ -75,8 +75,8 @@ class TemporalUNet(nn.Module):
         embedding_hidden_dim: hidden width of the two embedding MLPs.
 
     Raises:
-        TDError: if the kernel is even, the widths are not divisible by ``groups``, or a plan's
-            horizon is not divisible by ``horizon_multiple``.
+        TDError: if the kernel is even, the widths are not divisible by ``groups``, a size is not
+            positive, or a plan's horizon is not divisible by ``horizon_multiple``.
 
     Examples:
         >>> import torch
@@ -98,16 +98,7 @@ class TemporalUNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels * m for m in multipliers]
-        if not widths:
-            raise TDError("the U-Net's multipliers are empty; give one for each level")
-        if embedding_dim % 2 or embedding_dim < 4:
-            raise TDError(
-                f"the U-Net's embedding_dim must be even and at least 4, got {embedding_dim}"
-            )
-        if kernel_size % 2 == 0:
-            raise TDError(f"the U-Net's kernel_size must be odd, got {kernel_size}")
-        if any(w % groups for w in widths):
-            raise TDError(f"the U-Net's widths {widths} must be divisible by groups={groups}")
+        _check_sizes(widths, kernel_size, groups, embedding_dim, embedding_hidden_dim)
         self.observation_dim = observation_dim
         self.embedding_dim = embedding_dim
         self.horizon_multiple = 2 ** (len(widths) - 1)
@@ -223,6 +214,22 @@ class TemporalUNet(nn.Module):
         """The residual blocks in the order they are run."""
         levels = [*self.down, self.middle, *self.up]
         return [b for level in levels for b in level.children() if isinstance(b, ResidualBlock)]
+
+
+def _check_sizes(
+    widths: Sequence[int], kernel_size: int, groups: int, embedding_dim: int, hidden_dim: int
+) -> None:
+    """Refuses what no U-Net can be made of."""
+    if not widths:
+        raise TDError("the U-Net's multipliers are empty; give one for each level")
+    if embedding_dim % 2 or embedding_dim < 4:
+        raise TDError(f"the U-Net's embedding_dim must be even and at least 4, got {embedding_dim}")
+    if hidden_dim < 1:
+        raise TDError(f"the U-Net's embedding_hidden_dim must be at least 1, got {hidden_dim}")
+    if kernel_size % 2 == 0 or kernel_size < 1:
+        raise TDError(f"the U-Net's kernel_size must be odd and positive, got {kernel_size}")
+    if any(w % groups or w < 1 for w in widths):
+        raise TDError(f"the U-Net's widths {widths} must be divisible by groups={groups}")
 
 
 def _embedding_mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:

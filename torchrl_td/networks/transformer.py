@@ -113,7 +113,7 @@ class TrajectoryTransformer(nn.Module):
             target in training, and decoding cannot use a cache.
 
     Raises:
-        TDError: if ``width`` is not divisible by 2 and by ``heads``.
+        TDError: if ``width`` is not divisible by 2 and by ``heads``, or ``feedforward`` is below 1.
 
     Examples:
         >>> import torch
@@ -138,6 +138,8 @@ class TrajectoryTransformer(nn.Module):
         super().__init__()
         if width % 2 or width % heads:
             raise TDError(f"the transformer's width {width} must be divisible by 2 and by {heads}")
+        if feedforward is not None and feedforward < 1:
+            raise TDError(f"the transformer's feedforward must be at least 1, got {feedforward}")
         self.causal = causal
         self.heads = heads
         self.max_length = max_length
