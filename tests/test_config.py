@@ -207,7 +207,10 @@ def test_choices(key: str) -> None:
     assert key in message and "sideways" in message
     for choice in choices:
         assert choice in message
-        assert value_of(check_config(with_(key, choice)), key) == choice
+        given = with_(key, choice)
+        if choice == "noise":  # needs a schedule that ends there
+            given["refiner"] = {"schedule": "cosine", "denoising_steps": 5}
+        assert value_of(check_config(given), key) == choice
 
 
 @pytest.mark.parametrize("key", RANGES)
@@ -262,6 +265,15 @@ def test_refining_starts_at_a_trained_denoising_step() -> None:
     assert "planner.refine_steps=5 is above refiner.max_step=4" in refused(given)
     given["planner"] = {"refine_steps": 4}
     assert check_config(given).refiner.max_step == 4
+
+
+@pytest.mark.parametrize(("schedule", "refine_steps"), [("linear", 100), ("cosine", 5)])
+def test_sampling_from_noise_starts_at_noise(schedule: str, refine_steps: int) -> None:
+    given = with_("refiner.schedule", schedule)
+    given["planner"] = {"init": "noise", "refine_steps": refine_steps}
+    assert "planner.init=noise starts from pure noise" in refused(given)
+    given["refiner"]["schedule"], given["planner"]["refine_steps"] = "cosine", 100
+    assert check_config(given).planner.init == "noise"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

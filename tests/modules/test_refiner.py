@@ -233,6 +233,16 @@ def test_from_noise_only_the_first_state_of_the_draft_counts(network, target, sa
         assert not torch.equal(plan, refiner.refine(a, target, noise.flip(0)))
 
 
+def test_a_schedule_that_ends_at_noise_has_to_be_started_at_its_end(network) -> None:
+    schedule = NoiseSchedule(20, "cosine")
+    DiffusionRefiner(network, schedule, refine_steps=0, init="noise")  # refines nothing
+    DiffusionRefiner(
+        network, schedule, refine_steps=20, sampler="ddim", evaluations=2, init="noise"
+    )
+    with pytest.raises(TDError, match="refine_steps=5"):
+        DiffusionRefiner(network, schedule, refine_steps=5, init="noise")
+
+
 def test_exploration_type_decides_on_noise(network, draft, target) -> None:
     refiner = DiffusionRefiner(network, SCHEDULE, refine_steps=4)
     td = TensorDict({("plan", "draft"): draft, "returns_to_go": target}, batch_size=[B])
@@ -242,7 +252,7 @@ def test_exploration_type_decides_on_noise(network, draft, target) -> None:
         with set_exploration_type(kind), torch.no_grad():
             return refiner(td.clone())["plan", "refined"]
 
-    for kind in (ExplorationType.DETERMINISTIC, ExplorationType.MODE):
+    for kind in (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN):
         quiet = plan(1, kind)
         assert torch.equal(torch.get_rng_state(), torch.manual_seed(1).get_state())
         assert torch.equal(quiet, plan(2, kind))
@@ -283,7 +293,12 @@ def test_renamed_and_nested_keys(network, draft, target) -> None:
         ({"sampler": "ddim", "evaluations": 6}, r"1\.\.5"),
         ({"refine_steps": 101}, r"0\.\.100"),
         ({"refine_steps": -1}, r"0\.\.100"),
-        ({"temperature": -0.1}, "temperature"),
+        ({"refine_steps": 2.0}, "refine_steps must be a whole number, got 2.0"),
+        ({"temperature": -0.1}, "temperature must not be negative"),
+        ({"temperature": math.nan}, "temperature must be a finite number, got nan"),
+        ({"guidance_scale": math.nan}, "guidance_scale must be a finite number, got nan"),
+        ({"init": "noise"}, "at refine_steps=5 this schedule leaves 100% of the plan"),
+        ({"init": "noise", "refine_steps": 100}, "leaves 59% of the plan; .* schedule='cosine'"),
     ],
 )
 def test_bad_settings(network, kwargs: dict, named: str) -> None:

@@ -11,6 +11,7 @@ from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
     NoiseSchedule,
+    PlanCoordinates,
     PlanCritic,
     TrajectoryGenerator,
     TrajectoryPlanner,
@@ -20,14 +21,16 @@ from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
 B, H, O, A = 4, 8, 3, 2  # noqa: E741
 
 
-def make(candidates: int = 1, generator: bool = True, **refiner) -> TrajectoryPlanner:
+def make(
+    candidates: int = 1, generator: bool = True, schedule: NoiseSchedule | None = None, **refiner
+) -> TrajectoryPlanner:
     torch.manual_seed(0)
     network = TrajectoryTransformer(O, 2 * H - 2, width=16, layers=1, heads=2)
     unet = TemporalUNet(O, channels=8, multipliers=(1, 2), embedding_dim=8)
     critic = PlanCritic(MLP(O + A, (16,), 1)) if candidates > 1 else None
     return TrajectoryPlanner(
         TrajectoryGenerator(network) if generator else None,
-        DiffusionRefiner(unet, NoiseSchedule(), **refiner),
+        DiffusionRefiner(unet, schedule or NoiseSchedule(), **refiner),
         InverseDynamics(MLP(2 * O, (16,), A)),
         horizon=H,
         critic=critic,
@@ -69,7 +72,9 @@ def test_without_refining_the_draft_is_followed() -> None:
 
 @torch.no_grad()
 def test_without_a_generator_a_plan_is_made_of_noise() -> None:
-    planner = make(generator=False, refine_steps=5, init="noise")
+    planner = make(
+        generator=False, schedule=NoiseSchedule(5, "cosine"), refine_steps=5, init="noise"
+    )
     observation, returns, mask = history()
     noise = torch.randn(planner.noise_shape(B))
     draft, _, refined, _ = planner.plan(observation, returns, mask, noise)
@@ -154,11 +159,36 @@ def test_random_planning_draws_from_a_softmax_over_the_values() -> None:
     assert ((counts / runs - odds).abs() < tolerance).all()
 
 
+@torch.no_grad()
+def test_greedy_planning_with_noise_takes_the_highest_value_too() -> None:
+    planner, inputs = make(candidates=6, refine_steps=3), history()
+    noise = torch.randn(planner.noise_shape(B))
+    plans, values = by_hand(planner, inputs, noise)
+    want = plans[torch.arange(B), values.argmax(1)]
+    for _ in range(3):
+        refined = planner.plan(*inputs, noise, greedy=True)[2]
+        assert torch.allclose(refined, want, atol=1e-5)
+    shifted = [
+        planner.replan(want, torch.rand(B, H, 1) * 0, *present, noise, greedy=True)[2]
+        for present in [(inputs[0][:, -1], inputs[1][:, -1])] * 3
+    ]
+    assert torch.equal(shifted[0], shifted[1]) and torch.equal(shifted[0], shifted[2])
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 1.2])
+@torch.no_grad()
+def test_no_rows(guidance_scale: float) -> None:
+    planner = make(refine_steps=2, guidance_scale=guidance_scale)
+    _, _, refined, action = planner.plan(*(x[:0] for x in history()))
+    assert refined.shape == (0, H, O) and action.shape == (0, A)
+
+
 @pytest.mark.parametrize(
     ("build", "named"),
     [
+        (lambda: make(candidates=1.5), "candidates must be a whole number, got 1.5"),
         (lambda: make(generator=False), "init='noise'"),
-        (lambda: make(candidates=0), "candidates=0"),
+        (lambda: make(candidates=0), "candidates must be at least 1, got 0"),
     ],
 )
 def test_bad_settings(build, named: str) -> None:
@@ -173,6 +203,24 @@ def test_parts_that_do_not_fit() -> None:
         TrajectoryPlanner(*parts, horizon=7)
     with pytest.raises(TDError, match="critic"):
         TrajectoryPlanner(*parts, horizon=8, candidates=2)
+    with pytest.raises(TDError, match="horizon must be at least 2"):
+        TrajectoryPlanner(*parts, horizon=1)
+    with pytest.raises(TDError, match="max_length 30, but this one's is 14"):
+        TrajectoryPlanner(*parts, horizon=16)
+    other = TemporalUNet(O + 1, channels=8, multipliers=(1, 2))
+    with pytest.raises(TDError, match="width 3, the U-Net's 4"):
+        TrajectoryPlanner(parts[0], DiffusionRefiner(other, NoiseSchedule()), parts[2], horizon=H)
+    with pytest.raises(TDError, match=r"reads 4 numbers, but .* width 3 are 6"):
+        TrajectoryPlanner(*parts[:2], InverseDynamics(MLP(4, (16,), A)), horizon=H)
+    network = parts[1].network
+    for shape in ((2, O), (H, O + 1)):
+        scaled = PlanCoordinates(torch.ones(shape))
+        refiner = DiffusionRefiner(network, NoiseSchedule(), coordinates=scaled)
+        with pytest.raises(TDError, match=r"scale has shape .* need \[8, 3\]"):
+            TrajectoryPlanner(parts[0], refiner, parts[2], horizon=H)
     # A refiner that is switched off asks nothing of the horizon.
     off = DiffusionRefiner(planner.refiner.network, NoiseSchedule(), refine_steps=0)
     TrajectoryPlanner(parts[0], off, parts[2], horizon=7)
+    parts[2].double()
+    with pytest.raises(TDError, match=r"inverse_dynamics.* is torch.float64"):
+        TrajectoryPlanner(*parts, horizon=H)

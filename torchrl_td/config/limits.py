@@ -151,6 +151,16 @@ def _check_together(config: Any) -> None:
             f"task.score_min={low}, task.score_max={high}; allowed is the first below the second, "
             f"or null for both, where a score is the return itself"
         )
+    _check_sampler(config)
+
+
+def _check_sampler(config: Any) -> None:
+    from_the_end = config.planner.refine_steps == config.refiner.denoising_steps
+    if config.planner.init == "noise" and (config.refiner.schedule != "cosine" or not from_the_end):
+        raise TDError(
+            "planner.init=noise starts from pure noise: it needs refiner.schedule=cosine in "
+            "training and planner.refine_steps equal to refiner.denoising_steps"
+        )
     trained, used = config.refiner.max_step, config.planner.refine_steps
     if trained is not None and used > trained:
         raise TDError(

@@ -131,10 +131,10 @@ class PackedPlanner(PlannerRunner):
 class TapePlanner(PackedPlanner):
     """Plans on the CPU by replaying tapes, one for each method and batch size.
 
-    A tape is recorded when its method and shapes are met the second time, and anew where the
-    weights changed; beyond a few, the one not used for longest makes room. Batches that a tape
-    would not help are planned for with packed weights alone; so is everything if a network does
-    what no tape can hold.
+    A tape is recorded when its method, shapes and settings are met the second time, and anew
+    where the weights changed; beyond a few, the one not used for longest makes room. Batches
+    that a tape would not help are planned for with packed weights alone; so is everything if a
+    network does what no tape can hold.
     """
 
     mode = "tape"
@@ -168,7 +168,7 @@ class TapePlanner(PackedPlanner):
             self._met.clear()
         if not self._usable or given[0].shape[0] > LARGEST_TAPE:
             return None
-        key = _key(name, given, settings)
+        key = _key(self.planner, name, given, settings)
         tape = self._tapes.get(key)
         if tape is None:
             self._met[key] += 1
@@ -212,7 +212,7 @@ class CompiledPlanner(PlannerRunner):
 
 
 class CudaGraphPlanner(PlannerRunner):
-    """Plans by replaying CUDA graphs, one for each method and batch size.
+    """Plans by replaying CUDA graphs, one for each method, batch size and refiner's settings.
 
     A graph reads the weights where they lay when it was captured: weights changed in place
     are seen, and where one was moved the graphs are captured anew. Beyond a few, the graph not
@@ -231,7 +231,7 @@ class CudaGraphPlanner(PlannerRunner):
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
         """A replay of the method's graph for these shapes, captured when they were met often."""
         given = [tensor for tensor in tensors if tensor is not None]
-        key = _key(name, given, settings)
+        key = _key(self.planner, name, given, settings)
         # The graph keeps its inputs' memory: made in inference mode, it could not be written
         # outside of it.
         with self._lock, torch.inference_mode(False), torch.no_grad():
@@ -282,9 +282,12 @@ class TensorWatch:
         return True
 
 
-def _key(name: str, given: Sequence[Tensor], settings: dict[str, int]) -> Hashable:
+def _key(
+    planner: TrajectoryPlanner, name: str, given: Sequence[Tensor], settings: dict[str, int]
+) -> Hashable:
     """What tells one graph or tape from another."""
-    return (name, *settings.items(), *((t.shape, t.dtype) for t in given))
+    shapes = ((t.shape, t.dtype) for t in given)
+    return (name, *settings.items(), *shapes, planner.refiner.settings)
 
 
 def _keep(kept: dict[Hashable, Any], key: Hashable, value: Any) -> None:

@@ -51,6 +51,12 @@ class InverseDynamics(TensorDictModuleBase):
             inverse = torch.where(change_scale > 0, 1 / change_scale.clamp(min=1e-12), 0.0).float()
         self.register_buffer("inverse_change_scale", inverse)
 
+    @property
+    def action_dim(self) -> int | None:
+        """A, as far as the network's last layer tells it."""
+        *_, last = self.network.children()
+        return getattr(last, "out_features", None)
+
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes the action [..., A] between the two states."""
         observation, next_observation = (tensordict.get(key) for key in self.in_keys)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import TDError
+from torchrl_td.modules.arguments import check_whole
 
 _SCHEDULES = ("linear", "cosine")
 
@@ -51,8 +52,7 @@ class NoiseSchedule(nn.Module):
         beta_end: float = 2e-2,
     ) -> None:
         super().__init__()
-        if denoising_steps < 1:
-            raise TDError(f"denoising_steps must be at least 1, got {denoising_steps}")
+        check_whole("denoising_steps", denoising_steps, 1)
         if not 0 < beta_start <= beta_end < 1:
             raise TDError(
                 f"beta_start and beta_end must satisfy 0 < beta_start <= beta_end < 1, "
@@ -141,8 +141,19 @@ class NoiseSchedule(nn.Module):
         clean = self.predict_clean(x, predicted_noise, step)
         return math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * predicted_noise
 
+    def signal_left(self, step: int) -> float:
+        """√ᾱ_k, the share of the clean sample in x_k; 0 where x_k is pure noise.
+
+        Args:
+            step: k in 0..K.
+        """
+        return math.sqrt(self._alpha_bar[step])
+
     def sampling_steps(self, start: int, evaluations: int | None = None) -> list[int]:
-        """The denoising steps visited from ``start`` down to 1, evenly spaced.
+        """The denoising steps at which a sampler asks the network, evenly spaced.
+
+        They go down from ``start``; from the last of them, which is 1 only if all are visited,
+        a sampler steps to the clean sample.
 
         Args:
             start: the step the sample is at, 0..K; 0 visits none.
@@ -155,15 +166,11 @@ class NoiseSchedule(nn.Module):
             >>> NoiseSchedule(100).sampling_steps(5, 2)
             [5, 2]
         """
-        if not 0 <= start <= self.denoising_steps:
-            raise TDError(
-                f"refine_steps must lie in 0..{self.denoising_steps} (denoising_steps), got {start}"
-            )
+        check_whole("refine_steps", start, 0, self.denoising_steps, "denoising_steps")
         evaluations = start if evaluations is None else evaluations
         if start == 0:
             return []
-        if not 1 <= evaluations <= start:
-            raise TDError(f"evaluations must lie in 1..{start} (refine_steps), got {evaluations}")
+        check_whole("evaluations", evaluations, 1, start, "refine_steps")
         return [round(start * (evaluations - i) / evaluations) for i in range(evaluations)]
 
 

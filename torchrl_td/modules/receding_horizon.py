@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchrl_td.errors import TDError
 from torchrl_td.modules.acceleration import PlannerRunner, accelerate
+from torchrl_td.modules.arguments import check_number, check_whole
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
 
 WARM_STARTS = ("none", "previous")
@@ -85,12 +86,9 @@ class RecedingHorizon(nn.Module):
             raise TDError(f"unknown warm_start {warm_start!r}; allowed are {allowed}")
         if warm_start == "previous" and planner.generator is None:
             raise TDError("warm_start='previous' needs a generator")
-        if not 1 <= replan_every < planner.horizon:
-            raise TDError(f"replan_every must lie in 1..{planner.horizon - 1}, got {replan_every}")
-        if refresh_every < 1:
-            raise TDError(f"refresh_every must be at least 1, got {refresh_every}")
-        if not refresh_distance >= 0:
-            raise TDError(f"refresh_distance must not be negative, got {refresh_distance}")
+        check_whole("replan_every", replan_every, 1, planner.horizon - 1)
+        check_whole("refresh_every", refresh_every, 1)
+        check_number("refresh_distance", refresh_distance, negative=False, endless=True)
         self.planner = planner
         self.mode = "none"
         self.autocast: torch.dtype | None = None
@@ -135,6 +133,7 @@ class RecedingHorizon(nn.Module):
         returns_to_go: Tensor,
         is_init: Tensor,
         noise: Tensor | None = None,
+        greedy: bool = False,
     ) -> tuple[State, Tensor, Tensor, Tensor]:
         """One step of every environment.
 
@@ -144,6 +143,7 @@ class RecedingHorizon(nn.Module):
             returns_to_go: present returns-to-go [B, 1].
             is_init: bool [B, 1], True where an environment was just reset.
             noise: as in :meth:`TrajectoryPlanner.plan`.
+            greedy: likewise.
 
         Returns:
             The next state, draft [B, H, O], plan [B, H, O] and action [B, A].
@@ -155,15 +155,21 @@ class RecedingHorizon(nn.Module):
             kept = state[name][:, 1:].masked_fill(is_init.unsqueeze(-1), 0)
             state[name] = torch.cat([kept, latest.unsqueeze(1)], 1)
         if self.replan_every == 1:
-            made = self._plan(state, present, returns_to_go, steps, noise)
+            made = self._plan(state, present, returns_to_go, steps, noise, greedy)
         else:
-            made = self._plan_or_follow(state, present, returns_to_go, steps, noise)
+            made = self._plan_or_follow(state, present, returns_to_go, steps, noise, greedy)
         draft, state["plan_returns_to_go"], state["plan"], action = made
         state["steps"] = steps + 1
         return state, draft, state["plan"], action
 
     def _plan_or_follow(
-        self, state: State, present: Tensor, returns: Tensor, steps: Tensor, noise: Tensor | None
+        self,
+        state: State,
+        present: Tensor,
+        returns: Tensor,
+        steps: Tensor,
+        noise: Tensor | None,
+        greedy: bool,
     ) -> Plan:
         """Plans where it is due; elsewhere the next action of the plan being followed."""
         since = steps % self.replan_every  # [B, 1]
@@ -173,21 +179,28 @@ class RecedingHorizon(nn.Module):
         # One flag is read back here: skipping a plan is what replan_every is for.
         if not bool(due.any()):
             return followed
-        made = self._plan(state, present, returns, steps, noise)
+        made = self._plan(state, present, returns, steps, noise, greedy)
         return self._pick(due, made, followed)
 
     def _plan(
-        self, state: State, present: Tensor, returns: Tensor, steps: Tensor, noise: Tensor | None
+        self,
+        state: State,
+        present: Tensor,
+        returns: Tensor,
+        steps: Tensor,
+        noise: Tensor | None,
+        greedy: bool,
     ) -> Plan:
         if self.warm_start == "none":
-            return self._cold(state, steps, noise)
+            return self._cold(state, steps, noise, greedy)
+        due = steps % self.replan_every == 0  # [B, 1]; the other rows follow on, whatever they get
         error = (present - state["plan"][:, self.replan_every]).square().mean(-1, keepdim=True)
         fresh = (steps // self.replan_every) % self.refresh_every == 0
-        fresh = fresh | ~(error <= self.refresh_distance**2)  # also where it is NaN
-        # One number is read back here: leaving the draft out is what the warm start is for.
-        drafts = int(fresh.sum())
-        if drafts == len(fresh):
-            return self._cold(state, steps, noise)
+        fresh = due & (fresh | ~(error <= self.refresh_distance**2))  # also where it is NaN
+        # Read back here, at once: leaving the draft out is what the warm start is for.
+        drafts, plans = torch.stack([fresh.sum(), due.sum()]).tolist()
+        if drafts == plans:
+            return self._cold(state, steps, noise, greedy)
         warm = self.runner.replan(
             state["plan"],
             state["plan_returns_to_go"],
@@ -195,10 +208,11 @@ class RecedingHorizon(nn.Module):
             returns,
             noise,
             shift=self.replan_every,
+            greedy=greedy,
         )
         if not drafts:
             return warm
-        return self._pick(fresh, self._cold(state, steps, noise), warm)
+        return self._pick(fresh, self._cold(state, steps, noise, greedy), warm)
 
     @staticmethod
     def _pick(rows: Tensor, one: Plan, other: Plan) -> Plan:
@@ -207,10 +221,11 @@ class RecedingHorizon(nn.Module):
         draft, returns, plan, action = map(torch.where, (whole, whole, whole, rows), one, other)
         return draft, returns, plan, action
 
-    def _cold(self, state: State, steps: Tensor, noise: Tensor | None) -> Plan:
+    def _cold(self, state: State, steps: Tensor, noise: Tensor | None, greedy: bool) -> Plan:
         position = torch.arange(self.history, device=steps.device)
         mask = position >= self.history - 1 - steps  # [B, L]
-        return self.runner.plan(state["observation"], state["returns_to_go"], mask, noise)
+        history = state["observation"], state["returns_to_go"], mask
+        return self.runner.plan(*history, noise, greedy=greedy)
 
     def _follow(self, state: State, present: Tensor, since: Tensor) -> Tensor:
         """The action [B, A] towards the state planned for the next step."""

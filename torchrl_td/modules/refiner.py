@@ -12,12 +12,16 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_td.errors import TDError
+from torchrl_td.modules.arguments import check_number
 from torchrl_td.modules.coordinates import PlanCoordinates
 from torchrl_td.modules.noise_schedule import NoiseSchedule
 from torchrl_td.networks import TemporalUNet
 
 SAMPLERS = ("ddpm", "ddim")
 INITS = ("draft", "noise")
+# Exploration types for which a plan is made without sampling noise.
+DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
+_MOST_SIGNAL = 0.1  # left at the step that a sample from pure noise is taken to be at
 
 
 class DiffusionRefiner(TensorDictModuleBase):
@@ -42,7 +46,8 @@ class DiffusionRefiner(TensorDictModuleBase):
         out_keys: key of the refined plan [B, H, O].
 
     Raises:
-        TDError: if a setting is out of its range.
+        TDError: if a setting is out of its range, or the schedule does not end at noise where
+            ``init="noise"`` starts.
 
     Examples:
         >>> import torch
@@ -84,8 +89,8 @@ class DiffusionRefiner(TensorDictModuleBase):
             raise TDError(f"unknown init {init!r}; allowed are {', '.join(INITS)}")
         if sampler == "ddpm" and evaluations not in (None, refine_steps):
             raise TDError("evaluations below refine_steps need sampler='ddim', got 'ddpm'")
-        if temperature < 0:
-            raise TDError(f"temperature must not be negative, got {temperature}")
+        check_number("temperature", temperature, negative=False)
+        check_number("guidance_scale", guidance_scale)
         self.network = network
         self.schedule = schedule
         self.coordinates = coordinates or PlanCoordinates()
@@ -96,10 +101,29 @@ class DiffusionRefiner(TensorDictModuleBase):
         self.add_noise = add_noise
         self.init = init
         self.steps = schedule.sampling_steps(refine_steps, evaluations)
+        self._check_start()
         steps = torch.tensor(self.steps, dtype=torch.float32, device=schedule.beta.device)
         self.register_buffer("_step_values", steps, persistent=False)
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
+
+    def _check_start(self) -> None:
+        if self.init != "noise" or not self.steps:
+            return
+        left = self.schedule.signal_left(self.steps[0])
+        if left > _MOST_SIGNAL:
+            raise TDError(
+                f"init='noise' starts from pure noise, but at refine_steps={self.refine_steps} "
+                f"this schedule leaves {left:.0%} of the plan; train with schedule='cosine', and "
+                f"set refine_steps to its denoising_steps"
+            )
+
+    @property
+    def settings(self) -> tuple[str | float, ...]:
+        """The names and numbers that :meth:`refine` depends on: a recording of it holds for one set
+        of them."""
+        how = (self.sampler, self.guidance_scale, self.temperature, self.add_noise, self.init)
+        return (*how, *self.steps)
 
     @property
     def noise_draws(self) -> int:
@@ -113,10 +137,9 @@ class DiffusionRefiner(TensorDictModuleBase):
         """Refines the draft; without sampling noise if the exploration type is deterministic."""
         draft, returns_to_go = (tensordict.get(key) for key in self.in_keys)
         noise = None
-        if exploration_type() not in (ExplorationType.DETERMINISTIC, ExplorationType.MODE):
-            noise = torch.randn(
-                (draft.shape[0], self.noise_draws, *draft.shape[1:]), device=draft.device
-            )
+        if exploration_type() not in DETERMINISTIC:
+            shape = (draft.shape[0], self.noise_draws, *draft.shape[1:])
+            noise = torch.randn(shape, dtype=draft.dtype, device=draft.device)
         return tensordict.set(self.out_keys[0], self.refine(draft, returns_to_go, noise))
 
     def refine(self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -172,7 +195,7 @@ class DiffusionRefiner(TensorDictModuleBase):
 
     def _guided_noise(self, x: Tensor, projected: Tensor) -> Tensor:
         """ε̂ = ε_∅ + ω (ε_y − ε_∅), both passes in one batch (eq. 11)."""
-        passes = projected.shape[0] // x.shape[0]
+        passes = 1 if self.guidance_scale in (0.0, 1.0) else 2
         predicted = self.network.run(torch.cat([x] * passes), projected).to(x.dtype)
         if passes == 1:
             return predicted

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import TDError
+from torchrl_td.modules.arguments import check_whole
 from torchrl_td.modules.generator import TrajectoryGenerator
 from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
 from torchrl_td.modules.refiner import DiffusionRefiner
@@ -67,12 +68,11 @@ class TrajectoryPlanner(nn.Module):
         candidates: int = 1,
     ) -> None:
         super().__init__()
-        multiple = refiner.network.horizon_multiple
-        if refiner.steps and horizon % multiple:
-            raise TDError(f"horizon must be divisible by {multiple} for this U-Net, got {horizon}")
+        check_whole("horizon", horizon, 2)
+        check_whole("candidates", candidates, 1)
         if generator is None and refiner.init != "noise":
             raise TDError("a planner without a generator needs a refiner with init='noise'")
-        if candidates < 1 or (candidates > 1 and critic is None):
+        if candidates > 1 and critic is None:
             raise TDError(f"candidates={candidates} needs a critic to choose among them")
         self.generator = generator
         self.refiner = refiner
@@ -83,18 +83,52 @@ class TrajectoryPlanner(nn.Module):
         # Deterministic planning with several candidates needs them to differ all the same: a
         # fixed set of noises, the first of them zero.
         shape = (candidates, refiner.noise_draws, horizon, refiner.network.observation_dim)
-        fixed = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        generator_of_noise = torch.Generator().manual_seed(0)
+        fixed = torch.randn(shape, generator=generator_of_noise, dtype=torch.float32, device="cpu")
         fixed[0] = 0
         # The parts may be on a GPU already.
         fixed = fixed.to(refiner.schedule.beta.device)
         self.register_buffer("candidate_noise", fixed, persistent=False)
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        """Raises where the parts, or one and the horizon, do not go together."""
+        horizon, network = self.horizon, self.refiner.network
+        width, multiple = network.observation_dim, network.horizon_multiple
+        scale = self.refiner.coordinates.scale
+        if self.refiner.steps and horizon % multiple:
+            raise TDError(f"horizon must be divisible by {multiple} for this U-Net, got {horizon}")
+        if self.refiner.steps and scale is not None and scale.shape != (horizon, width):
+            raise TDError(
+                f"the coordinates' scale has shape {list(scale.shape)}, but horizon and U-Net need "
+                f"{[horizon, width]}"
+            )
+        if self.generator is not None:
+            _check_sequence_model(self.generator.network, horizon, width)
+        first = getattr(self.inverse_dynamics.network, "0", None)
+        if getattr(first, "in_features", 2 * width) != 2 * width:
+            raise TDError(
+                f"the inverse dynamics reads {first.in_features} numbers, but two states of the "
+                f"U-Net's width {width} are {2 * width}"
+            )
+        for name, parameter in self.named_parameters():
+            if parameter.is_floating_point() and parameter.dtype != torch.float32:
+                raise TDError(
+                    f"{name} is {parameter.dtype}, but plans are made in single precision; call "
+                    f"float() on the parts"
+                )
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
         """Shape of the noise that :meth:`plan` takes: [B, N, draws, H, O]."""
         return (batch, *self.candidate_noise.shape)
 
     def plan(
-        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, noise: Tensor | None = None
+        self,
+        observation: Tensor,
+        returns_to_go: Tensor,
+        mask: Tensor,
+        noise: Tensor | None = None,
+        greedy: bool = False,
     ) -> Plan:
         """Drafts a plan from the history, refines it and returns its first action.
 
@@ -103,6 +137,8 @@ class TrajectoryPlanner(nn.Module):
             returns_to_go: shape [B, L, 1].
             mask: bool [B, L], True for real entries.
             noise: standard normal, shape :meth:`noise_shape`; ``None`` plans without.
+            greedy: whether the best of several candidates is taken with noise, too, in place of
+                one drawn by their values.
 
         Returns:
             Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
@@ -114,7 +150,7 @@ class TrajectoryPlanner(nn.Module):
             draft, returns = self.generator.continue_(
                 observation, returns_to_go, mask, self.horizon - 1
             )
-        return draft, returns, *self._finish(draft, returns_to_go[:, -1], noise)
+        return draft, returns, *self._finish(draft, returns_to_go[:, -1], noise, greedy)
 
     def replan(
         self,
@@ -124,6 +160,7 @@ class TrajectoryPlanner(nn.Module):
         returns_to_go: Tensor,
         noise: Tensor | None = None,
         shift: int = 1,
+        greedy: bool = False,
     ) -> Plan:
         """:meth:`plan` from the last plan: shifted, its tail continued by the generator.
 
@@ -134,6 +171,7 @@ class TrajectoryPlanner(nn.Module):
             returns_to_go: the present returns-to-go [B, 1].
             noise: as in :meth:`plan`.
             shift: steps taken since that plan was made, 1 to H − 1.
+            greedy: as in :meth:`plan`.
         """
         assert self.generator is not None
         states = torch.cat([present.unsqueeze(1), plan[:, shift + 1 :]], 1)  # [B, H - shift, O]
@@ -142,29 +180,29 @@ class TrajectoryPlanner(nn.Module):
         tail, tail_returns = self.generator.continue_(states, returns, mask, shift)
         draft = torch.cat([states, tail[:, 1:]], 1)
         draft_returns = torch.cat([returns, tail_returns[:, 1:]], 1)
-        return draft, draft_returns, *self._finish(draft, returns_to_go, noise)
+        return draft, draft_returns, *self._finish(draft, returns_to_go, noise, greedy)
 
     def act(self, present: Tensor, planned: Tensor) -> Tensor:
         """The action [B, A] towards a planned state, both [B, O]."""
         return self.inverse_dynamics.act(present, planned).to(present.dtype)
 
     def _finish(
-        self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None
+        self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None, greedy: bool
     ) -> tuple[Tensor, Tensor]:
         if self.critic is None:
             refined = self.refiner.refine(
                 draft, returns_to_go, None if noise is None else noise[:, 0]
             )
             return refined, self.act(refined[:, 0], refined[:, 1])
-        return self._choose(draft, returns_to_go, noise)
+        return self._choose(draft, returns_to_go, noise, greedy)
 
     def _choose(
-        self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None
+        self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None, greedy: bool
     ) -> tuple[Tensor, Tensor]:
         """Refines N candidates in one batch and picks one by its value.
 
         With noise the pick is drawn from a softmax over the values, as in the authors' code;
-        without it is the best.
+        without, or if asked to be greedy, it is the best.
         """
         assert self.critic is not None
         batch, count = draft.shape[0], self.candidates
@@ -176,7 +214,22 @@ class TrajectoryPlanner(nn.Module):
         )
         action = self.act(refined[:, 0], refined[:, 1])
         value = self.critic.value(refined[:, 0], action).view(batch, count)
-        if noise is not None:  # Gumbel-max: argmax of logits + Gumbel noise samples the softmax
+        if (
+            noise is not None and not greedy
+        ):  # Gumbel-max: argmax of logits + Gumbel noise samples the softmax
             value = value - torch.empty_like(value).exponential_().log()
         rows = torch.arange(batch, device=draft.device) * count + value.argmax(-1)
         return refined[rows], action[rows]
+
+
+def _check_sequence_model(network: nn.Module, horizon: int, width: int) -> None:
+    """Raises where the generator's network is of another width, or too short; it need not say."""
+    its_width = getattr(network, "observation_dim", width)
+    if its_width != width:
+        raise TDError(f"the generator's states have width {its_width}, the U-Net's {width}")
+    needed = 2 * horizon - 3  # the history, and all of the draft but the present and the last
+    if getattr(network, "max_length", needed) < needed:
+        raise TDError(
+            f"horizon {horizon} needs a generator of max_length {2 * horizon - 2}, but this one's "
+            f"is {network.max_length}"
+        )

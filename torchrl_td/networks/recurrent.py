@@ -45,6 +45,7 @@ class RecurrentTrajectoryModel(nn.Module):
             raise TDError(f"unknown recurrent cell {cell!r}; allowed are {', '.join(_CELLS)}")
         if width % 2:
             raise TDError(f"the recurrent model's width must be even, got {width}")
+        self.observation_dim = observation_dim
         self.embed_state = nn.Linear(observation_dim, width // 2)
         self.embed_returns = nn.Linear(1, width // 2)
         self.embedding_norm = nn.LayerNorm(width)

@@ -142,6 +142,7 @@ class TrajectoryTransformer(nn.Module):
             raise TDError(f"the transformer's feedforward must be at least 1, got {feedforward}")
         self.causal = causal
         self.heads = heads
+        self.observation_dim = observation_dim
         self.max_length = max_length
         self.embed_state = nn.Linear(observation_dim, width // 2)
         self.embed_returns = nn.Linear(1, width // 2)

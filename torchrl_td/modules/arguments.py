@@ -1,0 +1,61 @@
+"""What the numbers among a module's arguments may be."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+
+from torchrl_td.errors import TDError
+
+
+def check_whole(name: str, value: int, low: int, high: int | None = None, why: str = "") -> None:
+    """Checks a count.
+
+    Args:
+        name: what the argument is called.
+        value: what was given.
+        low: the smallest allowed.
+        high: the largest allowed, if there is one.
+        why: what that is.
+
+    Raises:
+        TDError: if it is no whole number or out of its range.
+
+    >>> check_whole("replan_every", 8, 1, 7)
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: replan_every must lie in 1..7, got 8
+    >>> check_whole("refresh_every", 2.5, 1)
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: refresh_every must be a whole number, got 2.5
+    """
+    if not isinstance(value, Integral):
+        raise TDError(f"{name} must be a whole number, got {value!r}")
+    if value < low or (high is not None and value > high):
+        allowed = f"be at least {low}" if high is None else f"lie in {low}..{high}"
+        raise TDError(f"{name} must {allowed}{why and f' ({why})'}, got {value}")
+
+
+def check_number(
+    name: str, value: float | None, *, negative: bool = True, endless: bool = False
+) -> None:
+    """Checks a factor or a distance.
+
+    Args:
+        name: what the argument is called.
+        value: what was given; ``None`` is not checked.
+        negative: whether it may be below 0.
+        endless: whether it may be infinite.
+
+    Raises:
+        TDError: if it is not a number or may not be of that size.
+
+    >>> check_number("guidance_scale", float("nan"))
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: guidance_scale must be a finite number, got nan
+    """
+    if value is None:
+        return
+    if math.isnan(value) or (math.isinf(value) and not endless):
+        raise TDError(f"{name} must be a {'' if endless else 'finite '}number, got {value}")
+    if value < 0 and not negative:
+        raise TDError(f"{name} must not be negative, got {value}")
