@@ -187,6 +187,18 @@ def test_a_planner_needs_no_dataset(
     assert model.normalizer.scale.std() > 0  # the data's, not an empty one
     actor = TDPlannerActor.from_checkpoint(tmp_path / "run", refine_steps=1)
     assert actor.planner.refiner.refine_steps == 1
+    assert actor.in_keys[:3] == ["observation", "target_return", "is_init"]
+    renamed = TDPlannerActor.from_checkpoint(
+        tmp_path / "run",
+        in_keys=[("agent", "obs"), "goal", "start"],
+        out_keys=[("agent", "action"), "draft", "plan"],
+        planner_key="memory",
+    )
+    assert renamed.in_keys[:4] == [("agent", "obs"), "goal", "start", ("memory", "observation")]
+    assert renamed.out_keys[:3] == [("agent", "action"), "draft", "plan"]
+    assert renamed.action_high.tolist() == [1.0, 1.0]
+    with pytest.raises(TDError, match="device='gpu' cannot be used"):
+        TDPlannerActor.from_checkpoint(tmp_path / "run", device="gpu")
     # On a device all of it is there; meta stands in for a GPU.
     actor = TDPlannerActor.from_checkpoint(tmp_path / "run", device="meta")
     held = [*actor.named_parameters(), *actor.named_buffers()]

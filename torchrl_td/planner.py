@@ -9,21 +9,32 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import NestedKey, unravel_key
+from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.data import Bounded, Composite
 from torchrl.envs.transforms import TensorDictPrimer
-from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.envs.utils import exploration_type
 
 from torchrl_td.checkpoint import load_model
 from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import TDError
 from torchrl_td.modules import RecedingHorizon, TrajectoryPlanner
+from torchrl_td.modules.action_bounds import action_bounds
+from torchrl_td.modules.arguments import check_number
 from torchrl_td.modules.build import TrajectoryDiffuser
-from torchrl_td.modules.entries import check_entry, check_floats, read_entry, write_entry
+from torchrl_td.modules.entries import check_floats, check_keys, read_entry, write_entry
+from torchrl_td.modules.planner_state import PlannerState
+from torchrl_td.modules.refiner import DETERMINISTIC
 
-_DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
+# What the keys are of, and what to do where one is missing.
+_INPUTS = {
+    "observation": "see in_keys",
+    "target return": "append TargetReturn(..., mode='reduce') to the environment",
+    "reset flag": "append InitTracker() to the environment",
+}
+_OUTPUTS = ("action", "draft", "refined plan")
+_KEYS = ("in_keys", "out_keys", "planner_key")
 
 
 class TDPlannerActor(TensorDictModuleBase):
@@ -36,12 +47,14 @@ class TDPlannerActor(TensorDictModuleBase):
     in the environment's own units: the normaliser is part of the actor.
 
     Sampling noise is drawn unless the exploration type is deterministic; an entry
-    ``("planner", "noise")`` of shape [..., N, draws, H, O] is used in its place if there.
+    ``("planner", "noise")`` of shape [..., N, draws, H, O] is used in its place if there. If it is
+    deterministic the best of several candidates is taken, else one is drawn by their values.
 
     Args:
         planner: generator, refiner and inverse dynamics.
         normalizer: the dataset's.
-        action_spec: the environment's, if actions are to be clipped to its bounds.
+        action_spec: the environment's, if actions are to be clipped to its bounds; of one
+            environment or a batch, composite or not.
         replan_every: steps between plans; in between the plan is followed.
         warm_start: ``"previous"`` shifts the last plan by a step, has the generator continue
             its tail by one state, and refines that in place of a new draft (the real-time
@@ -57,8 +70,9 @@ class TDPlannerActor(TensorDictModuleBase):
         planner_key: where the planner's state lives.
 
     Raises:
-        TDError: if a setting is out of its range; in use, if the reset flag or the primer is
-            missing or (on the CPU; on a GPU the action is NaN) the observation is not finite.
+        TDError: if a setting is out of its range or the parts do not fit; in use, if the reset
+            flag or the primer is missing or (on the CPU; on a GPU the action is NaN) an entry is
+            not finite.
 
     Examples:
         >>> import torch
@@ -115,24 +129,32 @@ class TDPlannerActor(TensorDictModuleBase):
             refresh_every=refresh_every,
             refresh_distance=refresh_distance,
         )
+        width = normalizer.loc.shape[0]
+        needed = planner.refiner.network.observation_dim
+        if width != needed:
+            raise TDError(f"the normalizer is of {width} dimensions, the planner's states {needed}")
+        check_number("returns_floor", returns_floor, endless=True)
         self.normalizer = normalizer
         self.horizon = planner.horizon
         self.returns_floor = returns_floor
-        self.planner_key = unravel_key(planner_key)
-        prefix = (self.planner_key,) if isinstance(self.planner_key, str) else self.planner_key
-        self._state_keys = {name: (*prefix, name) for name in self.planner_spec.keys()}
-        self._state_shapes = {name: spec.shape for name, spec in self.planner_spec.items()}
-        self._noise_key = (*prefix, "noise")
-        self._input_keys = [unravel_key(key) for key in in_keys]
-        self._output_keys = [unravel_key(key) for key in out_keys]
-        self.in_keys = [*self._input_keys, *self._state_keys.values()]
-        self.out_keys = [
-            *self._output_keys,
-            *(("next", *key) for key in self._state_keys.values()),
-        ]
-        bounds = None if action_spec is None else getattr(action_spec, "space", None)
-        self.register_buffer("action_low", None if bounds is None else bounds.low.float())
-        self.register_buffer("action_high", None if bounds is None else bounds.high.float())
+        self._state = PlannerState(planner_key, planner.horizon, width)
+        self._input_keys = check_keys("in_keys", in_keys, list(_INPUTS))
+        self._output_keys = check_keys("out_keys", out_keys, _OUTPUTS)
+        state_keys = self._state.keys.values()
+        self.in_keys = [*self._input_keys, *state_keys]
+        self.out_keys = [*self._output_keys, *(("next", *key) for key in state_keys)]
+        low = high = None
+        if action_spec is not None:
+            action_dim = planner.inverse_dynamics.action_dim
+            low, high = action_bounds(action_spec, self._output_keys[0], action_dim)
+            low, high = low.to(normalizer.loc.device), high.to(normalizer.loc.device)
+        self.register_buffer("action_low", low)
+        self.register_buffer("action_high", high)
+
+    @property
+    def planner_key(self) -> NestedKey:
+        """Where the planner's state lives."""
+        return self._state.key
 
     @property
     def planner(self) -> TrajectoryPlanner:
@@ -149,20 +171,26 @@ class TDPlannerActor(TensorDictModuleBase):
             path: a run's ``output_dir``, its checkpoint folder, or one checkpoint in it.
             device: where to plan.
             **overrides: settings of :class:`~torchrl_td.config.PlannerConfig`, such as
-                ``refine_steps=2, sampler="ddim", evaluations=1``.
+                ``refine_steps=2, sampler="ddim", evaluations=1``, and ``in_keys``, ``out_keys``
+                and ``planner_key`` as the actor itself takes them.
 
         Raises:
             TDError: if the checkpoint is missing, damaged or foreign, or a setting is wrong.
         """
+        keys = {name: overrides.pop(name) for name in _KEYS if name in overrides}
         model, about = load_model(path, device)
         given = {f"planner.{key}": value for key, value in overrides.items()}
         config = override_config(check_config(about["config"]), given)
         spec = Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
-        return cls.from_model(model, config, action_spec=spec.to(device)).eval()
+        return cls.from_model(model, config, action_spec=spec, **keys).eval()
 
     @classmethod
     def from_model(
-        cls, model: TrajectoryDiffuser, config: Config, action_spec: Any | None = None
+        cls,
+        model: TrajectoryDiffuser,
+        config: Config,
+        action_spec: Any | None = None,
+        **keys: Any,
     ) -> TDPlannerActor:
         """The planner of trained parts.
 
@@ -170,6 +198,7 @@ class TDPlannerActor(TensorDictModuleBase):
             model: generator, refiner, inverse dynamics and normaliser.
             config: the settings ``planner``, and the target return the floor is a share of.
             action_spec: the environment's, if actions are to be clipped to its bounds.
+            **keys: ``in_keys``, ``out_keys`` and ``planner_key`` of the actor.
         """
         settings = config.planner
         share = settings.returns_floor_share
@@ -182,6 +211,7 @@ class TDPlannerActor(TensorDictModuleBase):
             refresh_every=settings.refresh_every,
             refresh_distance=settings.refresh_distance,
             returns_floor=None if share is None else share * config.evaluation.target_return,
+            **keys,
         )
 
     def compile(self, mode: str = "auto", *, autocast: torch.dtype | None = None) -> TDPlannerActor:  # type: ignore[override]
@@ -195,7 +225,8 @@ class TDPlannerActor(TensorDictModuleBase):
             autocast: ``torch.bfloat16`` or ``torch.float16``: half precision on a GPU.
 
         Returns:
-            The actor itself. Copies compile for themselves; after changing a setting call it again.
+            The actor itself. Copies compile for themselves. Changed weights and settings of the
+            refiner are noticed; after registering a hook call it again.
 
         Raises:
             TDError: if the mode is unknown or does not fit the device.
@@ -211,28 +242,17 @@ class TDPlannerActor(TensorDictModuleBase):
         ``steps`` counts since the reset; ``plan`` [H, O] and ``plan_returns_to_go`` [H, 1]
         are the plan being followed.
         """
-        width = self.normalizer.loc.shape[0]
-        return Composite(
-            observation=Unbounded((self.horizon - 1, width)),
-            returns_to_go=Unbounded((self.horizon - 1, 1)),
-            steps=Unbounded((1,), dtype=torch.int64),
-            plan=Unbounded((self.horizon, width)),
-            plan_returns_to_go=Unbounded((self.horizon, 1)),
-        )
+        return self._state.spec
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that puts an empty planner state into an environment at each reset."""
-        spec = self.planner_spec
-        prefix = self._noise_key[:-1]
-        for name in reversed(prefix[1:]):
-            spec = Composite({name: spec})
-        return TensorDictPrimer({prefix[0]: spec}, reset_key="_reset", expand_specs=True)
+        return self._state.primer()
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Plans and acts for any batch shape; writes the next planner state under "next"."""
         observation, target, is_init = self._inputs(tensordict)
-        state = self._state(tensordict)
+        state = self._state.read(tensordict, self.normalizer.loc.device, is_init)
         noise = self._noise(tensordict, observation.shape[0])
         returns = target if self.returns_floor is None else target.clamp(min=self.returns_floor)
         state, draft, plan, action = self.receding_horizon(
@@ -241,59 +261,39 @@ class TDPlannerActor(TensorDictModuleBase):
             self.normalizer.scale_returns(returns),
             is_init,
             noise,
+            greedy=exploration_type() in DETERMINISTIC,
         )
         if self.action_low is not None:
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
-        self._write(tensordict, (action, denormalize(draft), denormalize(plan)), state)
+        outputs = (action, denormalize(draft), denormalize(plan))
+        for key, value in zip(self._output_keys, outputs, strict=True):
+            write_entry(tensordict, key, value)
+        self._state.write(tensordict, state)
         return tensordict
 
     def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
         """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""
-        remedies = (
-            "see in_keys",
-            "append TargetReturn(..., mode='reduce') to the environment",
-            "append InitTracker() to the environment",
-        )
-        widths = (self.normalizer.loc.shape[0], 1, 1)
+        dtype = self.planner.candidate_noise.dtype
+        if dtype != torch.float32:
+            raise TDError(f"the planner is in {dtype}, but needs single precision: actor.float()")
+        loc = self.normalizer.loc
         observation, target, is_init = (
-            self._read(tensordict, key, (width,), remedy)
-            for key, width, remedy in zip(self._input_keys, widths, remedies, strict=True)
+            read_entry(tensordict, key, (width,), loc.device, remedy)
+            for key, width, remedy in zip(
+                self._input_keys, (loc.shape[0], 1, 1), _INPUTS.values(), strict=True
+            )
         )
         if is_init.dtype != torch.bool:
             raise TDError(f"{self._input_keys[2]!r} is {is_init.dtype}, but bool is needed")
         observation_key, target_key, _ = self._input_keys
         return check_floats(observation_key, observation), check_floats(target_key, target), is_init
 
-    def _state(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
-        remedy = "append actor.make_tensordict_primer() to the environment's transforms"
-        found = dict(tensordict.get(self.planner_key, {}).items())
-        device = self.normalizer.loc.device
-        return {
-            name: check_entry(
-                found.get(name), tensordict, key, self._state_shapes[name], device, remedy
-            )
-            for name, key in self._state_keys.items()
-        }
-
     def _noise(self, tensordict: TensorDictBase, batch: int) -> Tensor | None:
         shape = self.planner.noise_shape(batch)
-        if tensordict.get(self._noise_key, None) is not None:
-            noise = self._read(tensordict, self._noise_key, shape[1:], "leave it out")
-            return check_floats(self._noise_key, noise)
-        if exploration_type() in _DETERMINISTIC:
+        key, device = self._state.noise_key, self.normalizer.loc.device
+        if tensordict.get(key, None) is not None:
+            return check_floats(key, read_entry(tensordict, key, shape[1:], device, "leave it out"))
+        if exploration_type() in DETERMINISTIC:
             return None
-        return torch.randn(shape, device=self.normalizer.loc.device)
-
-    def _read(
-        self, tensordict: TensorDictBase, key: NestedKey, shape: Sequence[int], remedy: str
-    ) -> Tensor:
-        return read_entry(tensordict, key, shape, self.normalizer.loc.device, remedy)
-
-    def _write(
-        self, tensordict: TensorDictBase, outputs: tuple[Tensor, ...], state: dict[str, Tensor]
-    ) -> None:
-        for key, value in zip(self._output_keys, outputs, strict=True):
-            write_entry(tensordict, key, value)
-        for name, key in self._state_keys.items():
-            write_entry(tensordict, ("next", *key), state[name])
+        return torch.randn(shape, dtype=torch.float32, device=device)

@@ -48,8 +48,7 @@ def test_fast_plans_on_the_cpu_are_the_same(
 ):
     plain, fast = make_actor(**settings), make_actor(**settings).compile(mode)
     step = make_step(plain, (batch,))
-    if "candidates" not in settings:  # with noise the choice among them is drawn, too
-        step["planner", "noise"] = torch.randn(plain.planner.noise_shape(batch))
+    step["planner", "noise"] = torch.randn(plain.planner.noise_shape(batch))
     for _ in range(6):  # over the steps of an episode
         expected, out = act(plain, step), act(fast, step)
         assert_same_plans(out, expected)
@@ -75,6 +74,28 @@ def test_fast_plans_follow_training(
         for _ in range(3):
             assert_same_plans(act(actor, step), act(expected, step))
         assert not torch.allclose(act(actor, step)["action"], before["action"])
+
+
+@needs_onednn
+@pytest.mark.parametrize("mode", ["packed", "tape"])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("guidance_scale", 6.0), ("temperature", 0.2), ("add_noise", False), ("sampler", "ddim")],
+)
+def test_fast_plans_follow_changed_settings(
+    make_actor: Build, make_step, mode: str, setting: str, value
+):
+    plain, fast = make_actor(), make_actor().compile(mode)
+    step = make_step(plain)
+    step["planner", "noise"] = torch.randn(plain.planner.noise_shape(3))
+    for _ in range(3):
+        before = act(fast, step)
+    for actor in (plain, fast):
+        setattr(actor.planner.refiner, setting, value)
+    expected = act(plain, step)
+    assert not torch.allclose(expected["plan", "refined"], before["plan", "refined"], atol=1e-4)
+    for _ in range(3):
+        assert_same_plans(act(fast, step), expected)
 
 
 @needs_onednn

@@ -8,8 +8,9 @@ from tensordict import TensorDictBase
 from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from tests.planner.helpers import Build
+from tests.planner.helpers import Build, act
 from torchrl_td import TDError, TDPlannerActor
+from torchrl_td.data import Normalizer
 from torchrl_td.envs import make_base_env, planning_transforms
 from torchrl_td.modules.entries import check_floats
 
@@ -79,6 +80,19 @@ def test_planner_state_of_another_horizon(make_actor: Build, make_step):
     refuse(actor, step, "('planner', 'plan')", "[3, 16, 6]", "primer")
 
 
+@pytest.mark.parametrize("settings", [{}, {"warm_start": "previous"}, {"replan_every": 2}], ids=str)
+def test_a_state_that_is_not_finite(make_actor: Build, make_step, settings):
+    actor = make_actor(**settings)
+    for name in ("observation", "returns_to_go", "plan", "plan_returns_to_go"):
+        step = make_step(actor)
+        step["planner", name][1, 2] = torch.nan
+        refuse(actor, step, f"('planner', '{name}')", "NaN or Inf")
+        step["is_init"][1] = True  # nobody reads it
+        assert torch.isfinite(actor(step)["action"]).all()
+        step["planner", name][0, 2] = torch.inf
+        refuse(actor, step, f"('planner', '{name}')", "NaN or Inf")
+
+
 def test_wrong_noise(make_actor: Build, make_step):
     actor = make_actor()
     step = make_step(actor)
@@ -117,6 +131,38 @@ def test_other_device(make_actor: Build, make_step):
         moved = step.clone()
         moved[key] = moved[key].to("meta")
         refuse(actor, moved, str(key), "meta", "policy_device")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_planner_of_another_precision(make_actor: Build, make_step, dtype: torch.dtype):
+    actor = make_actor()
+    step = make_step(actor)
+    expected = actor(step.clone())["action"].dtype
+    refuse(actor.to(dtype), step, str(dtype), "actor.float()")
+    assert actor.float()(step)["action"].dtype == expected
+
+
+@pytest.mark.parametrize("mode", ["none", "auto"])
+def test_other_defaults_of_pytorch(make_actor: Build, make_step, mode: str):
+    """Neither the default precision nor the default device is the planner's."""
+    actor = make_actor(candidates=2).compile(mode)
+    step = make_step(actor)
+    expected = act(actor, step)["action"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            twin = TDPlannerActor(actor.planner, actor.normalizer).compile(mode)
+            assert actor.planner_spec["plan"].dtype == torch.float32
+            for _ in range(3):
+                torch.testing.assert_close(act(twin, step)["action"], expected)
+                assert actor(step.clone())["action"].dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_normalizer_of_another_width(make_actor: Build):
+    with pytest.raises(TDError, match=r"normalizer is of 5 dimensions, the planner's states 6"):
+        TDPlannerActor(make_actor().planner, Normalizer(torch.zeros(5), torch.ones(5)))
 
 
 @pytest.mark.gpu

@@ -25,11 +25,9 @@ SETTINGS = [
 
 def over_an_episode(plain: TDPlannerActor, fast: TDPlannerActor, step: TensorDictBase) -> None:
     """Sixteen steps, each from where the plain planner left it."""
-    drawn = plain.planner.candidates == 1  # with noise the choice among candidates is drawn, too
     for _ in range(16):
-        if drawn:
-            shape = plain.planner.noise_shape(len(step))
-            step["planner", "noise"] = torch.randn(shape, device=step.device)
+        shape = plain.planner.noise_shape(len(step))
+        step["planner", "noise"] = torch.randn(shape, device=step.device)
         step["observation"] = torch.randn_like(step["observation"])
         expected = act(plain, step)
         assert_same_plans(act(fast, step), expected, tolerance=1e-4)
@@ -115,10 +113,13 @@ def test_graphs_are_told_apart_and_limited(make_actor: Build, monkeypatch: pytes
     assert len(captured) == 13
     plan(5)  # made room for 12
     assert len(captured) == 14
+    planner.refiner.guidance_scale = 3.0
+    plan(5)
+    assert len(captured) == 15
     planner.inverse_dynamics.network[0].weight.data = torch.randn(32, 12)  # moved in memory
     with torch.inference_mode():
         plan(5)
-    assert len(captured) == 15
+    assert len(captured) == 16
 
 
 @pytest.mark.gpu

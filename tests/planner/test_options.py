@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tensordict import TensorDictBase
@@ -157,6 +159,44 @@ def test_a_fresh_row_in_a_warm_batch_gets_the_cold_plan(make_actor: Build, make_
         assert not torch.allclose(mixed[key][0], plain[key][0], atol=1e-4)
 
 
+def test_rows_that_are_not_due_have_no_draft_made(make_actor: Build, make_step, monkeypatch):
+    """Where they are tells nothing: they are compared with a state planned for another time."""
+    actor = make_actor(
+        warm_start="previous", replan_every=4, refresh_every=1000, refresh_distance=0.5
+    )
+    step = make_step(actor, (2,))
+    step["planner", "steps"] = torch.tensor([[8], [5]])  # the first is due
+    plan = step["planner", "plan"]
+    step["observation"] = actor.normalizer.denormalize(torch.stack([plan[0, 4], plan[1, 1]]))
+    planner, drafted = actor.planner, []
+    plan_anew = planner.plan
+    monkeypatch.setattr(planner, "plan", lambda *a, **kw: drafted.append(1) or plan_anew(*a, **kw))
+    act(actor, step)
+    assert not drafted
+    step["observation"][0] += 5
+    act(actor, step)
+    assert len(drafted) == 1
+
+
+def test_deterministic_planning_with_noise_and_candidates_repeats(make_actor: Build, make_step):
+    for settings in ({}, {"warm_start": "previous", "refresh_distance": 1e9}, {"replan_every": 2}):
+        actor = make_actor(candidates=4, **settings)
+        step = make_step(actor, (32,))
+        step["planner", "noise"] = torch.randn(actor.planner.noise_shape(32))
+        first = act(actor, step)["action"]
+        assert torch.equal(first, act(actor, step)["action"])
+        with set_exploration_type(ExplorationType.RANDOM):
+            assert not torch.equal(first, actor(step.clone())["action"])
+
+
+@pytest.mark.parametrize("mode", ["none", "auto"])
+@pytest.mark.parametrize("settings", [{}, {"warm_start": "previous", "replan_every": 2}])
+def test_no_environments(make_actor: Build, make_step, mode: str, settings):
+    actor = make_actor(**settings).compile(mode)
+    for _ in range(3):
+        assert act(actor, make_step(actor, (0,)))["action"].shape == (0, 2)
+
+
 def test_candidates_share_a_draft_and_the_best_is_chosen(make_actor: Build, make_step):
     actor = make_actor(candidates=4)
     single = make_actor()
@@ -201,6 +241,12 @@ def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
         ({"replan_every": 8}, "replan_every must lie in 1..7, got 8"),
         ({"refresh_every": 0}, "refresh_every must be at least 1"),
         ({"refresh_distance": -1.0}, "refresh_distance must not be negative"),
+        ({"refresh_distance": math.nan}, "refresh_distance must be a number, got nan"),
+        ({"refresh_every": 2.5}, "refresh_every must be a whole number, got 2.5"),
+        ({"replan_every": 1.5}, "replan_every must be a whole number, got 1.5"),
+        ({"returns_floor": math.nan}, "returns_floor must be a number, got nan"),
+        ({"in_keys": ["observation"]}, "in_keys must be 3 keys .observation, target return, res"),
+        ({"out_keys": ["action"]}, "out_keys must be 3 keys .action, draft, refined plan"),
     ],
 )
 def test_wrong_settings(make_actor: Build, settings, words):

@@ -24,8 +24,13 @@ def load_model(
         The parts on ``device``, and the checkpoint's ``about``.
 
     Raises:
-        TDError: as :func:`find_checkpoint` and :func:`load_about`.
+        TDError: as :func:`find_checkpoint` and :func:`load_about`, or if there is no such device.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+        raise TDError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
     path = find_checkpoint(path)
     about = load_about(path)
     config = check_config(about["config"])

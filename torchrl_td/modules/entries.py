@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.utils import NestedKey
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 
 from torchrl_td.errors import TDError
@@ -88,8 +88,28 @@ def write_entry(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> No
     tensordict.set(key, value if single else value.reshape(*shape, *value.shape[1:]))
 
 
-def check_floats(key: NestedKey, value: Tensor) -> Tensor:
-    """The entry in single precision.
+def check_keys(name: str, keys: Sequence[NestedKey], meanings: Sequence[str]) -> list[NestedKey]:
+    """The keys in TensorDict's canonical form.
+
+    Raises:
+        TDError: if they are not as many as their meanings.
+
+    >>> check_keys("in_keys", ["obs"], ("observation", "reset flag"))
+    Traceback (most recent call last):
+    torchrl_td.errors.TDError: in_keys must be 2 keys (observation, reset flag), got ['obs']
+    """
+    if isinstance(keys, str) or len(keys) != len(meanings):
+        raise TDError(f"{name} must be {len(meanings)} keys ({', '.join(meanings)}), got {keys!r}")
+    return [unravel_key(key) for key in keys]
+
+
+def check_floats(key: NestedKey, value: Tensor, unread: Tensor | None = None) -> Tensor:
+    """The entry [B, ...] in single precision.
+
+    Args:
+        key: what errors call it.
+        value: the entry.
+        unread: bool [B, 1], rows that may hold anything; ``None`` for no row.
 
     Raises:
         TDError: if it holds no floats or, on the CPU, one that is not finite. (On a GPU the
@@ -108,10 +128,10 @@ def check_floats(key: NestedKey, value: Tensor) -> Tensor:
             f"ObservationNorm(...) to the environment"
         )
     # The sum first, for it is the faster check; it may overflow where every value is finite.
-    if (
-        value.device.type == "cpu"
-        and not math.isfinite(value.sum())
-        and not bool(torch.isfinite(value).all())
-    ):
-        raise TDError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
+    if value.device.type == "cpu" and not math.isfinite(value.sum()):
+        finite = torch.isfinite(value)
+        if unread is not None:
+            finite |= unread.view(-1, *[1] * (value.ndim - 1))
+        if not bool(finite.all()):
+            raise TDError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
     return value.float()
