@@ -156,6 +156,17 @@ def test_a_shape_changed_in_place_is_refused(change):
         OperationTape(function, torch.randn(SHAPE))
 
 
+def test_a_shape_changed_in_place_to_the_same_is_replayed():
+    def function(x: Tensor) -> list[Tensor]:
+        y = (x + 1).unsqueeze(0).unsqueeze(0)
+        y.transpose_(0, 1).resize_(1, 1, *SHAPE)
+        return [y * 2]
+
+    tape = OperationTape(function, torch.randn(SHAPE))
+    for _ in range(3):
+        expect_the_same(tape, function, torch.randn(SHAPE))
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [

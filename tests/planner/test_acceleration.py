@@ -160,6 +160,7 @@ def test_recurrent_generators_plan_fast(make_actor: Build, make_step, cell: str,
     step = make_step(plain, (batch,))
     for _ in range(4):
         assert_same_plans(act(fast, step), act(plain, step))
+    assert bool(fast.receding_horizon.runner._tapes) == (cell == "lstm" or batch == 1)
 
 
 @needs_onednn
