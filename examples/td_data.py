@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -96,6 +97,8 @@ def run_describe(options: argparse.Namespace) -> None:
     for path in (options.picture, options.json):
         if path is not None and not path.parent.is_dir():
             raise TDError(f"{path}: there is no folder {path.parent}; make it first")
+        if path is not None and path.is_dir():
+            raise TDError(f"{path}: is a folder; name a file")
     load = partial(load_episodes, options.source, observation_keys=options.observation_keys)
     try:
         episodes = load()
@@ -122,7 +125,7 @@ def given_references(options: argparse.Namespace) -> tuple[float, float] | None:
     low, high = options.ref_min, options.ref_max
     if low is None and high is None:
         return None
-    if low is None or high is None or low >= high:
+    if low is None or high is None or not -math.inf < low < high < math.inf:
         raise TDError("--ref-min and --ref-max go together, the first below the second")
     return low, high
 
@@ -199,6 +202,8 @@ def draw_histograms(source: str, episodes: TensorDictBase, path: Path) -> None:
 
 def run_record(options: argparse.Namespace) -> None:
     """Record a maze, or another environment with random actions or a planner."""
+    if options.seed < 0:
+        raise TDError(f"--seed takes a seed of 0 or more, got {options.seed}")
     family, _, size = options.what.partition("/")
     recorders = {
         "pointmaze": partial(record_pointmaze, workers=options.workers),

@@ -110,6 +110,7 @@ def test_a_recording_that_breaks_leaves_nothing(datasets_path: Path) -> None:
         ({"dataset_id": "../pendulum-v0"}, "<namespace>/<name>-v<number>"),
         ({"dataset_id": "a/pendulum-v0"}, "two characters or more"),
         ({"steps": 0}, "steps >= 1"),
+        ({"seed": -1}, "a seed of 0 or more"),
         ({"policy": lambda *_: np.zeros(2, np.float32)}, r"shape \(2,\)"),
         ({"policy": lambda *_: np.array([np.nan], np.float32)}, "NaN"),
     ],

@@ -58,6 +58,18 @@ def test_a_state_that_stays_is_known_unless_the_episode_ends() -> None:
     assert torch.equal(successor_known(data), ~data["next", "done"])
 
 
+@pytest.mark.parametrize("zeroed", [True, False])
+def test_next_observations_zeroed_at_the_ends_are_not_states(zeroed: bool) -> None:
+    """As TorchRL's D4RLExperienceReplay leaves them; one that is zero may be a state."""
+    steps = walk(30, 20)
+    steps["next", "observation"][[29, 49] if zeroed else [29]] = 0
+    data = load_episodes(steps)
+    unknown = torch.nonzero(~successor_known(data)[:, 0]).flatten()
+    assert unknown.tolist() == ([29, 49] if zeroed else [])
+    kept = torch.arange(50)[successor_known(data)[:, 0]]
+    assert torch.equal(data["next", "observation"][kept], steps["next", "observation"][kept])
+
+
 # --- next observations that do not follow ----------------------------------------------------
 
 

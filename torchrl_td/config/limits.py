@@ -148,8 +148,9 @@ def _check_together(config: Any) -> None:
     low, high = config.task.score_min, config.task.score_max
     if (low is None) != (high is None) or (low is not None and not low < high):
         raise TDError(
-            f"task.score_min={low}, task.score_max={high}; allowed is the first below the second, "
-            f"or null for both, where a score is the return itself"
+            f"task.score_min={'null' if low is None else low}, "
+            f"task.score_max={'null' if high is None else high}; allowed is the first below the "
+            f"second, or null for both, where a score is the return itself"
         )
     _check_sampler(config)
 

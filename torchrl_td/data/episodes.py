@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -172,6 +173,8 @@ def find_source(
         return minari_source(name, observation_keys, progress=progress)
     if kind == "d4rl" and name:
         return d4rl_source(name, observation_keys, max_episode_steps)
+    if Path(source).suffix in (".hdf5", ".h5"):
+        raise TDError(f"unknown data source {source!r}: a D4RL file is given as 'd4rl:{source}'")
     raise TDError(
         f"unknown data source {source!r}: use 'minari:<id>', 'd4rl:<id or path>', or from Python "
         "a TensorDict or a replay buffer"

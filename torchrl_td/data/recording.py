@@ -75,12 +75,14 @@ def record_dataset(
         ``dataset_id``.
 
     Raises:
-        TDError: bad id or number of steps, the dataset exists, the action space is not
+        TDError: bad id, seed or number of steps, the dataset exists, the action space is not
             continuous, or the policy's actions are not finite or of the wrong size.
     """
     _check_id(dataset_id)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise TDError(f"{dataset_id}: the environment's actions are not continuous (Box)")
+    if seed < 0:
+        raise TDError(f"recording needs a seed of 0 or more, got {seed}")
     check_recording(dataset_id, steps, overwrite)
     episodes: list[dict[str, Any]] = []
     recorded = 0

@@ -88,10 +88,12 @@ def steps_from_tensordict(
     count = raw.batch_size[0]
     terminated, truncated = _ends(raw, name, break_after)
     keys = _chosen(raw, keys, name)
+    observation = _observation(raw, keys, name, "observation")
+    following = _observation(raw.get("next"), keys, name, "next/observation")
     return Steps(
-        observation=_observation(raw, keys, name, "observation"),
+        observation=observation,
         action=raw.get("action").reshape(count, -1),
-        next_observation=_observation(raw.get("next"), keys, name, "next/observation"),
+        next_observation=_without_zeros(observation, following, terminated | truncated),
         reward=raw.get(("next", "reward")).reshape(count, -1),
         terminated=terminated,
         truncated=truncated,
@@ -199,6 +201,17 @@ def _observation(
     else:
         entries = {p: v for p, v in flat_entries(raw).items() if p[0] != "next"}
     return join(entries, keys, name, called).reshape(raw.batch_size[0], -1)
+
+
+def _without_zeros(observation: Tensor, following: Tensor, done: Tensor) -> Tensor:
+    """The next observations [N, O], those that were zeroed at every end not taken for states.
+
+    TorchRL's ``D4RLExperienceReplay`` zeroes them, for want of what followed. They become the
+    state once more, by which :func:`~torchrl_td.data.steps.successor_known` tells them.
+    """
+    if observation.shape != following.shape or following[done].any():
+        return following
+    return following.where(~done.unsqueeze(-1), observation)
 
 
 def _written(key: str | Key) -> str:
