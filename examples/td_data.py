@@ -202,8 +202,6 @@ def draw_histograms(source: str, episodes: TensorDictBase, path: Path) -> None:
 
 def run_record(options: argparse.Namespace) -> None:
     """Record a maze, or another environment with random actions or a planner."""
-    if options.seed < 0:
-        raise TDError(f"--seed takes a seed of 0 or more, got {options.seed}")
     family, _, size = options.what.partition("/")
     recorders = {
         "pointmaze": partial(record_pointmaze, workers=options.workers),

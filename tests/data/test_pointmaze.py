@@ -149,6 +149,7 @@ def test_loading_records_with_a_bar_unless_told_not_to(
 ) -> None:
     few = functools.partial(ensure_pointmaze, steps=300)
     monkeypatch.setattr("torchrl_td.data.minari.ensure_pointmaze", few)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)  # bars need a terminal
     assert len(load_episodes("minari:pointmaze/umaze-v0", progress=progress)) == 300
     assert ("recording pointmaze/umaze" in capfd.readouterr().err) == progress
 

@@ -122,6 +122,7 @@ def test_damaged_data_is_described_with_a_warning(
         (("describe", "some/door.hdf5"), "given as 'd4rl:some/door.hdf5'"),
         (("record", "Pendulum-v1"), "--dataset"),
         (("record", "Pendulum-v1", "--dataset", "a/b-v0", "--seed", "-1"), "a seed of 0 or more"),
+        (("record", "maze2d/umaze", "--seed", "-1"), "a seed of 0 or more"),
         (("record", "Nothing-v0", "--dataset", "test/x-v0"), "Nothing-v0"),
         (("record", "Pendulum-v1", "--dataset", "x"), "<namespace>/<name>-v<number>"),
         (("record", "Pendulum-v1", "--dataset", "test/example-v0"), "exists"),

@@ -63,12 +63,24 @@ def staged(dataset_id: str) -> Iterator[None]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def check_recording(dataset_id: str, steps: int, overwrite: bool) -> None:
+def check_seed(seed: int) -> None:
+    """Refuse a seed that environments refuse.
+
+    Raises:
+        TDError: it is negative.
+    """
+    if seed < 0:
+        raise TDError(f"recording needs a seed of 0 or more, got {seed}")
+
+
+def check_recording(dataset_id: str, steps: int, overwrite: bool, seed: int) -> None:
     """Refuse a recording before it begins.
 
     Raises:
-        TDError: no steps are asked for, or the dataset exists and may not be replaced.
+        TDError: no steps are asked for, the seed is negative, or the dataset exists and may not
+            be replaced.
     """
+    check_seed(seed)
     if steps < 1:
         raise TDError(f"recording needs steps >= 1, got {steps}")
     place = dataset_path(dataset_id)

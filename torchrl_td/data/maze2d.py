@@ -96,7 +96,7 @@ def record_maze2d(
     """
     task = pointmaze_task(size)
     dataset_id = f"maze2d/{size}-v0"
-    check_recording(dataset_id, steps, overwrite)
+    check_recording(dataset_id, steps, overwrite, seed)
     length = task.max_episode_steps
     count = -(-steps // length)
     env = make_pointmaze(size, max_episode_steps=count * length + 1, disable_env_checker=True)

@@ -231,7 +231,7 @@ def record_pointmaze(
     """
     task = pointmaze_task(size)
     dataset_id = f"pointmaze/{size}-v0"
-    check_recording(dataset_id, steps, overwrite)
+    check_recording(dataset_id, steps, overwrite, seed)
     if workers < 1:
         raise TDError(f"recording needs workers >= 1, got {workers}")
     episodes = -(-steps // task.max_episode_steps)

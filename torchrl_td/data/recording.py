@@ -11,7 +11,7 @@ import numpy as np
 from minari.dataset.minari_dataset import parse_dataset_id
 from tqdm import tqdm
 
-from torchrl_td.data.local import check_recording, write_dataset
+from torchrl_td.data.local import check_recording, check_seed, write_dataset
 from torchrl_td.errors import TDError
 
 Policy = Callable[[Any, float, bool], np.ndarray]
@@ -36,7 +36,12 @@ def make_environment(env_id: str, **kwargs: Any) -> gymnasium.Env:
 
 
 def random_policy(env: gymnasium.Env, seed: int = 0) -> Policy:
-    """Actions drawn evenly from the environment's action space."""
+    """Actions drawn evenly from the environment's action space.
+
+    Raises:
+        TDError: the seed is negative.
+    """
+    check_seed(seed)
     env.action_space.seed(seed)
     return lambda observation, reward, first: env.action_space.sample()
 
@@ -81,9 +86,7 @@ def record_dataset(
     _check_id(dataset_id)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise TDError(f"{dataset_id}: the environment's actions are not continuous (Box)")
-    if seed < 0:
-        raise TDError(f"recording needs a seed of 0 or more, got {seed}")
-    check_recording(dataset_id, steps, overwrite)
+    check_recording(dataset_id, steps, overwrite, seed)
     episodes: list[dict[str, Any]] = []
     recorded = 0
     with tqdm(
