@@ -50,7 +50,7 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
         ("seed=-1", "seed=-1; allowed is from 0 to 9223372036854775807"),
         ("training.patience=2", "training.patience=2 needs training.evaluate_every"),
         ("planner.candidates=4", "planner.candidates=4 needs critic.enabled=true"),
-        ("task.horizon=1", "task.horizon=1; allowed is at least 2"),
+        ("task.horizon=1", "task.horizon=1; allowed is from 2 to 4096"),
     ],
 )
 def test_wrong_words(word: str, says: str, capsys: pytest.CaptureFixture) -> None:

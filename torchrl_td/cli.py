@@ -156,18 +156,7 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     Raises:
         TDError: if the checkpoint or a word is wrong.
     """
-    own = {"checkpoint": "", "device": "auto", "output": ""}
-    overrides = []
-    for word in words:
-        key, separator, value = word.partition("=")
-        if separator and key in own:
-            own[key] = value
-        else:
-            overrides.append(word)
-    if not own["checkpoint"]:
-        raise TDError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
-    for word in overrides:
-        _check_changeable(word.partition("=")[0])
+    own, overrides = _sorted_words(words)
     output = _output_file(own["output"]) if own["output"] else None
     device = pick_device(own["device"])
     model, about = load_model(find_checkpoint(own["checkpoint"]), device)
@@ -184,6 +173,22 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     if output is not None:
         write_json(output, summary)
     return summary
+
+
+def _sorted_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The program's own words by their key, and those that name settings."""
+    own, overrides = {"checkpoint": "", "device": "auto", "output": ""}, []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in own:
+            own[key] = value
+        else:
+            overrides.append(word)
+    if not own["checkpoint"]:
+        raise TDError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
+    for word in overrides:
+        _check_changeable(word.partition("=")[0])
+    return own, overrides
 
 
 def _check_changeable(key: str) -> None:
