@@ -113,11 +113,7 @@ class WindowSampler(Sampler):
                 storage holds no tensors.
         """
         count = len(storage)
-        if not isinstance(storage, TensorStorage):
-            raise TDError(
-                f"windows are drawn from a storage of tensors, not from a "
-                f"{type(storage).__name__}; use LazyTensorStorage"
-            )
+        _check_tensors(storage)
         data = storage.get(slice(0, count))
         episode = data.get(self.episode_key, None)
         if episode is None:
@@ -200,3 +196,12 @@ class WindowSampler(Sampler):
 
     def loads(self, path: Any) -> None:
         """Not needed: the trainer's checkpoint holds :meth:`state_dict`."""
+
+
+def _check_tensors(storage: Storage) -> None:
+    """Refuses a storage that keeps its entries apart, and so cannot gather [B, T] of them."""
+    if not isinstance(storage, TensorStorage):
+        raise TDError(
+            f"windows are drawn from a storage of tensors, not from a {type(storage).__name__}; "
+            "use LazyTensorStorage"
+        )
