@@ -4,9 +4,10 @@
     python benchmarks/planner_price.py checkpoint=... episodes=40 output=price_umaze
 
 Plays the trained task once for each setting: 0, 1, 2, 5 and 10 refine steps by DDPM and by
-DDIM (two evaluations where there are more), and warm start on and off with replanning every 1,
-2 and 4 steps. Writes OUTPUT.json and OUTPUT.png. Milliseconds are those of a step of one
-environment, the steps that only follow a plan included, after actor.compile().
+DDIM (two evaluations where there are more), warm start on and off with replanning every 1, 2 and
+4 steps, and warm start that drafts anew where the state left the plan by more than 0.1, 0.2 and
+0.5 standard deviations of the data. Writes OUTPUT.json and OUTPUT.png. Milliseconds are those of
+a step of one environment, the steps that only follow a plan included, after actor.compile().
 
 Words: checkpoint=, episodes= (at least 20 say something), output=, threads=, timed= (steps).
 """
@@ -32,7 +33,7 @@ from torchrl.envs.utils import ExplorationType
 from torchrl_td import TDError, TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_model
 from torchrl_td.cli import main
-from torchrl_td.config import Config, check_config, override_config
+from torchrl_td.config import Config, PlannerConfig, check_config, override_config
 from torchrl_td.envs import make_env, opened
 from torchrl_td.evaluation import evaluate
 
@@ -45,6 +46,9 @@ DEFAULTS: dict[str, Any] = {
 }
 STEPS = (0, 1, 2, 5, 10)
 REPLAN = (1, 2, 4)
+DISTANCES = (0.1, 0.2, 0.5)
+# Played as they are by default where a setting does not name them, whatever the run's own.
+STANDARD = ("sampler", "evaluations", "refresh_every", "refresh_distance")
 
 
 def settings(refine_steps: int, horizon: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -62,6 +66,10 @@ def settings(refine_steps: int, horizon: int) -> list[tuple[str, str, dict[str, 
             if every < horizon:
                 words = {"refine_steps": refine_steps, "warm_start": warm, "replan_every": every}
                 found.append((f"{name}, replan every n", f"n={every}", words))
+    for distance in DISTANCES:
+        words = {"refine_steps": refine_steps, "warm_start": "previous"}
+        words["refresh_distance"] = distance
+        found.append(("warm start, redraft beyond d", f"d={distance}", words))
     return found
 
 
@@ -77,7 +85,7 @@ def price() -> None:
     rows: list[dict[str, Any]] = []
     print(f"{'curve':32}{'setting':>9}{'score':>9}{'± std':>8}{'ms a step':>11}{'p95':>9}")
     for curve, label, words in settings(config.task.refine_steps, config.task.horizon):
-        given = {"sampler": "ddpm", "evaluations": None} | words
+        given = {key: getattr(PlannerConfig(), key) for key in STANDARD} | words
         changed = override_config(
             config,
             [f"planner.{k}={'null' if v is None else v}" for k, v in given.items()],

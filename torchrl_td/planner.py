@@ -115,7 +115,7 @@ class TDPlannerActor(TensorDictModuleBase):
         replan_every: int = 1,
         warm_start: str = "none",
         refresh_every: int = 10,
-        refresh_distance: float = 0.5,
+        refresh_distance: float = 0.1,
         returns_floor: float | None = None,
         in_keys: Sequence[NestedKey] = ("observation", "target_return", "is_init"),
         out_keys: Sequence[NestedKey] = ("action", ("plan", "draft"), ("plan", "refined")),

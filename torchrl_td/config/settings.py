@@ -107,7 +107,7 @@ class PlannerConfig:
     replan_every: int = 1
     warm_start: str = "none"
     refresh_every: int = 10
-    refresh_distance: float = 0.5
+    refresh_distance: float = 0.1
     returns_floor_share: float | None = None
 
 

@@ -78,7 +78,7 @@ class RecedingHorizon(nn.Module):
         replan_every: int = 1,
         warm_start: str = "none",
         refresh_every: int = 10,
-        refresh_distance: float = 0.5,
+        refresh_distance: float = 0.1,
     ) -> None:
         super().__init__()
         if warm_start not in WARM_STARTS:
