@@ -9,7 +9,9 @@ DDIM (two evaluations where there are more), warm start on and off with replanni
 0.5 standard deviations of the data. Writes OUTPUT.json and OUTPUT.png. Milliseconds are those of
 a step of one environment, the steps that only follow a plan included, after actor.compile().
 
-Words: checkpoint=, episodes= (at least 20 say something), output=, threads=, timed= (steps).
+Words: checkpoint=, episodes= (at least 20 say something), output=, threads=, timed= (steps),
+scores= (a JSON that this script wrote of that checkpoint: its scores are kept, and only the times
+measured again, on a quieter machine).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import ScalarFormatter
 from torchrl.data import Bounded
 from torchrl.envs import set_exploration_type
 from torchrl.envs.utils import ExplorationType
@@ -43,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "output": "price",
     "threads": 1,
     "timed": 200,
+    "scores": "",
 }
 STEPS = (0, 1, 2, 5, 10)
 REPLAN = (1, 2, 4)
@@ -82,6 +86,7 @@ def price() -> None:
     spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),))
     output = Path(options["output"])
     output.parent.mkdir(parents=True, exist_ok=True)
+    known = played(options["scores"], config, about)
     rows: list[dict[str, Any]] = []
     print(f"{'curve':32}{'setting':>9}{'score':>9}{'± std':>8}{'ms a step':>11}{'p95':>9}")
     for curve, label, words in settings(config.task.refine_steps, config.task.horizon):
@@ -91,15 +96,13 @@ def price() -> None:
             [f"planner.{k}={'null' if v is None else v}" for k, v in given.items()],
         )
         actor = TDPlannerActor.from_model(model, changed, spec).eval().compile()
-        result = evaluate(actor, changed, options["episodes"])
+        score = known.get((curve, label)) or play(actor, changed, options["episodes"])
         times = step_times(actor, changed, options["timed"])
         row = {
             "curve": curve,
             "setting": label,
             "planner": words,
-            "score_mean": round(result.score_mean, 2),
-            "score_std": round(result.score_std, 2),
-            "episodes": result.episodes,
+            **score,
             "ms_mean": round(statistics.mean(times), 3),
             "ms_median": round(statistics.median(times), 3),
             "ms_p95": round(sorted(times)[int(0.95 * len(times))], 3),
@@ -111,6 +114,27 @@ def price() -> None:
             flush=True,
         )
         write(output, rows, config, about, options)
+
+
+def play(actor: TDPlannerActor, config: Config, episodes: int) -> dict[str, float]:
+    """The score of whole episodes."""
+    result = evaluate(actor, config, episodes)
+    return {
+        "score_mean": round(result.score_mean, 2),
+        "score_std": round(result.score_std, 2),
+        "episodes": result.episodes,
+    }
+
+
+def played(path: str, config: Config, about: Any) -> dict[tuple[str, str], dict[str, float]]:
+    """The scores in a file of this script, by curve and setting; none without a file."""
+    if not path:
+        return {}
+    before = json.loads(Path(path).read_text(encoding="utf-8"))
+    if (before["task"], before["training_steps"]) != (config.task.name, about["step"]):
+        raise TDError(f"scores={path} is of another run; leave it out to play again")
+    kept = ("score_mean", "score_std", "episodes")
+    return {(r["curve"], r["setting"]): {k: r[k] for k in kept} for r in before["results"]}
 
 
 def step_times(actor: TDPlannerActor, config: Config, count: int) -> list[float]:
@@ -172,6 +196,8 @@ def write(
         ylabel="score (mean and its standard error)",
         title=f"{config.task.name}, preset {config.preset}, {about['step']} steps",
     )
+    for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatted(ScalarFormatter())
     axes.legend(fontsize=8)
     figure.savefig(output.with_suffix(".png"), dpi=120)
     plt.close(figure)

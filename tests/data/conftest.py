@@ -1,4 +1,4 @@
-"""Small Minari datasets for the tests of the data column."""
+"""Small Minari datasets for the tests of the data column, and what is warned of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ import pytest
 import torch
 from minari.data_collector import EpisodeBuffer
 from tensordict import TensorDict
+from torchrl import torchrl_logger
 
 from tests.data.helpers import BOX, GOAL
+from torchrl_td.data.checks import warn_once
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The warnings logged."""
+    found: list[str] = []
+    warn_once.cache_clear()
+    monkeypatch.setattr(torchrl_logger, "warning", found.append)
+    return found
 
 
 def draw(space: gymnasium.Space, count: int, rng: np.random.Generator) -> Any:

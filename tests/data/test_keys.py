@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl import torchrl_logger
 from torchrl.envs import GymWrapper
 
 from tests.data.helpers import BOX, GOAL, WriteMinari
@@ -25,15 +24,6 @@ def test_the_order_is_the_same_for_spaces_specs_and_data() -> None:
     with pytest.raises(TDError, match="no entries"):
         observation_keys({})
     env.close()
-
-
-@pytest.fixture
-def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The warnings logged."""
-    found: list[str] = []
-    warn_once.cache_clear()
-    monkeypatch.setattr(torchrl_logger, "warning", found.append)
-    return found
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -9,10 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
-from torchrl import torchrl_logger
 
 from torchrl_td.data import Normalizer
-from torchrl_td.data.checks import warn_once
 from torchrl_td.data.normalizer import displacement_scale
 from torchrl_td.errors import TDError
 
@@ -111,15 +109,6 @@ def test_bad_values(loc: float, scale: float, returns_scale: float, named: str) 
     with pytest.raises(TDError, match=named) as error:
         Normalizer(torch.tensor([loc]), torch.tensor([scale]), returns_scale)
     assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The warnings logged."""
-    found: list[str] = []
-    warn_once.cache_clear()
-    monkeypatch.setattr(torchrl_logger, "warning", found.append)
-    return found
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1e-7, 1.0, 1e7])

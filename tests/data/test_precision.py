@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl import torchrl_logger
 
 from tests.data.helpers import WriteMinari
 from torchrl_td.data import load_episodes
-from torchrl_td.data.checks import check_precision, warn_once
-
-
-@pytest.fixture
-def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The warnings logged."""
-    found: list[str] = []
-    warn_once.cache_clear()
-    monkeypatch.setattr(torchrl_logger, "warning", found.append)
-    return found
+from torchrl_td.data.checks import check_precision
 
 
 def test_a_clock_in_the_observation(warned: list[str]) -> None:
