@@ -1,4 +1,4 @@
-"""A run in one process: what it leaves behind, resuming, and what it refuses."""
+"""A run in one process: what it leaves behind, its interruption, and what it refuses."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded
 
+from tests.refused import refused
 from torchrl_td import judge, progress
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
@@ -380,12 +381,6 @@ def test_an_exploding_loss_stops(tiny_config: MakeConfig, tmp_path: Path) -> Non
         run(tiny_config(*words))
 
 
-def refused(config: Config, match: str, overrides: list[str] | None = None) -> None:
-    with pytest.raises(TDError, match=match) as caught:
-        run(config, overrides)
-    assert "\n" not in str(caught.value)
-
-
 def test_refuses_a_folder_that_holds_a_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
@@ -405,88 +400,6 @@ def test_refuses_two_runs_in_one_folder(tiny_config: MakeConfig, tmp_path: Path)
 def test_refuses_a_folder_it_cannot_write_to(tiny_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(tiny_config(f"output_dir={tmp_path / 'file' / 'run'}"), "cannot write to output_dir")
-
-
-def test_refuses_to_resume_nothing(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    refused(tiny_config(f"resume={tmp_path / 'no'}"), "nothing to resume")
-    refused(tiny_config(f"resume={tmp_path}"), "nothing to resume")
-
-
-def test_refuses_to_resume_one_checkpoint(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    """And leaves nothing in it, for its files are all accounted for."""
-    run(tiny_config("training.stop_after=1"))
-    (saved,) = (tmp_path / "run" / "checkpoint").glob("step-*")
-    before = sorted(saved.rglob("*"))
-    for path in (saved, saved / "components"):
-        refused(tiny_config(f"resume={path}"), f"nothing to resume in {path}: ")
-    refused(tiny_config(f"resume={saved}"), f"newest intact checkpoint: resume={tmp_path / 'run'}")
-    assert sorted(saved.rglob("*")) == before
-    assert (
-        run(tiny_config(f"resume={saved.parent}", "training.stop_after=2"))["training_steps"] == 2
-    )
-
-
-def test_refuses_to_resume_into_another_folder(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    run(tiny_config("training.stop_after=1"))
-    words = [f"resume={tmp_path / 'run'}", f"output_dir={tmp_path / 'other'}"]
-    refused(tiny_config(*words), "output_dir=.*other cannot be given", words)
-    assert not (tmp_path / "other").exists()
-    words = [words[0], f"output_dir={tmp_path / 'other' / '..' / 'run'}", "training.stop_after=2"]
-    assert run(tiny_config(*words), words)["training_steps"] == 2  # the same
-
-
-@pytest.mark.parametrize("name", ["metrics.csv", "results.json"])
-def test_auto_leaves_the_files_of_others_alone(
-    name: str, tiny_config: MakeConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / name).write_text("mine")
-    refused(tiny_config("resume=auto"), r"holds results, but no config\.yaml")
-    assert (tmp_path / "run" / name).read_text() == "mine"
-
-
-def test_resume_changes_only_the_logger_settings_it_names(
-    tiny_config: MakeConfig, tmp_path: Path
-) -> None:
-    run(tiny_config("logger=tensorboard", "logger.project=mine", "training.stop_after=1"))
-    for stop, word, kind, project in (
-        (2, "logger.pictures=true", "tensorboard", "mine"),
-        (3, "logger=csv", "csv", "torchrl_td"),  # the whole group
-    ):
-        words = [f"resume={tmp_path / 'run'}", word, f"training.stop_after={stop}"]
-        run(tiny_config(*words), words)
-        logger = load_about(find_checkpoint(tmp_path / "run"))["config"]["logger"]
-        assert (logger["kind"], logger["project"]) == (kind, project)
-        assert logger["pictures"] is (kind == "tensorboard")
-
-
-def test_resume_without_a_checkpoint_starts_over(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    run(tiny_config("training.stop_after=1", "evaluation.episodes=1"))
-    import shutil
-
-    shutil.rmtree(tmp_path / "run" / "checkpoint")  # as if killed before the first
-    summary = run(tiny_config(f"resume={tmp_path / 'run'}", "training.steps=99"))
-    assert summary["training_steps"] == 12  # its own settings
-
-
-def test_resume_refuses_other_settings(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    run(tiny_config("training.stop_after=1"))
-    refused(tiny_config("resume=auto", "training.batch_size=8"), "training.batch_size=4, not 8")
-    word = f"resume={tmp_path / 'run'}"
-    refused(tiny_config(word), "'training.steps' cannot be given", [word, "training.steps=5"])
-    words = [word, "logger=csv", "training.stop_after=2"]
-    assert run(tiny_config(*words), words)["training_steps"] == 2
-
-
-def test_resume_refuses_changed_data(
-    tiny_config: MakeConfig, tmp_path: Path, tiny_pointmaze: str
-) -> None:
-    data = load_episodes(tiny_pointmaze)
-    data = TensorDict(data.to_dict(), batch_size=data.batch_size)
-    run(tiny_config("training.stop_after=1"), data=data)
-    data["action"][7] += 1e-3
-    with pytest.raises(TDError, match="is not the one this run was started on"):
-        run(tiny_config("resume=auto"), data=data)
 
 
 def test_data_must_fit_the_environment(tiny_config: MakeConfig, tiny_pointmaze: str) -> None:
