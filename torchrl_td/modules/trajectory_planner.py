@@ -214,9 +214,8 @@ class TrajectoryPlanner(nn.Module):
         )
         action = self.act(refined[:, 0], refined[:, 1])
         value = self.critic.value(refined[:, 0], action).view(batch, count)
-        if (
-            noise is not None and not greedy
-        ):  # Gumbel-max: argmax of logits + Gumbel noise samples the softmax
+        if noise is not None and not greedy:
+            # Gumbel-max: argmax of logits + Gumbel noise samples the softmax.
             value = value - torch.empty_like(value).exponential_().log()
         rows = torch.arange(batch, device=draft.device) * count + value.argmax(-1)
         return refined[rows], action[rows]
