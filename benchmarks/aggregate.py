@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from torchrl_td.cli import main as run_program
-from torchrl_td.errors import TDError
-from torchrl_td.finished_runs import ORIGINS, Run, read_runs
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.cli import main as run_program
+from torchrl_td.experiment.finished_runs import ORIGINS, Run, read_runs
 
 
 def aggregate(paths: Iterable[str | Path], reps: int = 2000) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def aggregate(paths: Iterable[str | Path], reps: int = 2000) -> dict[str, Any]:
         ``tasks``, ``seeds``, ``iqm``, ``interval``), JSON-compatible.
 
     Raises:
-        TDError: a file is no result, runs of other steps or target returns would be averaged, or
+        InputError: a file is no result, runs of other steps or target returns would be averaged, or
             a method's tasks have not the same seeds.
     """
     runs = read_runs(paths)
@@ -71,7 +71,7 @@ def _task_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         for run in mine[1:]:
             for name, other in run.fixed.items():
                 if (one := mine[0].fixed[name]) != other:
-                    raise TDError(
+                    raise InputError(
                         f"{run.path}: {name} is {other}, but {one} in {mine[0].path}; only runs "
                         f"that differ in the seed alone are averaged ({task}, {run.method})"
                     )
@@ -98,7 +98,7 @@ def _method_row(runs: Sequence[Run], reps: int) -> dict[str, Any]:
     counts = {len(found) for found in seeds.values()}
     if len(counts) > 1:
         few = min(tasks, key=lambda task: len(seeds[task]))
-        raise TDError(
+        raise InputError(
             f"{runs[0].method}: {few} has {len(seeds[few])} seeds, another task {max(counts)}; "
             "run the missing ones or leave files out"
         )
@@ -127,12 +127,12 @@ def interquartile_mean(
     nothing to draw from, and the interval is the mean itself.
 
     Raises:
-        TDError: rliable is not installed, or does not import.
+        InputError: rliable is not installed, or does not import.
     """
     try:
         from rliable import library, metrics
     except (ImportError, TypeError) as error:  # a TypeError: arch 7 with pandas 3
-        raise TDError(
+        raise InputError(
             f"interquartile means need rliable ({error}); pip install 'torchrl_td[report]' with "
             "pandas < 3"
         ) from error

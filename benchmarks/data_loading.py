@@ -247,7 +247,7 @@ class MemoryWatch:
 
 def sampling(size: int, repeat: int, horizon: int = 16, batch: int = 32) -> dict[str, Any]:
     """Milliseconds for a batch of windows from ``size`` transitions in memory."""
-    from torchrl_td.training_data import make_buffer
+    from torchrl_td.training.buffers import make_buffer
 
     data = TensorDict(
         {

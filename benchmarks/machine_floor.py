@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchrl_td.networks.packing import Linear, PackedWeights
+from torchrl_td.inference.packed_weights import Linear, PackedWeights
 from torchrl_td.networks.temporal_conv import TemporalUpsample
 
 

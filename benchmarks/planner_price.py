@@ -33,12 +33,12 @@ from torchrl.data import Bounded
 from torchrl.envs import set_exploration_type
 from torchrl.envs.utils import ExplorationType
 
-from torchrl_td import TDError, TDPlannerActor
+from torchrl_td import InputError, TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_model
-from torchrl_td.cli import main
 from torchrl_td.config import Config, PlannerConfig, check_config, override_config
-from torchrl_td.envs import make_env, opened
-from torchrl_td.evaluation import evaluate
+from torchrl_td.envs.make import make_env, opened
+from torchrl_td.experiment.cli import main
+from torchrl_td.experiment.evaluate import evaluate
 
 DEFAULTS: dict[str, Any] = {
     "checkpoint": "",
@@ -132,7 +132,7 @@ def played(path: str, config: Config, about: Any) -> dict[tuple[str, str], dict[
         return {}
     before = json.loads(Path(path).read_text(encoding="utf-8"))
     if (before["task"], before["training_steps"]) != (config.task.name, about["step"]):
-        raise TDError(f"scores={path} is of another run; leave it out to play again")
+        raise InputError(f"scores={path} is of another run; leave it out to play again")
     kept = ("score_mean", "score_std", "episodes")
     return {(r["curve"], r["setting"]): {k: r[k] for k in kept} for r in before["results"]}
 
@@ -210,15 +210,15 @@ def read_words(words: list[str]) -> dict[str, Any]:
         key, separator, text = word.partition("=")
         if not separator or key not in DEFAULTS:
             allowed = ", ".join(f"{name}=" for name in DEFAULTS)
-            raise TDError(f"unknown word {word!r}; allowed are {allowed}")
+            raise InputError(f"unknown word {word!r}; allowed are {allowed}")
         if isinstance(DEFAULTS[key], int):
             if not text.isdigit() or int(text) < 1:
-                raise TDError(f"{key}={text}; allowed is a whole number above 0")
+                raise InputError(f"{key}={text}; allowed is a whole number above 0")
             options[key] = int(text)
         else:
             options[key] = text
     if not options["checkpoint"]:
-        raise TDError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
+        raise InputError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
     return options
 
 

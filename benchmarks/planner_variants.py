@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchrl_td import TDPlannerActor
 from torchrl_td.data import Normalizer
+from torchrl_td.inference.runners import LARGEST_TAPE, accelerate
 from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
@@ -20,7 +21,6 @@ from torchrl_td.modules import (
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
-from torchrl_td.modules.acceleration import LARGEST_TAPE, accelerate
 from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
 
 # Horizon, observation and action width, guidance scale.
@@ -111,7 +111,7 @@ class Parts:
         noise, steps, schedule = self.noise(planner)[:, 0], 5, planner.refiner.schedule
 
         def call() -> Tensor:
-            draft, _ = self.generator.continue_uncached(*self.history, self.horizon - 1)
+            draft, _ = self.generator.generate_uncached(*self.history, self.horizon - 1)
             returns = self.history[1][:, -1]
             x = schedule.add_noise(draft, noise[:, 0], steps)
             x = torch.cat([draft[:, :1], x[:, 1:]], 1)

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
+from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data import load_episodes
-from torchrl_td.evaluation import evaluate
-from torchrl_td.joint_loss import JointLoss
-from torchrl_td.planner import TDPlannerActor
-from torchrl_td.run_folder import versions
-from torchrl_td.training import Trainer
+from torchrl_td.experiment.evaluate import evaluate
+from torchrl_td.experiment.run_folder import versions
+from torchrl_td.training.joint_loss import JointLoss
+from torchrl_td.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {

@@ -29,9 +29,9 @@ from tensordict import TensorDict
 
 from torchrl_td.config import Config, check_config
 from torchrl_td.data import load_episodes
-from torchrl_td.joint_loss import make_losses
-from torchrl_td.run_folder import versions
-from torchrl_td.training import Trainer
+from torchrl_td.experiment.run_folder import versions
+from torchrl_td.training.joint_loss import make_losses
+from torchrl_td.training.trainer import Trainer
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Horizon, observation and action widths of METHOD's settings table.

@@ -24,12 +24,12 @@ from torchrl.collectors import MultiSyncCollector
 from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, TransformedEnv
 
-from torchrl_td import TDError, TDPlannerActor
+from torchrl_td import InputError, TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_about
-from torchrl_td.cli import main
 from torchrl_td.config import TaskConfig, check_config
 from torchrl_td.data import Normalizer
-from torchrl_td.envs import make_base_env, planning_transforms
+from torchrl_td.envs.make import make_base_env, planning_transforms
+from torchrl_td.experiment.cli import main
 from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
@@ -48,7 +48,7 @@ def td_collector() -> None:
     if options["checkpoint"]:
         task, actor = trained(options["checkpoint"], overrides)
     elif overrides:
-        raise TDError(f"{', '.join(overrides)} need a checkpoint=; the default planner is fixed")
+        raise InputError(f"{', '.join(overrides)} need a checkpoint=; the default planner is fixed")
     else:
         task, actor = untrained()
     workers, frames = options["workers"], options["frames"]
@@ -141,16 +141,16 @@ def read_words(words: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             overrides[key.removeprefix("planner.")] = yaml.safe_load(text)
         elif not separator or key not in DEFAULTS:
             allowed = ", ".join(f"{name}=" for name in DEFAULTS)
-            raise TDError(f"unknown word {word!r}; allowed are {allowed}, planner.*=")
+            raise InputError(f"unknown word {word!r}; allowed are {allowed}, planner.*=")
         elif isinstance(DEFAULTS[key], int):
             low = 0 if key == "seed" else 1
             if not text.isdigit() or int(text) < low:
-                raise TDError(f"{key}={text}; allowed are whole numbers from {low} on")
+                raise InputError(f"{key}={text}; allowed are whole numbers from {low} on")
             options[key] = int(text)
         else:
             options[key] = text
     if options["frames"] % options["workers"]:
-        raise TDError(
+        raise InputError(
             f"frames={options['frames']} must be divisible by workers={options['workers']}"
         )
     if options["output"]:

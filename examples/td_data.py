@@ -27,13 +27,18 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from torchrl_td.data import load_episodes, observation_keys, record_pointmaze
-from torchrl_td.data.checks import NotFiniteError
-from torchrl_td.data.describe import describe, episode_returns, source_info
-from torchrl_td.data.maze2d import record_maze2d
-from torchrl_td.data.pointmaze import POINTMAZE_TASKS
-from torchrl_td.data.recording import Policy, make_environment, random_policy, record_dataset
+from torchrl_td.data.mazes.maze2d import record_maze2d
+from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS
+from torchrl_td.data.mazes.record_policy import (
+    Policy,
+    make_environment,
+    random_policy,
+    record_dataset,
+)
+from torchrl_td.data.statistics import describe, episode_returns, source_info
 from torchrl_td.data.suspicions import suspicions
-from torchrl_td.errors import TDError
+from torchrl_td.data.validation import NotFiniteError
+from torchrl_td.errors import InputError
 
 _UNKNOWN = "no finite number"
 
@@ -43,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
-    except TDError as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # of `| head`; the close keeps Python from complaining at exit
@@ -96,9 +101,9 @@ def run_describe(options: argparse.Namespace) -> None:
     references = given_references(options)
     for path in (options.picture, options.json):
         if path is not None and not path.parent.is_dir():
-            raise TDError(f"{path}: there is no folder {path.parent}; make it first")
+            raise InputError(f"{path}: there is no folder {path.parent}; make it first")
         if path is not None and path.is_dir():
-            raise TDError(f"{path}: is a folder; name a file")
+            raise InputError(f"{path}: is a folder; name a file")
     load = partial(load_episodes, options.source, observation_keys=options.observation_keys)
     try:
         episodes = load()
@@ -126,7 +131,7 @@ def given_references(options: argparse.Namespace) -> tuple[float, float] | None:
     if low is None and high is None:
         return None
     if low is None or high is None or not -math.inf < low < high < math.inf:
-        raise TDError("--ref-min and --ref-max go together, the first below the second")
+        raise InputError("--ref-min and --ref-max go together, the first below the second")
     return low, high
 
 
@@ -195,7 +200,7 @@ def draw_histograms(source: str, episodes: TensorDictBase, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
-        raise TDError(f"{path}: cannot write the picture ({error})") from error
+        raise InputError(f"{path}: cannot write the picture ({error})") from error
     finally:
         plt.close(figure)
 
@@ -218,7 +223,7 @@ def run_record(options: argparse.Namespace) -> None:
 def record_environment(options: argparse.Namespace) -> str:
     """Record the environment named on the command line."""
     if options.dataset is None:
-        raise TDError("name the recording: --dataset <namespace>/<name>-v<number>")
+        raise InputError("name the recording: --dataset <namespace>/<name>-v<number>")
     references = given_references(options)
     env = make_environment(options.what, max_episode_steps=options.max_episode_steps)
     name, policy = "random actions", random_policy(env, options.seed)
@@ -249,7 +254,7 @@ def planner_policy(checkpoint: Path, target_return: float | None) -> Policy:
         target_return: return asked for at an episode's start; None takes the run's.
 
     Raises:
-        TDError: there is no checkpoint, or it is damaged.
+        InputError: there is no checkpoint, or it is damaged.
     """
     from torchrl_td import TDPlannerActor
     from torchrl_td.checkpoint import find_checkpoint, load_about

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from torchrl_td.cli import evaluate_checkpoint, main, print_results
+from torchrl_td.experiment.cli import evaluate_checkpoint, main, print_results
 
 
 def td_evaluate() -> None:

@@ -15,9 +15,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from torchrl_td.cli import job, main, print_results, stop
 from torchrl_td.config import check_config
-from torchrl_td.run import run
+from torchrl_td.experiment.cli import job, main, print_results, stop
+from torchrl_td.experiment.run import run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -14,7 +14,7 @@ import torch
 from tests.graph_stand_in import Tape
 from tests.settings import TINY_RUN, composed
 from torchrl_td.config import Config
-from torchrl_td.modules import graph_replay
+from torchrl_td.inference import cuda_graphs as graph_replay
 
 TINY_EPISODES = 12
 UMAZE_EPISODE_STEPS = 300
@@ -23,7 +23,7 @@ UMAZE_EPISODE_STEPS = 300
 @pytest.fixture(scope="session")
 def tiny_pointmaze(datasets_path: Path) -> str:
     """Source of a recorded `pointmaze/umaze` dataset of 12 episodes of 300 steps."""
-    from torchrl_td.data.pointmaze import record_pointmaze
+    from torchrl_td.data.mazes.pointmaze import record_pointmaze
 
     steps = TINY_EPISODES * UMAZE_EPISODE_STEPS
     # Should a test have recorded the full dataset before, the tiny one takes its place.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torchrl.checkpoint import Checkpoint
 
 from torchrl_td import checkpoint as module
+from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.checkpoint import (
     find_checkpoint,
     load_about,
@@ -25,10 +26,9 @@ from torchrl_td.checkpoint import (
     tidy_checkpoints,
 )
 from torchrl_td.config import Config
-from torchrl_td.errors import TDError
-from torchrl_td.evaluation import evaluate
-from torchrl_td.planner import TDPlannerActor
-from torchrl_td.run import run
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.evaluate import evaluate
+from torchrl_td.experiment.run import run
 
 
 def save(folder: Path, step: int, **options: object) -> Path:
@@ -78,14 +78,14 @@ def test_a_damaged_one_is_named_and_an_older_one_taken(damage: str, tmp_path: Pa
         file.unlink()
     else:
         (newest / "manifest.json").unlink()
-    with pytest.raises(TDError) as caught:
+    with pytest.raises(InputError) as caught:
         load_about(newest)
     assert str(newest) in str(caught.value) and "\n" not in str(caught.value)
     assert find_checkpoint(tmp_path).name == "step-000000000001"
     set_aside_after(tmp_path, 1)
     assert steps(tmp_path) == [1] and (tmp_path / f"damaged-{newest.name}").exists()
     shutil.rmtree(tmp_path / "step-000000000001")
-    with pytest.raises(TDError, match="no checkpoint"):
+    with pytest.raises(InputError, match="no checkpoint"):
         find_checkpoint(tmp_path)
 
 
@@ -99,30 +99,30 @@ def test_any_flipped_bit_is_found(data: st.DataObject, tmp_path_factory) -> None
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(content)
-    with pytest.raises(TDError, match="is damaged"):
+    with pytest.raises(InputError, match="is damaged"):
         load_about(path)
     shutil.rmtree(path)
 
 
 def test_when_all_are_damaged(tmp_path: Path) -> None:
     payload_of(save(tmp_path, 1)).write_bytes(b"")
-    with pytest.raises(TDError, match=r"every checkpoint in .* is damaged"):
+    with pytest.raises(InputError, match=r"every checkpoint in .* is damaged"):
         find_checkpoint(tmp_path)
 
 
 def test_refuses_foreign_and_newer_ones(tmp_path: Path) -> None:
     foreign = Checkpoint(value={"a": 1}).save(tmp_path / "foreign")
-    with pytest.raises(TDError, match="not a checkpoint of torchrl_td"):
+    with pytest.raises(InputError, match="not a checkpoint of torchrl_td"):
         load_about(foreign)
     path = save(tmp_path, 1)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["metadata"]["torchrl_td_format"] = module.FORMAT_VERSION + 1
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(TDError, match=r"has format 2, this torchrl_td reads up to 1; update"):
+    with pytest.raises(InputError, match=r"has format 2, this torchrl_td reads up to 1; update"):
         load_about(path)
-    with pytest.raises(TDError, match="the path does not exist"):
+    with pytest.raises(InputError, match="the path does not exist"):
         find_checkpoint(tmp_path / "no")
-    with pytest.raises(TDError, match="no checkpoint at"):
+    with pytest.raises(InputError, match="no checkpoint at"):
         find_checkpoint(tmp_path / "foreign" / "components")
 
 
@@ -135,7 +135,7 @@ class Boom:
 
 def test_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOOM", str(tmp_path / "boom"))
-    with pytest.raises(TDError, match="is damaged"):
+    with pytest.raises(InputError, match="is damaged"):
         path = save_checkpoint(tmp_path, 1, {}, {"weight": Boom()}, {})
         load_payload(path, "planner", "cpu")
     assert not (tmp_path / "boom").exists()
@@ -159,7 +159,7 @@ def test_a_failed_save_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TDError, match=r"No space left on device; free some space"):
+    with pytest.raises(InputError, match=r"No space left on device; free some space"):
         save(tmp_path, 2, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000000001"]
 
@@ -167,7 +167,7 @@ def test_a_failed_save_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.M
 def test_a_full_disk(small_disk: Path) -> None:
     save(small_disk, 1)
     big = {"weight": torch.zeros(1_000_000)}
-    with pytest.raises(TDError, match=r"could not save a checkpoint to .*; free some space"):
+    with pytest.raises(InputError, match=r"could not save a checkpoint to .*; free some space"):
         save_checkpoint(small_disk, 2, {}, big, {})
     assert [p.name for p in small_disk.iterdir()] == ["step-000000000001"]
     assert load_about(find_checkpoint(small_disk))["step"] == 1
@@ -197,7 +197,7 @@ def test_a_planner_needs_no_dataset(
     assert renamed.in_keys[:4] == [("agent", "obs"), "goal", "start", ("memory", "observation")]
     assert renamed.out_keys[:3] == [("agent", "action"), "draft", "plan"]
     assert renamed.action_high.tolist() == [1.0, 1.0]
-    with pytest.raises(TDError, match="device='gpu' cannot be used"):
+    with pytest.raises(InputError, match="device='gpu' cannot be used"):
         TDPlannerActor.from_checkpoint(tmp_path / "run", device="gpu")
     # On a device all of it is there; meta stands in for a GPU.
     actor = TDPlannerActor.from_checkpoint(tmp_path / "run", device="meta")
@@ -228,6 +228,6 @@ def test_a_checkpoint_that_does_not_fit_its_settings(
     about["config"]["generator"]["width"] = 32
     planner = dict(load_payload(path, "planner", "cpu"))
     other = save_checkpoint(tmp_path / "other", 1, about, planner, {})
-    with pytest.raises(TDError, match="does not fit its settings") as caught:
+    with pytest.raises(InputError, match="does not fit its settings") as caught:
         load_model(other)
     assert "\n" not in str(caught.value)

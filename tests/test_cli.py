@@ -12,11 +12,11 @@ import hydra.errors
 import pytest
 
 from tests.settings import CONFIGS, composed
-from torchrl_td import cli
-from torchrl_td.cli import evaluate_checkpoint, explain, job, main, print_results, stop
 from torchrl_td.config import Config
-from torchrl_td.errors import TDError
-from torchrl_td.run import run
+from torchrl_td.errors import InputError
+from torchrl_td.experiment import cli
+from torchrl_td.experiment.cli import evaluate_checkpoint, explain, job, main, print_results, stop
+from torchrl_td.experiment.run import run
 
 
 def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
@@ -72,7 +72,7 @@ def test_a_jobs_mistake_does_not_stop_the_next(capsys: pytest.CaptureFixture) ->
     @job
     def one(number: int) -> None:
         if number == 1:
-            raise TDError("bad")
+            raise InputError("bad")
         done.append(number)
 
     def program() -> None:
@@ -93,9 +93,9 @@ def test_a_jobs_mistake_in_another_process_goes_back(
 
     @job
     def one(number: int) -> None:
-        raise TDError("bad")
+        raise InputError("bad")
 
-    with pytest.raises(TDError, match="bad"):
+    with pytest.raises(InputError, match="bad"):
         one(1)
     assert capsys.readouterr().err == "error: bad\n"  # where the program may have ended before
 
@@ -205,7 +205,7 @@ def test_hydra_composition_errors_are_caught(capsys: pytest.CaptureFixture) -> N
     ],
 )
 def test_wrong_words_of_evaluation(words: list[str], says: str) -> None:
-    with pytest.raises(TDError, match=says) as caught:
+    with pytest.raises(InputError, match=says) as caught:
         evaluate_checkpoint(words)
     assert "\n" not in str(caught.value)
 
@@ -232,5 +232,5 @@ def test_evaluates_a_checkpoint_with_other_settings(
     print_results(summary)
     table = capsys.readouterr().out.splitlines()
     assert "generator alone" in table[-1]
-    with pytest.raises(TDError, match=r"unknown setting 'planner\.refine_step'"):
+    with pytest.raises(InputError, match=r"unknown setting 'planner\.refine_step'"):
         evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "planner.refine_step=1"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from tests.settings import PRESETS, TASKS, composed
+from torchrl_td.actors.receding_horizon import WARM_STARTS
 from torchrl_td.config import (
     Config,
     DatasetConfig,
@@ -22,10 +23,9 @@ from torchrl_td.config import (
     to_dict,
 )
 from torchrl_td.config.limits import CHOICES, POSITIVE, RANGES
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
+from torchrl_td.inference.runners import MODES
 from torchrl_td.modules import NoiseSchedule
-from torchrl_td.modules.acceleration import MODES
-from torchrl_td.modules.receding_horizon import WARM_STARTS
 from torchrl_td.modules.refiner import INITS, SAMPLERS
 
 
@@ -56,7 +56,7 @@ def value_of(config: Config, key: str) -> Any:
 
 
 def refused(given: Any) -> str:
-    with pytest.raises(TDError) as error:
+    with pytest.raises(InputError) as error:
         check_config(given)
     message = str(error.value)
     assert message and "\n" not in message
@@ -363,7 +363,7 @@ def test_override_by_key() -> None:
     ],
 )
 def test_bad_override(word: str, named: str) -> None:
-    with pytest.raises(TDError, match=named) as error:
+    with pytest.raises(InputError, match=named) as error:
         override_config(check_config(minimal()), [word])
     assert "\n" not in str(error.value)
 

@@ -11,11 +11,11 @@ from tensordict import TensorDict
 
 from tests.graph_stand_in import Tape
 from torchrl_td.config import Config
-from torchrl_td.cuda_graph import CudaGraphStep, check_cuda_graph
 from torchrl_td.data import load_episodes
-from torchrl_td.distributed import World
-from torchrl_td.errors import TDError
-from torchrl_td.training import Trainer
+from torchrl_td.errors import InputError
+from torchrl_td.training.cuda_graph import CudaGraphStep, check_cuda_graph
+from torchrl_td.training.distributed import World
+from torchrl_td.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 Make = Callable[..., Trainer]
@@ -24,7 +24,7 @@ Make = Callable[..., Trainer]
 @pytest.fixture
 def tapes(tapes: list[Tape], monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
     """Has a trainer on the CPU take them, too."""
-    monkeypatch.setattr("torchrl_td.training.check_cuda_graph", lambda device, world: None)
+    monkeypatch.setattr("torchrl_td.training.trainer.check_cuda_graph", lambda device, world: None)
     return tapes
 
 
@@ -116,13 +116,13 @@ def test_a_step_that_reads_the_device_is_found(tapes: list[Tape]) -> None:
     ],
 )
 def test_what_cannot_be_captured_is_refused(device: str, size: int, says: str) -> None:
-    with pytest.raises(TDError, match=says) as caught:
+    with pytest.raises(InputError, match=says) as caught:
         check_cuda_graph(torch.device(device), World(0, size))
     assert "\n" not in str(caught.value)
 
 
 def test_a_run_on_the_cpu_is_refused(make_trainer: Make) -> None:
-    with pytest.raises(TDError, match=r"training\.cudagraph=true needs a CUDA device"):
+    with pytest.raises(InputError, match=r"training\.cudagraph=true needs a CUDA device"):
         make_trainer("training.cudagraph=true")
 
 

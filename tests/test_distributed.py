@@ -16,9 +16,9 @@ from tensordict import TensorDict
 from tests.settings import TINY_RUN
 from torchrl_td.checkpoint import find_checkpoint, load_payload
 from torchrl_td.config import Config
-from torchrl_td.distributed import World
-from torchrl_td.errors import TDError
-from torchrl_td.run import pick_device, run
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.run import pick_device, run
+from torchrl_td.training.distributed import World
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,7 @@ def test_shares_make_up_the_batch() -> None:
     shares = [World(rank, 3).share(batch)["x"] for rank in range(3)]
     assert torch.equal(torch.cat(shares), batch["x"])
     assert World().share(batch) is batch
-    with pytest.raises(TDError, match="cannot be shared by 4 processes; take a multiple of 4"):
+    with pytest.raises(InputError, match="cannot be shared by 4 processes; take a multiple of 4"):
         World(0, 4).share(batch)
 
 

@@ -14,9 +14,9 @@ import torch
 from torchrl.envs import check_env_specs
 
 from torchrl_td.config import TaskConfig
-from torchrl_td.envs import make_base_env, make_env, make_gym_env
-from torchrl_td.errors import TDError
-from torchrl_td.gym_wrappers import EpisodeStart, StepReport
+from torchrl_td.envs.gym_wrappers import EpisodeStart, StepReport
+from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
+from torchrl_td.errors import InputError
 
 UMAZE = TaskConfig(
     name="umaze",
@@ -93,7 +93,7 @@ def test_sub_tasks_completed_are_counted() -> None:
 def test_an_entry_that_the_environment_does_not_report_is_named() -> None:
     env = StepReport(Counting(), success_key="success")
     env.reset()
-    with pytest.raises(TDError, match=r"no 'success'; check task.success_key .*: done, won"):
+    with pytest.raises(InputError, match=r"no 'success'; check task.success_key .*: done, won"):
         env.step(env.action_space.sample())
 
 
@@ -128,7 +128,9 @@ def test_the_entries_of_the_observation_and_their_order(keys, parts) -> None:
 
 
 def test_an_unknown_entry_of_the_observation_is_named() -> None:
-    with pytest.raises(TDError, match=r"no observation entry 'goal'; .* name achieved_goal, des"):
+    with pytest.raises(
+        InputError, match=r"no observation entry 'goal'; .* name achieved_goal, des"
+    ):
         make_base_env(replace(UMAZE, observation_keys=["observation", "goal"]))
 
 
@@ -163,7 +165,7 @@ def test_mazes_leave_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_an_environment_that_cannot_be_used_is_one_line(task: TaskConfig, message: str) -> None:
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         make_gym_env(task)
     assert "\n" not in str(caught.value)
 

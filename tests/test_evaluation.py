@@ -17,11 +17,17 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tests.tiny import tiny_actor
 from torchrl_td import TDPlannerActor
 from torchrl_td.config import Config, DatasetConfig, EvaluationConfig, TaskConfig
-from torchrl_td.envs import make_env
-from torchrl_td.errors import TDError
-from torchrl_td.evaluation import evaluate, normalized_score, play, play_episodes, time_plans
-from torchrl_td.networks import packing
-from torchrl_td.networks.packing import PackedWeights
+from torchrl_td.envs.make import make_env
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.evaluate import (
+    evaluate,
+    normalized_score,
+    play,
+    play_episodes,
+    time_plans,
+)
+from torchrl_td.inference import packed_weights as packing
+from torchrl_td.inference.packed_weights import PackedWeights
 
 HOPPER = TaskConfig(
     name="hopper",
@@ -158,7 +164,7 @@ def test_worker_processes_play_the_same_episodes() -> None:
 def test_turns_play_the_same_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     actor = tiny_actor(11, 3)
     at_once = evaluate(actor, settings(HOPPER, episodes=5))
-    monkeypatch.setattr("torchrl_td.evaluation._MAX_ENVS", 2)
+    monkeypatch.setattr("torchrl_td.experiment.evaluate._MAX_ENVS", 2)
     in_turns = evaluate(actor, settings(HOPPER, episodes=5))
     assert in_turns.lengths == at_once.lengths
     np.testing.assert_allclose(in_turns.returns, at_once.returns, rtol=1e-5)
@@ -252,7 +258,7 @@ def test_a_failing_environment_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("the simulation diverged\nat step 3")
 
     monkeypatch.setattr(HopperEnv, "step", broken)
-    with pytest.raises(TDError, match=r"failed during evaluation \(the simulation diverged\)"):
+    with pytest.raises(InputError, match=r"failed during evaluation \(the simulation diverged\)"):
         evaluate(tiny_actor(11, 3), settings(HOPPER, episodes=1))
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.objectives.cases import LOSSES, H, make, seeded, window
-from torchrl_td.distributed import World
-from torchrl_td.joint_loss import JointLoss
+from torchrl_td.training.distributed import World
+from torchrl_td.training.joint_loss import JointLoss
 
 
 def test_the_parts_are_added_up() -> None:

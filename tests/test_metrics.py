@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from torchrl_td.config import Config
-from torchrl_td.errors import TDError
-from torchrl_td.metrics import Metrics, MetricsFile
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.logging import Metrics, MetricsFile
 
 
 def write_all(file: MetricsFile, first: int, last: int) -> None:
@@ -76,7 +76,7 @@ def test_an_unwritable_file_is_one_line(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "metrics.csv")
     file.write(1, {"x": 1.0})
     file.path = tmp_path / "no" / "metrics.csv"
-    with pytest.raises(TDError, match=r"cannot write .*; free some space") as caught:
+    with pytest.raises(InputError, match=r"cannot write .*; free some space") as caught:
         file.write(2, {"x": 1.0})
     assert "\n" not in str(caught.value)
 
@@ -158,7 +158,7 @@ def test_a_logger_that_fails_costs_no_training(
         lambda metrics: metrics.close(),
     ):
         dead = Dead()
-        monkeypatch.setattr("torchrl_td.metrics.make_logger", lambda *_, dead=dead: dead)
+        monkeypatch.setattr("torchrl_td.experiment.logging.make_logger", lambda *_, dead=dead: dead)
         metrics = Metrics(tiny_config(), tmp_path, "id")
         use(metrics)
         metrics.write(3, {"train/loss": 0.25})
@@ -209,7 +209,7 @@ def test_wandb_without_login_or_network_goes_offline(
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))  # no login of the user's
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr("torchrl_td.metrics._WANDB_SECONDS", 2)
+    monkeypatch.setattr("torchrl_td.experiment.logging._WANDB_SECONDS", 2)
     if login is None:
         monkeypatch.delenv("WANDB_API_KEY", raising=False)
     else:

@@ -14,13 +14,13 @@ from matplotlib.image import imread
 from PIL import Image
 from tensordict import TensorDict
 
-from torchrl_td import showing
 from torchrl_td.config import Config
-from torchrl_td.envs import make_gym_env
-from torchrl_td.errors import TDError
-from torchrl_td.metrics import MetricsFile
-from torchrl_td.plotting import draw_frame, plot_plans, plot_training
-from torchrl_td.run import run
+from torchrl_td.envs.make import make_gym_env
+from torchrl_td.errors import InputError
+from torchrl_td.experiment import showing
+from torchrl_td.experiment.logging import MetricsFile
+from torchrl_td.experiment.plotting import draw_frame, plot_plans, plot_training
+from torchrl_td.experiment.run import run
 
 
 def rollout(steps: int, width: int, horizon: int = 8) -> TensorDict:
@@ -113,7 +113,9 @@ def test_video_of_another_task(
     if works:
         showing.check_video(config.task)
         return
-    with pytest.raises(TDError, match=r"^logger\.video=true: .* \(no OpenGL here\).*MUJOCO_GL=egl"):
+    with pytest.raises(
+        InputError, match=r"^logger\.video=true: .* \(no OpenGL here\).*MUJOCO_GL=egl"
+    ):
         run(config)
     assert not (tmp_path / "run" / "metrics.csv").exists()  # it is said before training
 

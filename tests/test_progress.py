@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from torchrl_td.config import Config
-from torchrl_td.progress import Progress
+from torchrl_td.experiment.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -41,7 +41,7 @@ def test_a_bar_on_a_terminal_and_lines_in_a_log(
 ) -> None:
     stderr, said = Terminal(terminal), []
     monkeypatch.setattr("sys.stderr", stderr)
-    monkeypatch.setattr("torchrl_td.progress.torchrl_logger.info", said.append)
+    monkeypatch.setattr("torchrl_td.experiment.progress.torchrl_logger.info", said.append)
     progress = Progress(tiny_config(*words), first=True)
     progress.start(0)
     for _ in range(4):
@@ -70,7 +70,7 @@ def test_seconds_go_on_from_earlier_starts(
     tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [50.0]
-    monkeypatch.setattr("torchrl_td.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("torchrl_td.experiment.progress.time.perf_counter", lambda: now[0])
     progress = Progress(tiny_config(), first=True)
     progress.seconds = 10.0
     now[0] = 60.0  # reading the data

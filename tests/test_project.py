@@ -20,29 +20,26 @@ import torchrl_td
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "torchrl_td"
 
-# Each entry may import from itself and from those before it. `errors` serves all; `config` holds
-# plain settings that know nothing of data and networks, nor these of it; and the wiring (last)
-# may import one another.
-COLUMNS = (
-    "errors",
-    "data",
-    "networks",
-    "config",
-    "modules",
-    "objectives",
-    "checkpoint",
-    "planner",
+# Each folder may import from itself and from those of the rows above it; those of one row do not
+# know one another. `errors` serves all.
+ROWS = (
+    ("errors",),
+    ("config", "data", "networks"),
+    ("envs", "modules"),
+    ("objectives", "inference"),
+    ("checkpoint",),
+    ("training", "actors"),
+    ("experiment",),
 )
-WIRING = len(COLUMNS)
 
 
 def library_files() -> list[Path]:
     return sorted(LIBRARY.rglob("*.py"))
 
 
-def column(parts: tuple[str, ...]) -> int:
-    """Position of a module, given without the leading `torchrl_td`, in the layout."""
-    return COLUMNS.index(parts[0]) if parts and parts[0] in COLUMNS else WIRING
+def row(parts: tuple[str, ...]) -> int:
+    """The row of a module, given without the leading `torchrl_td`."""
+    return next(number for number, row in enumerate(ROWS) if parts[0] in row)
 
 
 def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> list[tuple[int, tuple[str, ...]]]:
@@ -66,12 +63,12 @@ def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> list[tuple[int,
 
 def import_faults(source: str, module: tuple[str, ...]) -> list[str]:
     """Imports in `source` that go against the layout; `module` is its name in `torchrl_td`."""
-    mine = column(module)
+    mine = row(module)
     faults = []
     for line, parts in imported_modules(ast.parse(source), ("torchrl_td", *module[:-1])):
         if not parts or (len(parts) == 1 and parts[0].startswith("__")):
             continue
-        if column(parts) > mine:
+        if row(parts) >= mine and parts[0] != module[0]:
             faults.append(f"line {line}: {'.'.join(module)} imports {'.'.join(parts)}")
     return faults
 
@@ -147,10 +144,12 @@ def test_networks_are_plain_modules_and_settings_stand_alone() -> None:
 
 
 def test_import_rule_finds_a_wrong_import() -> None:
-    wrong = "from torchrl_td.planner import TDPlannerActor\nfrom torchrl_td import training\n"
+    wrong = "from torchrl_td.actors.td_planner_actor import x\nfrom torchrl_td import training\n"
     assert len(import_faults(wrong, ("modules", "refiner"))) == 2
-    assert len(import_faults("from ..planner import x\n", ("modules", "refiner"))) == 1
-    right = "from torchrl_td.errors import TDError\nfrom .noise_schedule import x\nimport torch\n"
+    assert len(import_faults("from ..actors import x\n", ("modules", "refiner"))) == 1
+    right = (
+        "from torchrl_td.errors import InputError\nfrom .noise_schedule import x\nimport torch\n"
+    )
     assert import_faults(right, ("modules", "refiner")) == []
 
 

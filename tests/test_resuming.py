@@ -12,8 +12,8 @@ from tests.refused import refused
 from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
-from torchrl_td.errors import TDError
-from torchrl_td.run import run
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.run import run
 
 MakeConfig = Callable[..., Config]
 
@@ -96,5 +96,5 @@ def test_resume_refuses_changed_data(
     data = TensorDict(data.to_dict(), batch_size=data.batch_size)
     run(tiny_config("training.stop_after=1"), data=data)
     data["action"][7] += 1e-3
-    with pytest.raises(TDError, match="is not the one this run was started on"):
+    with pytest.raises(InputError, match="is not the one this run was started on"):
         run(tiny_config("resume=auto"), data=data)

@@ -19,14 +19,14 @@ from tensordict import TensorDict
 from torchrl.data import Bounded
 
 from tests.refused import refused
-from torchrl_td import judge, progress
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
 from torchrl_td.data import ensure_pointmaze, load_episodes
-from torchrl_td.errors import TDError
-from torchrl_td.evaluation import EvaluationResult
-from torchrl_td.networks.packing import PackedWeights
-from torchrl_td.run import run
+from torchrl_td.errors import InputError
+from torchrl_td.experiment import judge, progress
+from torchrl_td.experiment.evaluate import EvaluationResult
+from torchrl_td.experiment.run import run
+from torchrl_td.inference.packed_weights import PackedWeights
 
 MakeConfig = Callable[..., Config]
 EVALUATING = ("training.evaluate_every=3", "planner.refine_steps=1")
@@ -130,7 +130,7 @@ def test_how_plans_are_run_is_a_setting_that_results_name(
         assert other["compile"] == ("tape" if PackedWeights.available() else "none")
         assert other["scores"] == pytest.approx(one["scores"], rel=1e-4, abs=1e-4)
     folder = tmp_path / "refused"
-    with pytest.raises(TDError, match="mode='cudagraph' needs a CUDA device"):
+    with pytest.raises(InputError, match="mode='cudagraph' needs a CUDA device"):
         run(tiny_config(f"output_dir={folder}", "evaluation.compile=cudagraph"))
     assert not (folder / "config.yaml").exists()  # so that a new start may take its place
 
@@ -254,7 +254,7 @@ def test_a_signal_after_training(
     assert len(again["results"]) == 1 and (tmp_path / "run" / "plans.png").exists()
 
 
-@pytest.mark.parametrize("part", ["session.save_checkpoint", "judge.Judge.record"])
+@pytest.mark.parametrize("part", ["experiment.experiment.save_checkpoint", "judge.Judge.record"])
 def test_the_best_is_not_lost_where_it_cannot_be_saved(
     part: str,
     tiny_config: MakeConfig,
@@ -267,11 +267,11 @@ def test_the_best_is_not_lost_where_it_cannot_be_saved(
     one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
 
     def full(*_: Any, **__: Any) -> None:
-        raise TDError("the disk is full")
+        raise InputError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(f"torchrl_td.{part}", full)
-        with pytest.raises(TDError, match="the disk is full"):
+        with pytest.raises(InputError, match="the disk is full"):
             run(tiny_config(*EVALUATING))
     run(tiny_config("resume=auto", *EVALUATING))
     assert_same_run(one, tmp_path / "run")
@@ -282,7 +282,7 @@ def test_a_picture_that_cannot_be_written_costs_no_training(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("torchrl_td.plotting.torchrl_logger.warning", said.append)
+    monkeypatch.setattr("torchrl_td.experiment.plotting.torchrl_logger.warning", said.append)
     names = ["plans-1.png", "training.png", "plans.png", "rollout.gif"]
     for name in names:
         (tmp_path / "run" / name).mkdir(parents=True)
@@ -338,10 +338,10 @@ def test_survives_a_failing_environment(
 ) -> None:
 
     def dies(*_: Any) -> None:
-        raise TDError("an environment failed")
+        raise InputError("an environment failed")
 
     monkeypatch.setattr(judge, "evaluate", dies)
-    with pytest.raises(TDError, match="the training is saved: resume="):
+    with pytest.raises(InputError, match="the training is saved: resume="):
         run(tiny_config(*EVALUATING))
     assert load_about(find_checkpoint(tmp_path / "run"))["step"] == 12
     monkeypatch.undo()
@@ -360,7 +360,7 @@ def test_without_progress_nothing_is_shown_while_the_data_is_recorded(
     config = tiny_config("training.stop_after=1")  # the tiny dataset goes to the session's folder
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     few = functools.partial(ensure_pointmaze, steps=900)
-    monkeypatch.setattr("torchrl_td.data.minari.ensure_pointmaze", few)
+    monkeypatch.setattr("torchrl_td.data.sources.minari.ensure_pointmaze", few)
     assert run(config)["dataset"]["transitions"] == 900
     assert "recording" not in capfd.readouterr().err
 
@@ -368,16 +368,16 @@ def test_without_progress_nothing_is_shown_while_the_data_is_recorded(
 def test_divergence_names_the_rows_and_keeps_the_last_checkpoint(
     tiny_config: MakeConfig, tmp_path: Path, tiny_pointmaze: str
 ) -> None:
-    with pytest.raises(TDError, match=r"diverged at step \d+: .* dataset rows \[\d+") as caught:
+    with pytest.raises(InputError, match=r"diverged at step \d+: .* dataset rows \[\d+") as caught:
         run(tiny_config("training.learning_rate=1e20", "training.gradient_clip=null"))
     assert "\n" not in str(caught.value)
-    with pytest.raises(TDError, match="no checkpoint"):  # none of the bad ones was saved
+    with pytest.raises(InputError, match="no checkpoint"):  # none of the bad ones was saved
         find_checkpoint(tmp_path / "run")
 
 
 def test_an_exploding_loss_stops(tiny_config: MakeConfig, tmp_path: Path) -> None:
     words = ("training.explosion=1.0", "training.learning_rate=1e-8", "training.log_every=2")
-    with pytest.raises(TDError, match=r"training.explosion=1 times"):
+    with pytest.raises(InputError, match=r"training.explosion=1 times"):
         run(tiny_config(*words))
 
 
@@ -407,7 +407,7 @@ def test_data_must_fit_the_environment(tiny_config: MakeConfig, tiny_pointmaze: 
     narrow = TensorDict(data.to_dict(), batch_size=data.batch_size)
     narrow["observation"] = narrow["observation"][:, :5].clone()
     narrow["next", "observation"] = narrow["next", "observation"][:, :5].clone()
-    with pytest.raises(TDError, match="observation") as caught:
+    with pytest.raises(InputError, match="observation") as caught:
         run(tiny_config(), data=narrow)
     assert "\n" not in str(caught.value)
 

@@ -11,11 +11,11 @@ import torch
 
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
-from torchrl_td.errors import TDError
-from torchrl_td.joint_loss import make_losses
-from torchrl_td.random_state import RandomState, own_randomness
-from torchrl_td.training import Trainer, make_optimizer
-from torchrl_td.watching import DivergenceWatch, RunningMeans
+from torchrl_td.errors import InputError
+from torchrl_td.training.joint_loss import make_losses
+from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
+from torchrl_td.training.random_state import RandomState, own_randomness
+from torchrl_td.training.trainer import Trainer, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -236,7 +236,7 @@ def test_divergence_names_step_and_rows(bad: float) -> None:
         watch.note(*((loss, [norm]) if step else (norm, [loss])), torch.tensor([step, 10 * step]))
     noted = watch.take()
     assert noted is not None and watch.take() is None
-    with pytest.raises(TDError, match=r"at step 104: .* is not finite.* rows \[3, 30\]"):
+    with pytest.raises(InputError, match=r"at step 104: .* is not finite.* rows \[3, 30\]"):
         watch.check(*noted, step=105)
 
 
@@ -248,7 +248,7 @@ def test_explosion_is_relative_to_the_first_losses() -> None:
     watch.usual_loss = 3.0
     watch.check(values, rows, step=2)
     watch.usual_loss = 2.0
-    with pytest.raises(TDError, match=r"at step 2: .*training.explosion=100 times"):
+    with pytest.raises(InputError, match=r"at step 2: .*training.explosion=100 times"):
         watch.check(values, rows, step=2)
 
 

@@ -13,9 +13,9 @@ from torchrl import torchrl_logger
 
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
-from torchrl_td.data.checks import warn_once
-from torchrl_td.training import Trainer
-from torchrl_td.training_data import split_episodes
+from torchrl_td.data.validation import warn_once
+from torchrl_td.training.buffers import split_episodes
+from torchrl_td.training.trainer import Trainer
 
 
 def numbered(*lengths: int) -> TensorDict:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torchrl_td.errors import TDError
-from torchrl_td.planner import TDPlannerActor
+from torchrl_td.actors.td_planner_actor import TDPlannerActor
+from torchrl_td.errors import InputError
 
-__all__ = ["TDError", "TDPlannerActor"]
+__all__ = ["InputError", "TDPlannerActor"]
 __version__ = "0.1.0"

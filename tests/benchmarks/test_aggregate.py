@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.aggregate import aggregate, interquartile_mean, program, written
-from torchrl_td.cli import main as run_program
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.cli import main as run_program
 
 try:
     import rliable.library  # noqa: F401
@@ -170,7 +170,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path: Path)
     ):
         one = write(tmp_path, "hopper/medium", 0, {5: 1.0})
         other = write(tmp_path, "hopper/medium", 1, {5: 1.0}, **more)
-        with pytest.raises(TDError, match=message):
+        with pytest.raises(InputError, match=message):
             aggregate([one, other])
 
 
@@ -190,7 +190,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         ([tmp_path / "none.json"], "none.json: not a results.json .*No such file"),
         ([], "no results"),
     ):
-        with pytest.raises(TDError, match=message) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             aggregate(paths)
         assert "\n" not in str(caught.value)
 

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from torchrl_td.networks.packing import PackedWeights
+from torchrl_td.inference.packed_weights import PackedWeights
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -65,7 +65,7 @@ def test_naive_and_fast_ways_plan_the_same(parts, variants_module: ModuleType):
 
 def test_counted_work(parts, variants_module: ModuleType):
     """By hand: a linear layer and a kernel of which three of five taps meet two positions."""
-    from torchrl_td.networks.packing import Linear
+    from torchrl_td.inference.packed_weights import Linear
     from torchrl_td.networks.temporal_conv import TemporalConv, TemporalUpsample
 
     count = variants_module.count_work

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from torchrl_td.training import Trainer
+from torchrl_td.training.trainer import Trainer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "training_speed.py"
 TINY = ("generator.width=16", "generator.layers=1", "refiner.channels=8", "training.batch_size=3")

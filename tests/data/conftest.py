@@ -17,7 +17,7 @@ from tensordict import TensorDict
 from torchrl import torchrl_logger
 
 from tests.data.helpers import BOX, GOAL
-from torchrl_td.data.checks import warn_once
+from torchrl_td.data.validation import warn_once
 
 
 @pytest.fixture

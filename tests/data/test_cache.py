@@ -18,10 +18,11 @@ import torch
 
 from tests.data.helpers import SAMPLE, same
 from torchrl_td.data import cache as cache_module
-from torchrl_td.data import d4rl, dataset_identity, load_episodes
+from torchrl_td.data import dataset_identity, load_episodes
 from torchrl_td.data import identity as identity_module
 from torchrl_td.data.cache import cache_root
-from torchrl_td.errors import TDError
+from torchrl_td.data.sources import d4rl
+from torchrl_td.errors import InputError
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_bad_data_leaves_no_cache(root: Path, tmp_path: Path) -> None:
             out[key] = source[key][()]
         out["actions"][599, 3] = np.nan
     for _ in range(2):
-        with pytest.raises(TDError, match="actions holds NaN or Inf, first in row 599"):
+        with pytest.raises(InputError, match="actions holds NaN or Inf, first in row 599"):
             load_episodes(f"d4rl:{bad}")
     assert not list(root.iterdir())
 
@@ -168,7 +169,7 @@ def test_a_full_disk_is_one_line(root: Path, file: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_module._Writer, "append", full)
-    with pytest.raises(TDError, match=r"no room .*TORCHRL_TD_CACHE") as caught:
+    with pytest.raises(InputError, match=r"no room .*TORCHRL_TD_CACHE") as caught:
         load_episodes(f"d4rl:{file}")
     assert "\n" not in str(caught.value)
     assert not list(root.iterdir())

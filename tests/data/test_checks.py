@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from torchrl.envs import GymEnv
 
 from torchrl_td.data import check_matches_env
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 
 def pendulum() -> GymEnv:
@@ -38,6 +38,6 @@ def test_an_environment_that_fits() -> None:
     ],
 )
 def test_an_environment_that_does_not_fit(replace: dict, message: str) -> None:
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         check_matches_env(fitting(**replace), pendulum(), name="minari:mine-v0")
     assert str(caught.value).startswith("minari:mine-v0: ") and "\n" not in str(caught.value)

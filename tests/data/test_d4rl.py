@@ -19,8 +19,8 @@ from torchrl.data.datasets import d4rl as torchrl_d4rl
 
 from tests.data.helpers import SAMPLE
 from torchrl_td.data import load_episodes
-from torchrl_td.data.d4rl import STEP_LIMITS, _after_limit, step_limit
-from torchrl_td.errors import TDError
+from torchrl_td.data.sources.d4rl import STEP_LIMITS, _after_limit, step_limit
+from torchrl_td.errors import InputError
 
 
 def write(path: Path, lengths: tuple[int, ...] = (5, 3, 4), **replace: Any) -> Path:
@@ -128,7 +128,7 @@ def test_parts_join_seamlessly(
     path = write(tmp_path_factory.mktemp("parts") / "a.hdf5", tuple(lengths))
     whole = load_episodes(f"d4rl:{path}", cache=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torchrl_td.data.d4rl.CHUNK_STEPS", chunk)
+        patch.setattr("torchrl_td.data.sources.d4rl.CHUNK_STEPS", chunk)
         parts = load_episodes(f"d4rl:{path}", cache=False)
     assert torch.bincount(whole["episode"]).tolist() == lengths
     assert all(torch.equal(parts[key], whole[key]) for key in whole.keys(True, True))
@@ -231,7 +231,7 @@ def test_broken_files_are_refused_in_one_line(case: str, tmp_path: Path) -> None
     make, message = BROKEN[case]
     path = tmp_path / "a.hdf5"
     make(path)
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         load_episodes(f"d4rl:{path}")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -246,7 +246,7 @@ def test_a_damaged_block_inside_a_file_is_found(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[offset + 5] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(TDError, match="not a readable HDF5 file") as caught:
+    with pytest.raises(InputError, match="not a readable HDF5 file") as caught:
         load_episodes(f"d4rl:{path}")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -261,20 +261,20 @@ def test_a_damaged_block_inside_a_file_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_sources(source: str, message: str) -> None:
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         load_episodes(source)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(TDError, match="is a folder"):
+    with pytest.raises(InputError, match="is a folder"):
         load_episodes(f"d4rl:{tmp_path}")
 
 
 def test_observation_keys_are_for_dicts() -> None:
     data = load_episodes(f"d4rl:{SAMPLE}", observation_keys=["observation"])
     assert data["observation"].shape == (600, 39)
-    with pytest.raises(TDError, match="observations has no entry 'velocity'; choose obs"):
+    with pytest.raises(InputError, match="observations has no entry 'velocity'; choose obs"):
         load_episodes(f"d4rl:{SAMPLE}", observation_keys=["velocity"])
 
 
@@ -299,9 +299,9 @@ def test_without_a_network_one_line_within_seconds(
         raise TimeoutError
 
     monkeypatch.setattr(urllib.request, "urlopen", hang)
-    monkeypatch.setattr("torchrl_td.data.remote.PATIENCE", 0.3)
+    monkeypatch.setattr("torchrl_td.data.sources.download.PATIENCE", 0.3)
     began = time.monotonic()
-    with pytest.raises(TDError, match=r"berkeley\.edu cannot be reached .no answer") as caught:
+    with pytest.raises(InputError, match=r"berkeley\.edu cannot be reached .no answer") as caught:
         load_episodes("d4rl:hopper-medium-v2")
     assert time.monotonic() - began < 3
     assert "hopper_medium-v2.hdf5 by hand and put it at" in str(caught.value)
@@ -311,7 +311,7 @@ def test_without_a_network_one_line_within_seconds(
 def test_an_id_is_downloaded_once_and_whole(
     d4rl_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchrl_td.data.d4rl.require_network", lambda *_: None)
+    monkeypatch.setattr("torchrl_td.data.sources.d4rl.require_network", lambda *_: None)
     calls = []
 
     def retrieve(url: str, path: str) -> None:
@@ -322,7 +322,7 @@ def test_an_id_is_downloaded_once_and_whole(
         Path(path).write_bytes(SAMPLE.read_bytes())
 
     monkeypatch.setattr(urllib.request, "urlretrieve", retrieve)
-    with pytest.raises(TDError, match=r"cannot be downloaded .*by hand"):
+    with pytest.raises(InputError, match=r"cannot be downloaded .*by hand"):
         load_episodes("d4rl:door-human-v0")
     assert not list(d4rl_folder.glob("*"))  # nothing that looks like the file
     assert load_episodes("d4rl:door-human-v0").shape == (600,)

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_td.data import load_episodes
-from torchrl_td.data.describe import (
+from torchrl_td.data.statistics import (
     SourceInfo,
     describe,
     episode_returns,

@@ -18,12 +18,12 @@ from torchrl.envs.transforms import Reward2GoTransform
 from tests.data.helpers import Check, WriteMinari, main_file
 from torchrl_td.data import (
     load_episodes,
-    minari_torchrl,
     returns_to_go,
 )
-from torchrl_td.data import minari as minari_module
-from torchrl_td.data.minari_torchrl import memmap_like_copies
-from torchrl_td.errors import TDError
+from torchrl_td.data.sources import minari as minari_module
+from torchrl_td.data.sources import minari_torchrl
+from torchrl_td.data.sources.minari_torchrl import memmap_like_copies
+from torchrl_td.errors import InputError
 
 ENDS = ("done", "terminated", "truncated")
 
@@ -114,7 +114,7 @@ def test_torchrls_own_class_reads_it_and_is_not_believed_blindly(
     assert used
     # As it is without our care, it gives zeros: that must not pass for data.
     monkeypatch.setattr(minari_torchrl, "memmap_like_copies", contextlib.nullcontext)
-    with pytest.raises(TDError, match="of episode 0 is not what the file holds"):
+    with pytest.raises(InputError, match="of episode 0 is not what the file holds"):
         load_episodes("minari:made/plain-v0", cache=False)
 
 

@@ -9,9 +9,9 @@ from torchrl.envs import GymWrapper
 
 from tests.data.helpers import BOX, GOAL, WriteMinari
 from torchrl_td.data import load_episodes, observation_keys
-from torchrl_td.data.checks import warn_once
-from torchrl_td.data.pointmaze import make_pointmaze
-from torchrl_td.errors import TDError
+from torchrl_td.data.mazes.pointmaze import make_pointmaze
+from torchrl_td.data.validation import warn_once
+from torchrl_td.errors import InputError
 
 
 def test_the_order_is_the_same_for_spaces_specs_and_data() -> None:
@@ -21,7 +21,7 @@ def test_the_order_is_the_same_for_spaces_specs_and_data() -> None:
     assert observation_keys(wrapped.observation_spec) == ["observation", "desired_goal"]
     assert observation_keys(GOAL) == ["observation", ("desired_goal", "a"), ("desired_goal", "b")]
     assert observation_keys(BOX) == ["observation"]
-    with pytest.raises(TDError, match="no entries"):
+    with pytest.raises(InputError, match="no entries"):
         observation_keys({})
     env.close()
 

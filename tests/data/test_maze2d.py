@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from torchrl_td.data import load_episodes
-from torchrl_td.data.maze2d import ensure_maze2d, record_maze2d, walk
-from torchrl_td.data.pointmaze import make_pointmaze, pointmaze_task
-from torchrl_td.errors import TDError
+from torchrl_td.data.mazes.maze2d import ensure_maze2d, record_maze2d, walk
+from torchrl_td.data.mazes.pointmaze import make_pointmaze, pointmaze_task
+from torchrl_td.errors import InputError
 
 
 @pytest.fixture
@@ -68,13 +68,13 @@ def test_it_is_recorded_once_when_it_is_asked_for(
     def short(size, **kwargs):
         return record(size, 600, **kwargs)
 
-    monkeypatch.setattr("torchrl_td.data.maze2d.record_maze2d", short)
+    monkeypatch.setattr("torchrl_td.data.mazes.maze2d.record_maze2d", short)
     for keys in (None, ["observation"]):  # as the task names them, or not
         episodes = load_episodes("minari:maze2d/umaze-v0", observation_keys=keys, progress=False)
         assert "recording" not in capfd.readouterr().err
         assert episodes.shape == (600,) and episodes["observation"].shape == (600, 4)
         assert torch.equal(episodes["episode"], torch.arange(600) // 300)
-        monkeypatch.setattr("torchrl_td.data.maze2d.record_maze2d", None)  # no second time
+        monkeypatch.setattr("torchrl_td.data.mazes.maze2d.record_maze2d", None)  # no second time
     assert ensure_maze2d("umaze") == "maze2d/umaze-v0"
 
 
@@ -87,13 +87,13 @@ def test_it_is_recorded_once_when_it_is_asked_for(
     ],
 )
 def test_bad_arguments(call, message: str, folder: Path) -> None:
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
 
 
 def test_a_recording_is_not_overwritten_unasked(folder: Path) -> None:
     record_maze2d("umaze", 300, progress=False)
-    with pytest.raises(TDError, match="umaze-v0 exists; replace it with overwrite=True"):
+    with pytest.raises(InputError, match="umaze-v0 exists; replace it with overwrite=True"):
         record_maze2d("umaze", 300, progress=False)
     record_maze2d("umaze", 300, seed=1, overwrite=True, progress=False)

@@ -17,8 +17,8 @@ import pytest
 
 from tests.data.helpers import Check, WriteMinari, main_file
 from torchrl_td.data import load_episodes
-from torchrl_td.data import minari as minari_module
-from torchrl_td.errors import TDError
+from torchrl_td.data.sources import minari as minari_module
+from torchrl_td.errors import InputError
 
 
 def edit(change: Callable[[h5py.File], Any]) -> Callable[[], None]:
@@ -147,7 +147,7 @@ def test_broken_datasets_are_refused_in_one_line(
     if not through_torchrl:
         monkeypatch.setattr(minari_module, "_FEW", 0)
         message = OTHERWISE.get(case, message)
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         load_episodes("minari:made/plain-v0")
     assert "made/plain-v0" in str(caught.value) and "\n" not in str(caught.value)
 
@@ -156,14 +156,14 @@ def test_metadata_that_names_an_environment_runs_nothing(write_minari: WriteMina
     write_minari()
     spec = '{"id": "X-v0", "entry_point": "os:mkdir", "kwargs": {"path": "harm"}}'
     metadata(observation_space=None, env_spec=spec)()
-    with pytest.raises(TDError, match="has no 'observation_space'"):
+    with pytest.raises(InputError, match="has no 'observation_space'"):
         load_episodes("minari:made/plain-v0")
     assert not Path("harm").exists()
 
 
 @pytest.mark.parametrize("dataset_id", ["plain", "../x", "a b-v0", "made/plain-vx"])
 def test_what_is_no_id(dataset_id: str) -> None:
-    with pytest.raises(TDError, match="no Minari id, which looks like"):
+    with pytest.raises(InputError, match="no Minari id, which looks like"):
         load_episodes(f"minari:{dataset_id}")
 
 
@@ -173,10 +173,10 @@ def test_another_version_is_named(
     write_minari()
 
     def no_answer(url: str, name: str, remedy: str) -> None:
-        raise TDError(f"{name} {url} cannot be reached; {remedy}")
+        raise InputError(f"{name} {url} cannot be reached; {remedy}")
 
     monkeypatch.setattr(minari_module, "require_network", no_answer)
-    with pytest.raises(TDError, match="use made/plain-v0, which is here, or run 'minari downl"):
+    with pytest.raises(InputError, match="use made/plain-v0, which is here, or run 'minari downl"):
         load_episodes("minari:made/plain-v7")
 
 
@@ -203,7 +203,9 @@ def test_a_missing_dataset_is_downloaded_whole(
 
     monkeypatch.setattr(minari_module, "require_network", lambda *_: None)
     monkeypatch.setattr(minari, "download_dataset", download)
-    with pytest.raises(TDError, match=r"not downloaded \(the network went away half way") as caught:
+    with pytest.raises(
+        InputError, match=r"not downloaded \(the network went away half way"
+    ) as caught:
         load_episodes("minari:far/away-v0")
     assert "minari download far/away-v0" in str(caught.value) and not place.exists()
     assert calls[0] != place  # it was written elsewhere first
@@ -219,9 +221,9 @@ def test_without_a_network_one_line_within_seconds(monkeypatch: pytest.MonkeyPat
         raise TimeoutError
 
     monkeypatch.setattr(urllib.request, "urlopen", hang)
-    monkeypatch.setattr("torchrl_td.data.remote.PATIENCE", 0.3)
+    monkeypatch.setattr("torchrl_td.data.sources.download.PATIENCE", 0.3)
     began = time.monotonic()
-    with pytest.raises(TDError, match=r"huggingface\.co cannot be reached .no answer") as caught:
+    with pytest.raises(InputError, match=r"huggingface\.co cannot be reached .no answer") as caught:
         load_episodes("minari:D4RL/door/human-v9")
     assert time.monotonic() - began < 3 and "\n" not in str(caught.value)
     assert "minari download D4RL/door/human-v9" in str(caught.value)

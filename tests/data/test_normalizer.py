@@ -12,7 +12,7 @@ from tensordict import TensorDict
 
 from torchrl_td.data import Normalizer
 from torchrl_td.data.normalizer import displacement_scale
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 
 def dataset(observation: torch.Tensor, lengths: list[int] | None = None) -> TensorDict:
@@ -106,7 +106,7 @@ def test_state_dict_holds_it_all() -> None:
     ],
 )
 def test_bad_values(loc: float, scale: float, returns_scale: float, named: str) -> None:
-    with pytest.raises(TDError, match=named) as error:
+    with pytest.raises(InputError, match=named) as error:
         Normalizer(torch.tensor([loc]), torch.tensor([scale]), returns_scale)
     assert "\n" not in str(error.value)
 
@@ -156,14 +156,14 @@ def test_a_returns_scale_that_does_not_fit(scale: float, warned: list[str]) -> N
     (line,) = warned
     assert line.startswith(f"task.returns_scale={scale:g} makes {1600 / scale:.3g} of the data's")
     assert "take 1000, for 1 to 4" in line
-    with pytest.raises(TDError, match=r"task\.returns_scale=1e-30 makes 1\.6e"):
+    with pytest.raises(InputError, match=r"task\.returns_scale=1e-30 makes 1\.6e"):
         Normalizer.fit(data, 1e-30)
 
 
 def test_nan_in_the_data_is_refused() -> None:
     x = torch.randn(10, 2)
     x[3, 1] = math.nan
-    with pytest.raises(TDError, match="NaN"):
+    with pytest.raises(InputError, match="NaN"):
         Normalizer.fit(dataset(x))
 
 

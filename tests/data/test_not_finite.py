@@ -12,9 +12,9 @@ import torch
 
 from tests.data.helpers import SAMPLE, WriteMinari, main_file
 from torchrl_td.data import load_episodes
-from torchrl_td.data.checks import NotFiniteError
-from torchrl_td.data.describe import describe, episode_returns
+from torchrl_td.data.statistics import describe, episode_returns
 from torchrl_td.data.suspicions import suspicions
+from torchrl_td.data.validation import NotFiniteError
 
 
 @pytest.fixture

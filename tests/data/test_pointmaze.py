@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from torchrl_td.data import load_episodes
-from torchrl_td.data.controller import Skill, Walker, free_cells, shortest_path
-from torchrl_td.data.pointmaze import (
+from torchrl_td.data.mazes.controller import Skill, Walker, free_cells, shortest_path
+from torchrl_td.data.mazes.pointmaze import (
     POINTMAZE_TASKS,
     ensure_pointmaze,
     make_pointmaze,
@@ -25,7 +25,7 @@ from torchrl_td.data.pointmaze import (
     record_pointmaze,
     walk_episode,
 )
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_skills_are_spread_over_the_recording(tiny_pointmaze: str) -> None:
 
 def test_ensure_records_once(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ensure_pointmaze("umaze", steps=300, progress=False) == "pointmaze/umaze-v0"
-    monkeypatch.setattr("torchrl_td.data.pointmaze.record_pointmaze", None)  # no second time
+    monkeypatch.setattr("torchrl_td.data.mazes.pointmaze.record_pointmaze", None)  # no second time
     assert ensure_pointmaze("umaze") == "pointmaze/umaze-v0"
     assert minari.load_dataset("pointmaze/umaze-v0").total_steps == 300
 
@@ -148,7 +148,7 @@ def test_loading_records_with_a_bar_unless_told_not_to(
     progress: bool, empty_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     few = functools.partial(ensure_pointmaze, steps=300)
-    monkeypatch.setattr("torchrl_td.data.minari.ensure_pointmaze", few)
+    monkeypatch.setattr("torchrl_td.data.sources.minari.ensure_pointmaze", few)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)  # bars need a terminal
     assert len(load_episodes("minari:pointmaze/umaze-v0", progress=progress)) == 300
     assert ("recording pointmaze/umaze" in capfd.readouterr().err) == progress
@@ -156,7 +156,7 @@ def test_loading_records_with_a_bar_unless_told_not_to(
 
 KILLED = """
 import os, signal, minari
-from torchrl_td.data.pointmaze import record_pointmaze
+from torchrl_td.data.mazes.pointmaze import record_pointmaze
 create = minari.create_dataset_from_buffers
 def killed(*args, **kwargs):
     create(*args, **kwargs)  # all is on the disk, but not yet in its place
@@ -203,13 +203,13 @@ def test_a_recording_that_fails_keeps_the_one_before(
     ],
 )
 def test_bad_arguments(call, message: str, empty_path: Path) -> None:
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
 
 
 def test_a_recording_is_not_overwritten_unasked(tiny_pointmaze: str) -> None:
-    with pytest.raises(TDError, match="umaze-v0 exists; replace it with overwrite=True"):
+    with pytest.raises(InputError, match="umaze-v0 exists; replace it with overwrite=True"):
         record_pointmaze("umaze", 300, progress=False)
 
 

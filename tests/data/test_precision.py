@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from tests.data.helpers import WriteMinari
 from torchrl_td.data import load_episodes
-from torchrl_td.data.checks import check_precision
+from torchrl_td.data.validation import check_precision
 
 
 def test_a_clock_in_the_observation(warned: list[str]) -> None:

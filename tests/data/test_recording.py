@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from torchrl_td.data import load_episodes
-from torchrl_td.data.recording import make_environment, random_policy, record_dataset
-from torchrl_td.errors import TDError
+from torchrl_td.data.mazes.record_policy import make_environment, random_policy, record_dataset
+from torchrl_td.errors import InputError
 
 
 def record(dataset_id: str, steps: int = 60, env: Any = None, **settings: Any) -> str:
@@ -88,7 +88,7 @@ def test_references_are_kept() -> None:
 
 def test_an_existing_dataset_is_replaced_only_on_request() -> None:
     record("test/twice-v0", 25)
-    with pytest.raises(TDError, match="overwrite"):
+    with pytest.raises(InputError, match="overwrite"):
         record("test/twice-v0", 50)
     record("test/twice-v0", 50, overwrite=True)
     assert minari.load_dataset("test/twice-v0").total_steps == 50
@@ -116,17 +116,17 @@ def test_a_recording_that_breaks_leaves_nothing(datasets_path: Path) -> None:
     ],
 )
 def test_bad_recordings(settings: dict, message: str) -> None:
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         record(**{"dataset_id": "test/bad-v0", **settings})
     assert "\n" not in str(caught.value)
 
 
 def test_discrete_actions_are_refused() -> None:
-    with pytest.raises(TDError, match="not continuous"):
+    with pytest.raises(InputError, match="not continuous"):
         record("test/cart-v0", env=make_environment("CartPole-v1"))
 
 
 def test_unknown_environment() -> None:
-    with pytest.raises(TDError, match="cannot build environment 'Nothing-v0'") as caught:
+    with pytest.raises(InputError, match="cannot build environment 'Nothing-v0'") as caught:
         make_environment("Nothing-v0")
     assert "\n" not in str(caught.value)

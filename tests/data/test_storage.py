@@ -9,7 +9,7 @@ from torchrl.data import TensorDictReplayBuffer, TensorStorage
 
 from tests.data.helpers import same
 from torchrl_td.data import WindowSampler
-from torchrl_td.data.storage import PackedStorage
+from torchrl_td.training.packed_storage import PackedStorage
 
 
 def steps(count: int = 90) -> TensorDict:

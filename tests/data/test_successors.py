@@ -11,13 +11,13 @@ from torchrl import torchrl_logger
 
 from tests.data.helpers import SAMPLE
 from torchrl_td.data import load_episodes
-from torchrl_td.data.checks import broken_successors, warn_once
 from torchrl_td.data.normalizer import displacement_scale
-from torchrl_td.data.steps import successor_known
+from torchrl_td.data.transitions import successor_known
+from torchrl_td.data.validation import broken_successors, warn_once
 from torchrl_td.modules import InverseDynamics
 from torchrl_td.networks import MLP
 from torchrl_td.objectives import InverseDynamicsLoss
-from torchrl_td.training_data import make_buffer
+from torchrl_td.training.buffers import make_buffer
 
 
 def test_a_successor_that_the_file_lacks_teaches_nothing() -> None:

@@ -23,8 +23,8 @@ from torchrl.envs import CatTensors, Compose, DoubleToFloat, GymWrapper, SerialE
 
 from tests.data.helpers import same
 from torchrl_td.data import dataset_identity, load_episodes
-from torchrl_td.data.pointmaze import make_pointmaze
-from torchrl_td.errors import TDError
+from torchrl_td.data.mazes.pointmaze import make_pointmaze
+from torchrl_td.errors import InputError
 
 
 def ted(lengths: tuple[int, ...] = (4, 1, 3), **replace: Any) -> TensorDict:
@@ -279,7 +279,7 @@ def bad_buffer(kind: str) -> ReplayBuffer:
     ],
 )
 def test_buffers_that_hold_no_episodes(kind: str, message: str) -> None:
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         load_episodes(bad_buffer(kind))
     assert "\n" not in str(caught.value)
 
@@ -317,15 +317,17 @@ BROKEN: dict[str, tuple[TensorDict, str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_tensordicts_are_refused_in_one_line(case: str) -> None:
     data, message = BROKEN[case]
-    with pytest.raises(TDError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         load_episodes(data)
     assert str(caught.value).startswith("tensordict: ") and "\n" not in str(caught.value)
 
 
 def test_keys_that_are_not_there() -> None:
-    with pytest.raises(TDError, match="observation has no entry 'velocity'; choose observation_k"):
+    with pytest.raises(
+        InputError, match="observation has no entry 'velocity'; choose observation_k"
+    ):
         load_episodes(ted(), observation_keys=["velocity"])
-    with pytest.raises(TDError, match="unknown data source of type int"):
+    with pytest.raises(InputError, match="unknown data source of type int"):
         load_episodes(3)  # type: ignore[arg-type]
 
 

@@ -18,8 +18,8 @@ from torchrl.data import (
 )
 
 from torchrl_td.data import WindowSampler
-from torchrl_td.errors import TDError
-from torchrl_td.training_data import make_buffer
+from torchrl_td.errors import InputError
+from torchrl_td.training.buffers import make_buffer
 
 
 def episodes(lengths: list[int], column: bool = False, first: int = 0) -> TensorDict:
@@ -238,7 +238,7 @@ def test_the_batch_size_asked_for_is_given() -> None:
 
 def test_episodes_shorter_than_the_horizon() -> None:
     buffer = buffer_of(episodes([3, 5, 2]), horizon=6)
-    with pytest.raises(TDError, match="longest has 5 steps, horizon=6") as error:
+    with pytest.raises(InputError, match="longest has 5 steps, horizon=6") as error:
         buffer.sample()
     assert "\n" not in str(error.value)
     assert buffer_of(episodes([3, 6, 2]), horizon=6).sample().shape == (64, 10)
@@ -246,7 +246,7 @@ def test_episodes_shorter_than_the_horizon() -> None:
 
 @pytest.mark.parametrize("storage", [ListStorage, LazyStackStorage])
 def test_a_storage_that_holds_no_tensors(storage: type) -> None:
-    with pytest.raises(TDError, match=f"not from a {storage.__name__}; use LazyTensorStorage"):
+    with pytest.raises(InputError, match=f"not from a {storage.__name__}; use LazyTensorStorage"):
         buffer_of(episodes([9, 9]), storage=storage, horizon=4).sample()
 
 
@@ -255,21 +255,21 @@ def test_data_is_refused_before_it_is_drawn_from() -> None:
     data["returns_to_go"] = data["next", "returns_to_go"] = torch.rand(10, 1)
     data["next", "observation"] = data["observation"] + 1
     assert len(make_buffer(data, 5, 4, 0, torch.device("cpu"))) == 10
-    with pytest.raises(TDError, match="longest has 5 steps, horizon=6"):
+    with pytest.raises(InputError, match="longest has 5 steps, horizon=6"):
         make_buffer(data, 6, 4, 0, torch.device("cpu"))
 
 
 def test_episodes_in_pieces() -> None:
     data = episodes([10, 10])
     buffer = buffer_of(torch.cat([data[:5], data[10:], data[5:10]]), horizon=4)
-    with pytest.raises(TDError, match=r"not contiguous.*sort") as error:
+    with pytest.raises(InputError, match=r"not contiguous.*sort") as error:
         buffer.sample()
     assert "\n" not in str(error.value)
 
 
 def test_nothing_tells_the_episodes_apart() -> None:
     buffer = buffer_of(episodes([10]).select("observation"), horizon=4)
-    with pytest.raises(TDError, match=r"neither 'episode' nor .*done"):
+    with pytest.raises(InputError, match=r"neither 'episode' nor .*done"):
         buffer.sample()
 
 
@@ -278,5 +278,5 @@ def test_nothing_tells_the_episodes_apart() -> None:
     [({"horizon": 1}, "horizon"), ({"horizon": 4, "history": 0}, "history")],
 )
 def test_bad_settings(kwargs: dict, named: str) -> None:
-    with pytest.raises(TDError, match=named):
+    with pytest.raises(InputError, match=named):
         WindowSampler(**kwargs)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from examples.td_collector import td_collector
-from torchrl_td.cli import main
+from torchrl_td.experiment.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -27,7 +27,7 @@ from torchrl_td.config import (
     TaskConfig,
 )
 from torchrl_td.data import Normalizer
-from torchrl_td.modules.build import Scales, TrajectoryDiffuser
+from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "td_data.py"
 

@@ -38,7 +38,7 @@ def start(config: Any) -> multiprocessing.process.BaseProcess:
 
 
 def _child(config: Any) -> None:
-    from torchrl_td.run import run
+    from torchrl_td.experiment.run import run
 
     torch.manual_seed(os.getpid())  # a new process knows nothing of the last one's randomness
     run(config)
@@ -48,11 +48,11 @@ def _child(config: Any) -> None:
 def saved_step(folder: Path) -> int:
     """Step of the newest intact checkpoint; 0 without one."""
     from torchrl_td.checkpoint import find_checkpoint, load_about
-    from torchrl_td.errors import TDError
+    from torchrl_td.errors import InputError
 
     try:
         return int(load_about(find_checkpoint(folder / "checkpoint"))["step"])
-    except TDError:
+    except InputError:
         return 0
 
 
@@ -118,7 +118,7 @@ def main() -> None:
         sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
         from tests.settings import TINY_RUN, composed
         from tests.test_run import assert_same_run
-        from torchrl_td.data.pointmaze import record_pointmaze
+        from torchrl_td.data.mazes.pointmaze import record_pointmaze
 
         torch.set_num_threads(1)
         source = "minari:" + record_pointmaze("umaze", 3600, seed=0, progress=False)

@@ -17,8 +17,8 @@ from tests.faults.kill import long_enough, saved_step, start, trial
 from tests.test_run import assert_same_run
 from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.config import Config
-from torchrl_td.errors import TDError
-from torchrl_td.run import run
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.run import run
 
 MakeConfig = Callable[..., Config]
 
@@ -44,7 +44,7 @@ def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, tmp_path: 
         while True:
             file.write(bytes(4096))
             file.flush()
-    with pytest.raises(TDError, match=r"free some space") as caught:
+    with pytest.raises(InputError, match=r"free some space") as caught:
         run(tiny_config(output, "resume=auto"))
     assert "\n" not in str(caught.value)
     assert saved_step(small_disk / "run") == 4
@@ -58,7 +58,7 @@ def test_the_folder_turns_read_only(small_disk: Path, tiny_config: MakeConfig) -
     output = f"output_dir={small_disk / 'run'}"
     run(tiny_config(output, "training.stop_after=4"))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(TDError, match="cannot write to output_dir") as caught:
+    with pytest.raises(InputError, match="cannot write to output_dir") as caught:
         run(tiny_config(output, "resume=auto"))
     assert "\n" not in str(caught.value)
     assert saved_step(small_disk / "run") == 4
@@ -72,7 +72,7 @@ def test_two_runs_into_one_folder(tiny_config: MakeConfig, tmp_path: Path) -> No
         while saved_step(tmp_path / "run") == 0:
             assert process.is_alive()
         for word in ("resume=auto", "resume=null"):
-            with pytest.raises(TDError, match="another run is writing to output_dir="):
+            with pytest.raises(InputError, match="another run is writing to output_dir="):
                 run(tiny_config("training.steps=100000", word))
         assert process.is_alive()
     finally:
@@ -113,7 +113,7 @@ def test_a_worker_dies_during_evaluation(tiny_config: MakeConfig, tmp_path: Path
     killer = threading.Thread(target=kill_workers)
     killer.start()
     try:
-        with pytest.raises(TDError, match="the training is saved: resume=") as caught:
+        with pytest.raises(InputError, match="the training is saved: resume=") as caught:
             # Episodes without an end: only a death ends an evaluation.
             endless = ("task.max_episode_steps=1000000", "evaluation.workers=2")
             run(tiny_config(*endless, "training.evaluate_every=6"))

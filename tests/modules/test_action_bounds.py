@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchrl.data import Bounded, Composite, OneHot, Unbounded
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.modules.action_bounds import action_bounds
 
 LOW, HIGH = torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 4.0])
@@ -58,6 +58,6 @@ def test_an_action_without_bounds_is_not_clipped() -> None:
     ],
 )
 def test_what_gives_no_bounds(spec: Any, named: str) -> None:
-    with pytest.raises(TDError, match=named) as caught:
+    with pytest.raises(InputError, match=named) as caught:
         action_bounds(spec, "action", 2)
     assert "\n" not in str(caught.value)

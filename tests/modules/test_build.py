@@ -12,9 +12,9 @@ import torch
 from tests.settings import TINY_RUN, composed
 from torchrl_td.config import Config, override_config
 from torchrl_td.data import Normalizer
-from torchrl_td.errors import TDError
-from torchrl_td.modules import build
-from torchrl_td.modules.build import Scales, TrajectoryDiffuser
+from torchrl_td.errors import InputError
+from torchrl_td.modules import trajectory_diffuser as build
+from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 
 VALUES = ["0", "-1", "nan", "1" + 24 * "0"]
 SECTIONS = ("task", "generator", "refiner", "inverse_dynamics", "critic", "planner")
@@ -51,7 +51,7 @@ def test_any_number_plans_or_is_refused(key: str, listed: bool, tiny: Config) ->
     for value in values:
         try:
             out = plan(override_config(tiny, [f"{key}={value}"]))
-        except TDError as error:
+        except InputError as error:
             assert str(error) and "\n" not in str(error), value
         else:
             assert all(part is None or part.isfinite().all() for part in out), value
@@ -62,7 +62,9 @@ def test_networks_that_memory_cannot_hold(tiny: Config, monkeypatch: pytest.Monk
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory:\n51 GB")
 
     monkeypatch.setattr(build, "TemporalUNet", full)
-    with pytest.raises(TDError, match=r"not fit into memory .*; lower generator\.width") as caught:
+    with pytest.raises(
+        InputError, match=r"not fit into memory .*; lower generator\.width"
+    ) as caught:
         plan(tiny)
     assert "\n" not in str(caught.value)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.modules import PlanCoordinates
 
 
@@ -71,5 +71,5 @@ def test_a_loaded_scale_is_used() -> None:
 
 
 def test_a_scale_that_is_no_matrix() -> None:
-    with pytest.raises(TDError, match=r"\[H, O\]"):
+    with pytest.raises(InputError, match=r"\[H, O\]"):
         PlanCoordinates(torch.ones(3))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.modules import TrajectoryGenerator
 from torchrl_td.networks import RecurrentTrajectoryModel, TrajectoryTransformer
 
@@ -45,8 +45,8 @@ def test_cached_is_uncached(kind, predict, length: int, steps: int, batch: int, 
     real = data.draw(st.lists(st.integers(1, length), min_size=batch, max_size=batch))
     generator, inputs = make(kind, predict), history(batch, length, real)
     with torch.no_grad():
-        draft, returns = generator.continue_(*inputs, steps)
-        want, want_returns = generator.continue_uncached(*inputs, steps)
+        draft, returns = generator.generate(*inputs, steps)
+        want, want_returns = generator.generate_uncached(*inputs, steps)
     assert draft.shape == (batch, steps + 1, O) and returns.shape == (batch, steps + 1, 1)
     assert torch.allclose(draft, want, atol=1e-5)
     assert torch.allclose(returns, want_returns, atol=1e-5)
@@ -62,16 +62,16 @@ def test_padding_does_not_matter(kind: str, predict: str) -> None:
     real = list(range(1, length + 1))
     observation, returns, mask = history(length, length, real)
     with torch.no_grad():
-        draft = generator.continue_(observation, returns, mask, steps)
+        draft = generator.generate(observation, returns, mask, steps)
         garbage = ~mask.unsqueeze(-1)
-        other = generator.continue_(
+        other = generator.generate(
             observation.masked_fill(garbage, 1e6), returns.masked_fill(garbage, -1e6), mask, steps
         )
         assert torch.allclose(draft[0], other[0], atol=1e-5)
         assert torch.allclose(draft[1], other[1], atol=1e-5)
         for row, count in enumerate(real):
             rows = slice(row, row + 1)
-            alone = generator.continue_(
+            alone = generator.generate(
                 observation[rows, -count:], returns[rows, -count:], mask[rows, -count:], steps
             )
             assert torch.allclose(draft[0][rows], alone[0], atol=1e-5)
@@ -84,7 +84,7 @@ def test_a_draft_feeds_on_its_own_predictions(kind: str) -> None:
     generator = make(kind, "change")
     observation, returns, mask = history(2, 5)
     with torch.no_grad():
-        draft, draft_returns = generator.continue_(observation, returns, mask, 6)
+        draft, draft_returns = generator.generate(observation, returns, mask, 6)
         window = TensorDict(
             observation=torch.cat([observation, draft[:, 1:]], 1),
             returns_to_go=torch.cat([returns, draft_returns[:, 1:]], 1),
@@ -101,9 +101,9 @@ def test_a_draft_feeds_on_its_own_predictions(kind: str) -> None:
 def test_without_the_mask_the_whole_is_read_anew() -> None:
     generator, inputs = make("transformer", causal=False), history(3, 7, [1, 4, 7])
     with torch.no_grad():
-        draft, _ = generator.continue_(*inputs, 5)
-        want, _ = generator.continue_uncached(*inputs, 5)
-        causal = make("transformer").continue_(*inputs, 5)[0]
+        draft, _ = generator.generate(*inputs, 5)
+        want, _ = generator.generate_uncached(*inputs, 5)
+        causal = make("transformer").generate(*inputs, 5)[0]
     assert torch.equal(draft, want)
     assert (draft - causal).abs().max() > 1e-4  # same weights, other attention
 
@@ -139,7 +139,7 @@ def test_a_change_is_added_in_units_of_its_scale() -> None:
     observation, returns, mask = history(2, 4)
     with torch.no_grad():
         state, value = generator.network(observation, returns, mask)
-        draft, draft_returns = generator.continue_(observation, returns, mask, 1)
+        draft, draft_returns = generator.generate(observation, returns, mask, 1)
     assert torch.allclose(draft[:, 1], observation[:, -1] + CHANGE * state[:, -1], atol=1e-6)
     assert torch.equal(draft[:, 1, 1], observation[:, -1, 1])
     assert torch.allclose(draft_returns[:, 1], returns[:, -1] + 0.05 * value[:, -1], atol=1e-6)
@@ -176,5 +176,5 @@ def test_renamed_and_nested_keys() -> None:
     ],
 )
 def test_bad_settings(kwargs: dict, named: str) -> None:
-    with pytest.raises(TDError, match=named):
+    with pytest.raises(InputError, match=named):
         TrajectoryGenerator(make("gru").network, **kwargs)

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.modules import NoiseSchedule
 
 SHAPE = (3, 8, 2)
@@ -215,7 +215,7 @@ def test_sampling_steps_examples() -> None:
     ],
 )
 def test_bad_settings(settings_: dict, named: str) -> None:
-    with pytest.raises(TDError, match=named) as error:
+    with pytest.raises(InputError, match=named) as error:
         NoiseSchedule(**settings_)
     assert "\n" not in str(error.value)
 
@@ -225,7 +225,7 @@ def test_bad_settings(settings_: dict, named: str) -> None:
     [(-1, None, "0..100"), (101, None, "0..100"), (5, 6, "1..5"), (5, 0, "1..5")],
 )
 def test_bad_sampling_steps(start: int, evaluations: int | None, named: str) -> None:
-    with pytest.raises(TDError, match=named):
+    with pytest.raises(InputError, match=named):
         NoiseSchedule(100).sampling_steps(start, evaluations)
 
 

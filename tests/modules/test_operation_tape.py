@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchrl_td.modules.operation_tape import OperationTape, TapeError
+from torchrl_td.inference.operation_tape import OperationTape, TapeError
 
 SHAPE = (3, 4)
 # Steps of a random program: each takes two tensors of SHAPE and makes one. Among them are views,

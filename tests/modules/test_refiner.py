@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.modules import DiffusionRefiner, NoiseSchedule, PlanCoordinates
 from torchrl_td.networks import TemporalUNet
 
@@ -239,7 +239,7 @@ def test_a_schedule_that_ends_at_noise_has_to_be_started_at_its_end(network) -> 
     DiffusionRefiner(
         network, schedule, refine_steps=20, sampler="ddim", evaluations=2, init="noise"
     )
-    with pytest.raises(TDError, match="refine_steps=5"):
+    with pytest.raises(InputError, match="refine_steps=5"):
         DiffusionRefiner(network, schedule, refine_steps=5, init="noise")
 
 
@@ -302,6 +302,6 @@ def test_renamed_and_nested_keys(network, draft, target) -> None:
     ],
 )
 def test_bad_settings(network, kwargs: dict, named: str) -> None:
-    with pytest.raises(TDError, match=named) as error:
+    with pytest.raises(InputError, match=named) as error:
         DiffusionRefiner(network, SCHEDULE, **kwargs)
     assert "\n" not in str(error.value)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
@@ -52,7 +52,7 @@ def test_a_plan_is_its_parts_one_after_the_other() -> None:
     noise = torch.randn(planner.noise_shape(B))
     assert noise.shape == (B, 1, 3, H, O)
     draft, returns, refined, action = planner.plan(*inputs, noise)
-    want, want_returns = planner.generator.continue_(*inputs, H - 1)
+    want, want_returns = planner.generator.generate(*inputs, H - 1)
     assert torch.equal(draft, want) and torch.equal(returns, want_returns)
     want = planner.refiner.refine(draft, inputs[1][:, -1], noise[:, 0])
     assert torch.equal(refined, want)
@@ -101,7 +101,7 @@ def test_replan_shifts_the_plan_and_continues_its_tail(shift: int) -> None:
     assert torch.equal(draft[:, 1:kept], plan[:, shift + 1 :])
     assert torch.equal(draft_returns[:, 1:kept], plan_returns[:, shift + 1 :])
     mask = torch.ones(B, kept, dtype=torch.bool)
-    tail = planner.generator.continue_uncached(
+    tail = planner.generator.generate_uncached(
         draft[:, :kept], draft_returns[:, :kept], mask, shift
     )
     assert torch.allclose(draft[:, kept:], tail[0][:, -shift:], atol=1e-5)
@@ -112,7 +112,7 @@ def test_replan_shifts_the_plan_and_continues_its_tail(shift: int) -> None:
 
 def by_hand(planner: TrajectoryPlanner, inputs: tuple, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Every candidate on its own: plans [B, N, H, O] and values [B, N]."""
-    draft, _ = planner.generator.continue_(*inputs, H - 1)
+    draft, _ = planner.generator.generate(*inputs, H - 1)
     plans = [
         planner.refiner.refine(draft, inputs[1][:, -1], noise[:, n])
         for n in range(planner.candidates)
@@ -192,35 +192,35 @@ def test_no_rows(guidance_scale: float) -> None:
     ],
 )
 def test_bad_settings(build, named: str) -> None:
-    with pytest.raises(TDError, match=named):
+    with pytest.raises(InputError, match=named):
         build()
 
 
 def test_parts_that_do_not_fit() -> None:
     planner = make()
     parts = (planner.generator, planner.refiner, planner.inverse_dynamics)
-    with pytest.raises(TDError, match="divisible by 2"):
+    with pytest.raises(InputError, match="divisible by 2"):
         TrajectoryPlanner(*parts, horizon=7)
-    with pytest.raises(TDError, match="critic"):
+    with pytest.raises(InputError, match="critic"):
         TrajectoryPlanner(*parts, horizon=8, candidates=2)
-    with pytest.raises(TDError, match="horizon must be at least 2"):
+    with pytest.raises(InputError, match="horizon must be at least 2"):
         TrajectoryPlanner(*parts, horizon=1)
-    with pytest.raises(TDError, match="max_length 30, but this one's is 14"):
+    with pytest.raises(InputError, match="max_length 30, but this one's is 14"):
         TrajectoryPlanner(*parts, horizon=16)
     other = TemporalUNet(O + 1, channels=8, multipliers=(1, 2))
-    with pytest.raises(TDError, match="width 3, the U-Net's 4"):
+    with pytest.raises(InputError, match="width 3, the U-Net's 4"):
         TrajectoryPlanner(parts[0], DiffusionRefiner(other, NoiseSchedule()), parts[2], horizon=H)
-    with pytest.raises(TDError, match=r"reads 4 numbers, but .* width 3 are 6"):
+    with pytest.raises(InputError, match=r"reads 4 numbers, but .* width 3 are 6"):
         TrajectoryPlanner(*parts[:2], InverseDynamics(MLP(4, (16,), A)), horizon=H)
     network = parts[1].network
     for shape in ((2, O), (H, O + 1)):
         scaled = PlanCoordinates(torch.ones(shape))
         refiner = DiffusionRefiner(network, NoiseSchedule(), coordinates=scaled)
-        with pytest.raises(TDError, match=r"scale has shape .* need \[8, 3\]"):
+        with pytest.raises(InputError, match=r"scale has shape .* need \[8, 3\]"):
             TrajectoryPlanner(parts[0], refiner, parts[2], horizon=H)
     # A refiner that is switched off asks nothing of the horizon.
     off = DiffusionRefiner(planner.refiner.network, NoiseSchedule(), refine_steps=0)
     TrajectoryPlanner(parts[0], off, parts[2], horizon=7)
     parts[2].double()
-    with pytest.raises(TDError, match=r"inverse_dynamics.* is torch.float64"):
+    with pytest.raises(InputError, match=r"inverse_dynamics.* is torch.float64"):
         TrajectoryPlanner(*parts, horizon=H)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from torchrl_td.inference import packed_weights as packing
+from torchrl_td.inference.packed_weights import Linear, PackedWeights, active_weights
 from torchrl_td.networks import (
     MLP,
     TemporalUNet,
     TrajectoryTransformer,
-    packing,
     temporal_conv,
 )
-from torchrl_td.networks.packing import Linear, PackedWeights, active_weights
 from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
 
 pytestmark = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")

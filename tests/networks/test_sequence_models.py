@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.networks import MLP, RecurrentTrajectoryModel, TrajectoryTransformer
 
 O = 3  # noqa: E741
@@ -167,7 +167,7 @@ def test_shapes_of_other_settings(layers: int, feedforward: int | None) -> None:
     ],
 )
 def test_bad_settings(build, named: str) -> None:
-    with pytest.raises(TDError, match=named) as error:
+    with pytest.raises(InputError, match=named) as error:
         build()
     assert "\n" not in str(error.value)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.networks import TemporalUNet
 
 
@@ -157,7 +157,7 @@ def test_one_level_against_a_hand_written_one() -> None:
     ],
 )
 def test_bad_settings(settings_: dict, named: str) -> None:
-    with pytest.raises(TDError, match=named) as error:
+    with pytest.raises(InputError, match=named) as error:
         TemporalUNet(3, **settings_)
     assert "\n" not in str(error.value)
 
@@ -165,7 +165,7 @@ def test_bad_settings(settings_: dict, named: str) -> None:
 @pytest.mark.parametrize("horizon", [1, 2, 4, 6, 9])
 def test_a_horizon_it_cannot_take(horizon: int) -> None:
     network = TemporalUNet(3, channels=8)
-    with pytest.raises(TDError, match="divisible by 8"):
+    with pytest.raises(InputError, match="divisible by 8"):
         network(*inputs(2, horizon, 3))
 
 

@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from tests.objectives.cases import H, O, T, make, record, refiner, seeded, window
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.objectives import DiffusionRefinerLoss
 
 
@@ -75,5 +75,5 @@ def test_processes_that_share_a_batch_draw_what_one_would() -> None:
     ],
 )
 def test_bad_settings_of_the_refiners_loss(kwargs: dict, named: str) -> None:
-    with pytest.raises(TDError, match=named):
+    with pytest.raises(InputError, match=named):
         DiffusionRefinerLoss(refiner(), **kwargs)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.objectives.cases import LOSSES, B, H, O, T, each_loss, generator, make, seeded, window
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.objectives import TrajectoryGeneratorLoss
 
 
@@ -35,7 +35,7 @@ def test_reductions(name: str) -> None:
     else:
         assert torch.allclose(none.sum(), total, rtol=1e-5)
         assert torch.allclose(none[mask].mean(), mean, rtol=1e-5)
-    with pytest.raises(TDError, match="none, mean, sum"):
+    with pytest.raises(InputError, match="none, mean, sum"):
         build(module, reduction="max")
 
 

@@ -14,7 +14,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 from tests.tiny import HORIZON, tiny_actor
 from torchrl_td import TDPlannerActor
 from torchrl_td.config import TaskConfig
-from torchrl_td.envs import make_base_env, planning_transforms
+from torchrl_td.envs.make import make_base_env, planning_transforms
 
 TARGET = 90.0
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from tests.planner.helpers import Build, act, assert_same_plans
-from torchrl_td import TDError
-from torchrl_td.modules import acceleration
-from torchrl_td.modules.acceleration import (
+from torchrl_td import InputError
+from torchrl_td.inference import packed_weights as packing
+from torchrl_td.inference import runners as acceleration
+from torchrl_td.inference.packed_weights import PackedWeights
+from torchrl_td.inference.runners import (
     PackedPlanner,
     TapePlanner,
     TensorWatch,
 )
-from torchrl_td.networks import RecurrentTrajectoryModel, packing
-from torchrl_td.networks.packing import PackedWeights
+from torchrl_td.networks import RecurrentTrajectoryModel
 
 pytestmark = pytest.mark.usefixtures("all_packed")
 needs_onednn = pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
@@ -236,7 +237,7 @@ def test_moved_to_another_device(make_actor: Build):
     actor = make_actor().compile("packed")
     empty = copy.deepcopy(actor).to("meta")
     arrived = pickle.loads(pickle.dumps(empty))
-    with pytest.raises(TDError, match="needs a CPU with oneDNN, the planner is on meta"):
+    with pytest.raises(InputError, match="needs a CPU with oneDNN, the planner is on meta"):
         _ = arrived.receding_horizon.runner
     assert isinstance(actor.receding_horizon.runner, PackedPlanner)
 
@@ -258,7 +259,7 @@ def test_none_goes_back(make_actor: Build, make_step):
     ],
 )
 def test_what_cannot_be_is_refused(make_actor: Build, arguments, words: str):
-    with pytest.raises(TDError, match=words):
+    with pytest.raises(InputError, match=words):
         make_actor().compile(**arguments)
 
 

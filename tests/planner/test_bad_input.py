@@ -9,14 +9,14 @@ from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from tests.planner.helpers import Build, act
-from torchrl_td import TDError, TDPlannerActor
+from torchrl_td import InputError, TDPlannerActor
+from torchrl_td.actors.tensordict_io import check_floats
 from torchrl_td.data import Normalizer
-from torchrl_td.envs import make_base_env, planning_transforms
-from torchrl_td.modules.entries import check_floats
+from torchrl_td.envs.make import make_base_env, planning_transforms
 
 
 def refuse(actor: TDPlannerActor, step: TensorDictBase, *words: str) -> None:
-    with pytest.raises(TDError) as caught:
+    with pytest.raises(InputError) as caught:
         actor(step)
     message = str(caught.value)
     assert "\n" not in message
@@ -26,7 +26,7 @@ def refuse(actor: TDPlannerActor, step: TensorDictBase, *words: str) -> None:
 
 def test_environment_without_the_primer(make_actor: Build, pointmaze):
     env = TransformedEnv(make_base_env(pointmaze), planning_transforms(90.0))
-    with pytest.raises(TDError, match=r"make_tensordict_primer\(\)"):
+    with pytest.raises(InputError, match=r"make_tensordict_primer\(\)"):
         env.rollout(2, make_actor())
 
 
@@ -37,7 +37,7 @@ def test_environment_without_reset_flag_or_target(make_actor: Build, pointmaze):
         del transforms.transforms[left_out]
         env = TransformedEnv(make_base_env(pointmaze), transforms)
         env.append_transform(actor.make_tensordict_primer())
-        with pytest.raises(TDError, match=remedy):
+        with pytest.raises(InputError, match=remedy):
             env.rollout(2, actor)
 
 
@@ -46,7 +46,7 @@ def test_not_finite_entries_are_told_from_a_sum_that_overflows():
     large = torch.tensor([[high, high, -high]])
     assert torch.equal(check_floats("observation", large), large)
     for value in ([torch.inf, -torch.inf], [torch.nan, 1.0], [high, -torch.inf]):
-        with pytest.raises(TDError, match="observation"):
+        with pytest.raises(InputError, match="observation"):
             check_floats("observation", torch.tensor([value]))
 
 
@@ -161,7 +161,7 @@ def test_other_defaults_of_pytorch(make_actor: Build, make_step, mode: str):
 
 
 def test_normalizer_of_another_width(make_actor: Build):
-    with pytest.raises(TDError, match=r"normalizer is of 5 dimensions, the planner's states 6"):
+    with pytest.raises(InputError, match=r"normalizer is of 5 dimensions, the planner's states 6"):
         TDPlannerActor(make_actor().planner, Normalizer(torch.zeros(5), torch.ones(5)))
 
 

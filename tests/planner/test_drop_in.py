@@ -27,7 +27,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tests.planner.helpers import Build
 from torchrl_td import TDPlannerActor
 from torchrl_td.config import TaskConfig
-from torchrl_td.envs import make_base_env, make_env, planning_transforms
+from torchrl_td.envs.make import make_base_env, make_env, planning_transforms
 
 COMPARED = ("action", ("plan", "refined"), "observation", "target_return")
 

@@ -9,8 +9,8 @@ from tensordict import TensorDictBase
 from tests.graph_stand_in import Tape
 from tests.planner.helpers import Build, act, assert_same_plans
 from torchrl_td import TDPlannerActor
-from torchrl_td.modules import acceleration
-from torchrl_td.modules.acceleration import CudaGraphPlanner
+from torchrl_td.inference import runners as acceleration
+from torchrl_td.inference.runners import CudaGraphPlanner
 
 SETTINGS = [
     {},

@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from tests.planner.helpers import Build, act
-from torchrl_td import TDError
+from torchrl_td import InputError
 
 
 def follow_up(out: TensorDictBase, observation: torch.Tensor) -> TensorDictBase:
@@ -117,7 +117,7 @@ def test_warm_start_refines_the_shifted_plan(make_actor: Build, make_step, repla
     asked = actor.normalizer.scale_returns(step["target_return"]).unsqueeze(1)
     asked = torch.cat([asked, returns[:, replan_every + 1 :]], 1)
     mask = torch.ones(history.shape[:2], dtype=torch.bool)
-    tail, _ = generator.continue_uncached(history, asked, mask, replan_every)
+    tail, _ = generator.generate_uncached(history, asked, mask, replan_every)
     torch.testing.assert_close(draft[:, kept:], tail[:, 1:], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(draft, actor.normalizer.normalize(out["plan", "refined"]))
 
@@ -250,5 +250,5 @@ def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
     ],
 )
 def test_wrong_settings(make_actor: Build, settings, words):
-    with pytest.raises(TDError, match=words):
+    with pytest.raises(InputError, match=words):
         make_actor(**settings)

@@ -27,7 +27,7 @@ from torchrl.checkpoint import (
 )
 
 from torchrl_td.config import Config, to_dict
-from torchrl_td.errors import TDError, first_line
+from torchrl_td.errors import InputError, first_line
 
 FORMAT_VERSION = 1
 FORMAT_KEY = "torchrl_td_format"  # in the manifest's metadata
@@ -110,22 +110,24 @@ def load_about(path: Path) -> dict[str, Any]:
     """Reads and checks what a checkpoint says of itself.
 
     Raises:
-        TDError: if it is damaged, foreign or of a newer format.
+        InputError: if it is damaged, foreign or of a newer format.
     """
     try:
         found = Checkpoint.manifest(path)["metadata"].get(FORMAT_KEY)
     except Exception as error:  # json, key and file errors of many kinds
-        raise TDError(f"{path} is not a checkpoint of torchrl_td: {first_line(error)}") from error
+        raise InputError(
+            f"{path} is not a checkpoint of torchrl_td: {first_line(error)}"
+        ) from error
     if not isinstance(found, int):
-        raise TDError(f"{path} is not a checkpoint of torchrl_td")
+        raise InputError(f"{path} is not a checkpoint of torchrl_td")
     if found > FORMAT_VERSION:
-        raise TDError(
+        raise InputError(
             f"the checkpoint {path} has format {found}, this torchrl_td reads up to "
             f"{FORMAT_VERSION}; update torchrl_td"
         )
     problem = problem_of(path)
     if problem:
-        raise TDError(
+        raise InputError(
             f"the checkpoint {path} is damaged: {problem}; use another one of the same folder"
         )
     return _load(path, "about")["about"]
@@ -142,7 +144,7 @@ def _load(path: Path, name: str, device: torch.device | str = "cpu") -> dict[str
     try:
         result = checkpoint.load(path, components=[name], map_location=device)
     except Exception as error:  # json, zip and unpickling errors of many kinds
-        raise TDError(f"the checkpoint {path} is damaged: {first_line(error)}") from error
+        raise InputError(f"the checkpoint {path} is damaged: {first_line(error)}") from error
     payload = {"planner": planner.state, "training": training.state}
     return {**payload, **result.values}
 

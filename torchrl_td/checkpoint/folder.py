@@ -21,7 +21,7 @@ from torchrl_td.checkpoint.contents import (
     make_checkpoint,
     problem_of,
 )
-from torchrl_td.errors import TDError, first_line
+from torchrl_td.errors import InputError, first_line
 
 _LAST, _BEST = "step", "best"  # prefixes of the two rotations
 
@@ -48,7 +48,7 @@ def save_checkpoint(
         best: keep it as the best so far, apart from the rotation, in place of the last best.
 
     Raises:
-        TDError: if the disk is full or read-only; what was saved before is untouched.
+        InputError: if the disk is full or read-only; what was saved before is untouched.
     """
     prefix, keep = (_BEST, 1) if best else (_LAST, keep)
     rotation = CheckpointRotation(folder, keep_last=keep, prefix=prefix)
@@ -56,7 +56,7 @@ def save_checkpoint(
     try:
         return rotation.save(checkpoint, step=step, metadata={FORMAT_KEY: FORMAT_VERSION})
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise TDError(
+        raise InputError(
             f"could not save a checkpoint to {folder}: {first_line(error)}; free some space or "
             f"make it writable, then resume (earlier checkpoints are untouched)"
         ) from error
@@ -93,14 +93,14 @@ def find_checkpoint(path: str | Path) -> Path:
             newest intact one; or ``checkpoint/best``.
 
     Raises:
-        TDError: if there is none.
+        InputError: if there is none.
     """
     path = Path(path).expanduser()
     prefix = _LAST
     if path.name == _BEST and not path.exists():
         path, prefix = path.parent, _BEST
     if not path.exists():
-        raise TDError(f"no checkpoint at {path}: the path does not exist")
+        raise InputError(f"no checkpoint at {path}: the path does not exist")
     if (path / "checkpoint").is_dir():
         path = path / "checkpoint"
     if Checkpoint.is_checkpoint(path):
@@ -112,8 +112,8 @@ def find_checkpoint(path: str | Path) -> Path:
             return candidate
         torchrl_logger.warning(f"the checkpoint {candidate} is damaged: {problem}")
     if found:
-        raise TDError(f"every checkpoint in {path} is damaged; start anew in another output_dir")
-    raise TDError(
+        raise InputError(f"every checkpoint in {path} is damaged; start anew in another output_dir")
+    raise InputError(
         f"no checkpoint at {path}: give a run's output_dir, its checkpoint folder, "
         f"checkpoint/best or one checkpoint in it"
     )

@@ -11,8 +11,8 @@ from torchrl_td.checkpoint.contents import load_about, load_payload
 from torchrl_td.checkpoint.folder import find_checkpoint
 from torchrl_td.config import check_config
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.errors import TDError, first_line
-from torchrl_td.modules.build import Scales, TrajectoryDiffuser
+from torchrl_td.errors import InputError, first_line
+from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 
 
 def load_model(
@@ -24,13 +24,13 @@ def load_model(
         The parts on ``device``, and the checkpoint's ``about``.
 
     Raises:
-        TDError: as :func:`find_checkpoint` and :func:`load_about`, or if there is no such device.
+        InputError: as :func:`find_checkpoint` and :func:`load_about`, or there is no such device.
     """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
-        raise TDError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
+        raise InputError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
     path = find_checkpoint(path)
     about = load_about(path)
     config = check_config(about["config"])
@@ -45,7 +45,7 @@ def load_model(
     try:
         model.load_state_dict(dict(load_payload(path, "planner", "cpu")))
     except RuntimeError as error:
-        raise TDError(
+        raise InputError(
             f"the checkpoint {path} does not fit its settings: {first_line(error)}"
         ) from error
     return model.to(device), about

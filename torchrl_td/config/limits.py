@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "generator.kind": ("transformer", "gru", "lstm"),
@@ -101,53 +101,53 @@ def check_values(config: Any) -> None:
         config: the whole settings, a ``DictConfig`` of the right keys and types.
 
     Raises:
-        TDError: at the first value that is not allowed.
+        InputError: at the first value that is not allowed.
     """
     for key in ("output_dir", "resume"):
         if config[key] == "":  # which would mean the present folder
-            raise TDError(f"{key} is empty; give a folder, or leave {key}= out")
+            raise InputError(f"{key} is empty; give a folder, or leave {key}= out")
     _check_finite(config, "")
     for key, choices in CHOICES.items():
         value = OmegaConf.select(config, key)
         if value not in choices:
-            raise TDError(f"{key}={value!r}; allowed are {', '.join(choices)}")
+            raise InputError(f"{key}={value!r}; allowed are {', '.join(choices)}")
     for key, (low, high) in RANGES.items():
         value = OmegaConf.select(config, key)
         if value is None:
             continue
         if (low is not None and value < low) or (high is not None and value > high):
             bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise TDError(f"{key}={value}; allowed is {bounds}")
+            raise InputError(f"{key}={value}; allowed is {bounds}")
     for key in POSITIVE:
         value = OmegaConf.select(config, key)
         if value is not None and not value > 0:
-            raise TDError(f"{key}={value}; allowed is any value above 0{_OFF.get(key, '')}")
+            raise InputError(f"{key}={value}; allowed is any value above 0{_OFF.get(key, '')}")
     for key in WIDTHS:
         value = OmegaConf.select(config, key)
         if any(not 1 <= width <= _LARGEST_SIZE for width in value):
-            raise TDError(f"{key}={value}; allowed are whole numbers from 1 to {_LARGEST_SIZE}")
+            raise InputError(f"{key}={value}; allowed are whole numbers from 1 to {_LARGEST_SIZE}")
     _check_together(config)
 
 
 def _check_together(config: Any) -> None:
     training, candidates = config.training, config.planner.candidates
     if training.ema_decay >= 1:
-        raise TDError(
+        raise InputError(
             f"training.ema_decay={training.ema_decay}; allowed is from 0 to below 1: at 1 the "
             f"averaged weights, which plan, stay untrained"
         )
     if training.patience is not None and not training.evaluate_every:
-        raise TDError(
+        raise InputError(
             f"training.patience={training.patience} needs training.evaluate_every above 0: it "
             f"counts evaluations"
         )
     if candidates > 1 and not config.critic.enabled:
-        raise TDError(
+        raise InputError(
             f"planner.candidates={candidates} needs critic.enabled=true, to choose among them"
         )
     low, high = config.task.score_min, config.task.score_max
     if (low is None) != (high is None) or (low is not None and not low < high):
-        raise TDError(
+        raise InputError(
             f"task.score_min={'null' if low is None else low}, "
             f"task.score_max={'null' if high is None else high}; allowed is the first below the "
             f"second, or null for both, where a score is the return itself"
@@ -158,13 +158,13 @@ def _check_together(config: Any) -> None:
 def _check_sampler(config: Any) -> None:
     from_the_end = config.planner.refine_steps == config.refiner.denoising_steps
     if config.planner.init == "noise" and (config.refiner.schedule != "cosine" or not from_the_end):
-        raise TDError(
+        raise InputError(
             "planner.init=noise starts from pure noise: it needs refiner.schedule=cosine in "
             "training and planner.refine_steps equal to refiner.denoising_steps"
         )
     trained, used = config.refiner.max_step, config.planner.refine_steps
     if trained is not None and used > trained:
-        raise TDError(
+        raise InputError(
             f"planner.refine_steps={used} is above refiner.max_step={trained}, the last denoising "
             f"step that is trained; lower the one or raise the other"
         )
@@ -176,4 +176,4 @@ def _check_finite(config: DictConfig, prefix: str) -> None:
         if isinstance(value, DictConfig) and f"{name}." not in FREE_FORM:
             _check_finite(value, f"{name}.")
         elif isinstance(value, float) and not math.isfinite(value):
-            raise TDError(f"{name}={value}; allowed are finite numbers")
+            raise InputError(f"{name}={value}; allowed are finite numbers")

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from torchrl_td.config.limits import FREE_FORM, check_values
 from torchrl_td.config.settings import Config
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 
 def check_config(config: DictConfig | dict[str, Any]) -> Config:
@@ -22,14 +22,14 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         The settings, with what is not given at its default.
 
     Raises:
-        TDError: at the first thing wrong, in one line that says what is allowed.
+        InputError: at the first thing wrong, in one line that says what is allowed.
 
     Examples:
         >>> from torchrl_td.config import check_config
         >>> check_config({"preset": "small", "planner": {"refine_step": 2}})
         Traceback (most recent call last):
         ...
-        torchrl_td.errors.TDError: unknown setting 'planner.refine_step'; allowed are ...
+        torchrl_td.errors.InputError: unknown setting 'planner.refine_step'; allowed are ...
     """
     given = OmegaConf.create(config) if isinstance(config, dict) else config
     schema = OmegaConf.structured(Config)
@@ -38,13 +38,13 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         merged = OmegaConf.merge(schema, given)
         missing = OmegaConf.missing_keys(merged)
         if missing:
-            raise TDError(f"settings without a value: {', '.join(sorted(missing))}")
+            raise InputError(f"settings without a value: {', '.join(sorted(missing))}")
         check_values(merged)
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         first_line = str(error).splitlines()[0]
-        raise TDError(f"setting {key!r}: {first_line}" if key else first_line) from None
+        raise InputError(f"setting {key!r}: {first_line}" if key else first_line) from None
     assert isinstance(settings, Config)
     settings.dataset.source = settings.dataset.sources.get(
         settings.dataset.source, settings.dataset.source
@@ -61,7 +61,7 @@ def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Co
             counts, or values by key.
 
     Raises:
-        TDError: if a word is not of that form, or a key or value is wrong.
+        InputError: if a word is not of that form, or a key or value is wrong.
 
     Examples:
         >>> from torchrl_td.config import Config, DatasetConfig, TaskConfig, override_config
@@ -75,11 +75,11 @@ def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Co
         overrides = [f"{key}={'null' if v is None else v}" for key, v in overrides.items()]
     for word in overrides:
         if "=" not in word:
-            raise TDError(f"{word!r} is not of the form key=value")
+            raise InputError(f"{word!r} is not of the form key=value")
     try:
         given = OmegaConf.from_dotlist(overrides)
     except Exception as error:  # yaml errors of many kinds
-        raise TDError(f"cannot read {overrides}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"cannot read {overrides}: {str(error).splitlines()[0]}") from None
     base = OmegaConf.structured(config)
     _check_keys(given, base, "")
     return check_config(OmegaConf.to_container(OmegaConf.merge(to_dict(config), given)))  # type: ignore[arg-type]
@@ -102,19 +102,19 @@ def to_dict(config: Config) -> dict[str, Any]:
 def _check_keys(given: Any, schema: Any, prefix: str) -> None:
     name = prefix[:-1]
     if isinstance(schema, DictConfig) and not isinstance(given, DictConfig):
-        raise TDError(f"setting {name!r} takes settings of its own, not {given!r}")
+        raise InputError(f"setting {name!r} takes settings of its own, not {given!r}")
     if not isinstance(given, DictConfig):
         return
     if not isinstance(schema, DictConfig):
         takes = "a list" if isinstance(schema, ListConfig) else "one value, not several"
-        raise TDError(f"setting {name!r} takes {takes}")
+        raise InputError(f"setting {name!r} takes {takes}")
     if prefix in FREE_FORM:
         return
     known = set(schema.keys())  # "in" would miss those without a default
     for key in map(str, given):
         if key not in known:
             allowed = ", ".join(sorted(map(str, known)))
-            raise TDError(f"unknown setting '{prefix}{key}'; allowed are {allowed}")
+            raise InputError(f"unknown setting '{prefix}{key}'; allowed are {allowed}")
         if not OmegaConf.is_interpolation(given, key) and not OmegaConf.is_missing(given, key):
             schema_node = None if OmegaConf.is_missing(schema, key) else schema[key]
             _check_keys(given[key], schema_node, f"{prefix}{key}.")

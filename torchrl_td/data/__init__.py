@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torchrl_td.data.checks import check_matches_env
-from torchrl_td.data.episodes import dataset_identity, load_episodes
 from torchrl_td.data.keys import observation_keys
+from torchrl_td.data.load import dataset_identity, load_episodes
+from torchrl_td.data.mazes.pointmaze import ensure_pointmaze, record_pointmaze
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.data.pointmaze import ensure_pointmaze, record_pointmaze
-from torchrl_td.data.steps import returns_to_go
-from torchrl_td.data.windows import WindowSampler
+from torchrl_td.data.transitions import returns_to_go
+from torchrl_td.data.validation import check_matches_env
+from torchrl_td.data.window_sampler import WindowSampler
 
 __all__ = [
     "Normalizer",

@@ -26,10 +26,10 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl import torchrl_logger
 from tqdm import tqdm
 
-from torchrl_td.data.checks import check_not_zero
 from torchrl_td.data.identity import files_identity
-from torchrl_td.data.steps import Source, finish
-from torchrl_td.errors import TDError
+from torchrl_td.data.transitions import Source, finish
+from torchrl_td.data.validation import check_not_zero
+from torchrl_td.errors import InputError
 
 CACHE_VERSION = 1
 """Of the files' layout and meaning; a cache of another version is built anew."""
@@ -70,7 +70,7 @@ def load_through_cache(
         The episodes, and for each key the type, shape and checksum of its values.
 
     Raises:
-        TDError: the source's data cannot be used, or there is no room for it.
+        InputError: the source's data cannot be used, or there is no room for it.
     """
     identity = {"files": files_identity(source.files, source.path), "variant": source.variant}
     identity = json.loads(json.dumps(identity))  # as it is read back
@@ -93,7 +93,7 @@ def load_through_cache(
             build_cache(Path(scratch), source, identity, finite=finite, progress=progress)
             return _mapped(Path(scratch))  # the mapping outlives its files
     except OSError as error:
-        raise TDError(
+        raise InputError(
             f"{source.name}: no room for a memory-mapped copy ({error}); set TMPDIR or "
             "TORCHRL_TD_CACHE to a folder with room"
         ) from error
@@ -144,7 +144,7 @@ def build_cache(
     """Read all of ``source`` into raw files under ``folder``, NaN and Inf unless ``finite``.
 
     Raises:
-        TDError: the data cannot be used.
+        InputError: the data cannot be used.
         OSError: the files cannot be written.
     """
     rows = episodes = 0
@@ -165,7 +165,7 @@ def build_cache(
             episodes = int(part["episode"][-1]) + 1
             bar.update(len(part))
     if rows == 0:
-        raise TDError(f"{source.name}: it holds no steps; record or download it again")
+        raise InputError(f"{source.name}: it holds no steps; record or download it again")
     check_not_zero(writer.seen, source.name)
     meta = {"version": CACHE_VERSION, "identity": identity, "count": rows, "files": writer.files}
     (folder / _META).write_text(json.dumps({**meta, "seal": _seal(meta)}))
@@ -189,7 +189,7 @@ class _Writer:
                 self.seen[key] = False
             so_far = self.files[key]
             if about["shape"] != so_far["shape"]:
-                raise TDError(
+                raise InputError(
                     f"{name}: {key} has {about['shape']} numbers a step in episode "
                     f"{int(part['episode'][0])} and {so_far['shape']} before; split the dataset"
                 )

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, KeysView, Mapping
 from typing import Any
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 Key = tuple[str, ...]
 
@@ -39,7 +39,7 @@ def observation_keys(source: Any) -> list[str | Key]:
         Keys as TorchRL's ``GymEnv`` names them, ready for ``CatTensors(in_keys=...)``.
 
     Raises:
-        TDError: there is no entry at all.
+        InputError: there is no entry at all.
 
     >>> observation_keys(["achieved_goal", "desired_goal", "observation"])
     ['observation', 'desired_goal']
@@ -50,7 +50,7 @@ def observation_keys(source: Any) -> list[str | Key]:
     """
     paths = sorted(set(_paths(source)))
     if not paths:
-        raise TDError("the observation has no entries: name them with observation_keys=")
+        raise InputError("the observation has no entries: name them with observation_keys=")
     heads = {path[0] for path in paths}
     if {_OBSERVATION, _DESIRED} <= heads:
         paths = [p for p in paths if p[0] == _OBSERVATION] + [

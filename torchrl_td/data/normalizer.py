@@ -6,9 +6,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from torchrl_td.data.checks import warn_once
-from torchrl_td.data.describe import suggested_returns_scale
-from torchrl_td.errors import TDError
+from torchrl_td.data.statistics import suggested_returns_scale
+from torchrl_td.data.validation import warn_once
+from torchrl_td.errors import InputError
 
 # A dimension is taken as constant, since dividing by its spread would blow rounding up, where
 # that is less than this share of the others' spread,
@@ -31,7 +31,7 @@ class Normalizer(nn.Module):
         returns_scale: what returns-to-go are divided by.
 
     Raises:
-        TDError: if a value is not finite or ``returns_scale`` is not positive.
+        InputError: if a value is not finite or ``returns_scale`` is not positive.
 
     Examples:
         >>> import torch
@@ -50,9 +50,9 @@ class Normalizer(nn.Module):
     def __init__(self, loc: Tensor, scale: Tensor, returns_scale: float = 1.0) -> None:
         super().__init__()
         if not (torch.isfinite(loc).all() and torch.isfinite(scale).all()):
-            raise TDError("the normalizer's mean or scale is not finite; check the data for NaN")
+            raise InputError("the normalizer's mean or scale is not finite; check the data for NaN")
         if not returns_scale > 0:
-            raise TDError(f"returns_scale must be positive, got {returns_scale}")
+            raise InputError(f"returns_scale must be positive, got {returns_scale}")
         self.register_buffer("loc", loc.float())
         self.register_buffer("scale", torch.where(_changing(loc, scale), scale, 1.0).float())
         self.register_buffer("returns_scale", torch.tensor(float(returns_scale)))
@@ -65,7 +65,7 @@ class Normalizer(nn.Module):
         a scale that does not bring the ``returns_to_go`` near 1.
 
         Raises:
-            TDError: for a scale that leaves returns too large to compute with.
+            InputError: for a scale that leaves returns too large to compute with.
         """
         _check_returns_scale(float(episodes["returns_to_go"].abs().max()), returns_scale)
         observation = episodes["observation"].double()
@@ -111,7 +111,7 @@ def _check_returns_scale(largest: float, scale: float) -> None:
         f"returns-to-go, {largest:.3g}; take {suggested_returns_scale(largest):g}, for 1 to 4"
     )
     if largest / scale > _OVERFLOWS:
-        raise TDError(message)
+        raise InputError(message)
     warn_once(message)
 
 

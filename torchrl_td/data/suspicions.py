@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
-from torchrl_td.data.checks import broken_successors
-from torchrl_td.data.describe import (
+from torchrl_td.data.statistics import (
     SourceInfo,
     action_bounds,
     episode_returns,
     extremes,
     finite_entries,
 )
+from torchrl_td.data.validation import broken_successors
 
 
 def suspicions(episodes: TensorDictBase, info: SourceInfo | None = None) -> list[str]:

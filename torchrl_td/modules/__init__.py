@@ -1,10 +1,10 @@
 """TensorDictModules around the networks, and the noise schedule."""
 
-from torchrl_td.modules.coordinates import PlanCoordinates
 from torchrl_td.modules.generator import TrajectoryGenerator
-from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
+from torchrl_td.modules.inverse_dynamics import InverseDynamics
 from torchrl_td.modules.noise_schedule import NoiseSchedule
-from torchrl_td.modules.receding_horizon import RecedingHorizon
+from torchrl_td.modules.plan_coordinates import PlanCoordinates
+from torchrl_td.modules.plan_critic import PlanCritic
 from torchrl_td.modules.refiner import DiffusionRefiner
 from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
 
@@ -14,7 +14,6 @@ __all__ = [
     "NoiseSchedule",
     "PlanCoordinates",
     "PlanCritic",
-    "RecedingHorizon",
     "TrajectoryGenerator",
     "TrajectoryPlanner",
 ]

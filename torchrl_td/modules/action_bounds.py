@@ -9,7 +9,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 
 def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor, Tensor]:
@@ -21,7 +21,7 @@ def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor,
         width: A, if known.
 
     Raises:
-        TDError: if it is no spec of one bounded action of real numbers and that width.
+        InputError: if it is no spec of one bounded action of real numbers and that width.
 
     Examples:
         >>> import torch
@@ -35,21 +35,23 @@ def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor,
         spec = _entry(spec, key)
     space = spec.space if isinstance(spec, TensorSpec) else None
     if not hasattr(space, "low") or not spec.dtype.is_floating_point:
-        raise TDError(
+        raise InputError(
             f"action_spec is {type(spec).__name__}, but the planner's actions are real numbers: "
             f"give a Bounded spec, or leave it out"
         )
     rows = [bound.float().reshape(-1, *spec.shape[-1:]) for bound in (space.low, space.high)]
     found = rows[0].shape[-1] if spec.shape else 1
     if width not in (None, found):
-        raise TDError(f"action_spec is of {found} numbers, but the planner's action has {width}")
+        raise InputError(f"action_spec is of {found} numbers, but the planner's action has {width}")
     if not all(torch.equal(bound, bound[:1].expand_as(bound)) for bound in rows):
-        raise TDError("action_spec has other bounds for some environments; give one environment's")
+        raise InputError(
+            "action_spec has other bounds for some environments; give one environment's"
+        )
     return rows[0][0], rows[1][0]
 
 
 def _entry(spec: Composite, key: NestedKey) -> Any:
     leaves = dict(spec.items(include_nested=True, leaves_only=True))
     if key not in leaves and len(leaves) != 1:
-        raise TDError(f"action_spec has no entry {key!r}, only {', '.join(map(repr, leaves))}")
+        raise InputError(f"action_spec has no entry {key!r}, only {', '.join(map(repr, leaves))}")
     return leaves.get(key) or next(iter(leaves.values()))

@@ -10,7 +10,7 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 _PREDICT = ("state", "change")
 
@@ -31,7 +31,7 @@ class TrajectoryGenerator(TensorDictModuleBase):
         out_keys: keys of the two predictions.
 
     Raises:
-        TDError: if ``predict`` is unknown or comes without its scale.
+        InputError: if ``predict`` is unknown or comes without its scale.
 
     Examples:
         >>> import torch
@@ -48,7 +48,7 @@ class TrajectoryGenerator(TensorDictModuleBase):
         >>> generator(window)["predicted", "observation"].shape
         torch.Size([2, 14, 3])
         >>> history = (window["observation"][:, :7], window["returns_to_go"][:, :7])
-        >>> draft, returns_to_go = generator.continue_(*history, window["mask"][:, :7], 7)
+        >>> draft, returns_to_go = generator.generate(*history, window["mask"][:, :7], 7)
         >>> draft.shape
         torch.Size([2, 8, 3])
     """
@@ -71,9 +71,9 @@ class TrajectoryGenerator(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         if predict not in _PREDICT:
-            raise TDError(f"unknown predict={predict!r}; allowed are {', '.join(_PREDICT)}")
+            raise InputError(f"unknown predict={predict!r}; allowed are {', '.join(_PREDICT)}")
         if predict == "change" and (change_scale is None or returns_change_scale is None):
-            raise TDError("predict='change' needs change_scale and returns_change_scale")
+            raise InputError("predict='change' needs change_scale and returns_change_scale")
         self.network = network
         self.predict = predict
         self.in_keys = list(in_keys)
@@ -94,7 +94,7 @@ class TrajectoryGenerator(TensorDictModuleBase):
             tensordict.set(key, value)
         return tensordict
 
-    def continue_(
+    def generate(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, steps: int
     ) -> tuple[Tensor, Tensor]:
         """Continues a history by ``steps`` states, decoding one at a time (eq. 5).
@@ -112,7 +112,7 @@ class TrajectoryGenerator(TensorDictModuleBase):
             The draft [B, H, O], the present state first, and its returns-to-go [B, H, 1].
         """
         if not self.network.causal:
-            return self.continue_uncached(observation, returns_to_go, mask, steps)
+            return self.generate_uncached(observation, returns_to_go, mask, steps)
         state, returns = observation[:, -1], returns_to_go[:, -1]
         states, all_returns = [state], [returns]
         cache = None
@@ -126,10 +126,10 @@ class TrajectoryGenerator(TensorDictModuleBase):
             all_returns.append(returns)
         return torch.stack(states, 1), torch.stack(all_returns, 1)
 
-    def continue_uncached(
+    def generate_uncached(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, steps: int
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`continue_` that reads the whole sequence anew for every state.
+        """:meth:`generate` that reads the whole sequence anew for every state.
 
         The only way without a causal mask, and what the cached one is tested against.
         """

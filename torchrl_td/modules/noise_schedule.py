@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from torchrl_td.errors import TDError
-from torchrl_td.modules.arguments import check_whole
+from torchrl_td.errors import InputError, check_whole
 
 _SCHEDULES = ("linear", "cosine")
 
@@ -29,7 +28,7 @@ class NoiseSchedule(nn.Module):
         beta_end: β_K of the linear schedule.
 
     Raises:
-        TDError: if the schedule is unknown or K or the range of β is out of bounds.
+        InputError: if the schedule is unknown or K or the range of β is out of bounds.
 
     Examples:
         >>> import torch
@@ -54,7 +53,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         check_whole("denoising_steps", denoising_steps, 1)
         if not 0 < beta_start <= beta_end < 1:
-            raise TDError(
+            raise InputError(
                 f"beta_start and beta_end must satisfy 0 < beta_start <= beta_end < 1, "
                 f"got {beta_start} and {beta_end}"
             )
@@ -63,7 +62,7 @@ class NoiseSchedule(nn.Module):
         elif schedule == "cosine":
             beta = _cosine_beta(denoising_steps)
         else:
-            raise TDError(
+            raise InputError(
                 f"unknown noise schedule {schedule!r}; allowed are {', '.join(_SCHEDULES)}"
             )
         self.denoising_steps = denoising_steps
@@ -160,7 +159,7 @@ class NoiseSchedule(nn.Module):
             evaluations: how many to visit, 1..start; ``None`` visits all.
 
         Raises:
-            TDError: if either is out of its range.
+            InputError: if either is out of its range.
 
         Examples:
             >>> NoiseSchedule(100).sampling_steps(5, 2)

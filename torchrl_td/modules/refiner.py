@@ -11,10 +11,9 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from torchrl_td.errors import TDError
-from torchrl_td.modules.arguments import check_number
-from torchrl_td.modules.coordinates import PlanCoordinates
+from torchrl_td.errors import InputError, check_number
 from torchrl_td.modules.noise_schedule import NoiseSchedule
+from torchrl_td.modules.plan_coordinates import PlanCoordinates
 from torchrl_td.networks import TemporalUNet
 
 SAMPLERS = ("ddpm", "ddim")
@@ -46,7 +45,7 @@ class DiffusionRefiner(TensorDictModuleBase):
         out_keys: key of the refined plan [B, H, O].
 
     Raises:
-        TDError: if a setting is out of its range, or the schedule does not end at noise where
+        InputError: if a setting is out of its range, or the schedule does not end at noise where
             ``init="noise"`` starts.
 
     Examples:
@@ -84,11 +83,11 @@ class DiffusionRefiner(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
-            raise TDError(f"unknown sampler {sampler!r}; allowed are {', '.join(SAMPLERS)}")
+            raise InputError(f"unknown sampler {sampler!r}; allowed are {', '.join(SAMPLERS)}")
         if init not in INITS:
-            raise TDError(f"unknown init {init!r}; allowed are {', '.join(INITS)}")
+            raise InputError(f"unknown init {init!r}; allowed are {', '.join(INITS)}")
         if sampler == "ddpm" and evaluations not in (None, refine_steps):
-            raise TDError("evaluations below refine_steps need sampler='ddim', got 'ddpm'")
+            raise InputError("evaluations below refine_steps need sampler='ddim', got 'ddpm'")
         check_number("temperature", temperature, negative=False)
         check_number("guidance_scale", guidance_scale)
         self.network = network
@@ -112,7 +111,7 @@ class DiffusionRefiner(TensorDictModuleBase):
             return
         left = self.schedule.signal_left(self.steps[0])
         if left > _MOST_SIGNAL:
-            raise TDError(
+            raise InputError(
                 f"init='noise' starts from pure noise, but at refine_steps={self.refine_steps} "
                 f"this schedule leaves {left:.0%} of the plan; train with schedule='cosine', and "
                 f"set refine_steps to its denoising_steps"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchrl_td.errors import TDError
-from torchrl_td.modules.arguments import check_whole
+from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules.generator import TrajectoryGenerator
-from torchrl_td.modules.inverse_dynamics import InverseDynamics, PlanCritic
+from torchrl_td.modules.inverse_dynamics import InverseDynamics
+from torchrl_td.modules.plan_critic import PlanCritic
 from torchrl_td.modules.refiner import DiffusionRefiner
 
 # Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
@@ -31,7 +31,7 @@ class TrajectoryPlanner(nn.Module):
         candidates: plans refined from one draft.
 
     Raises:
-        TDError: if the parts do not fit together.
+        InputError: if the parts do not fit together.
 
     Examples:
         >>> import torch
@@ -71,9 +71,9 @@ class TrajectoryPlanner(nn.Module):
         check_whole("horizon", horizon, 2)
         check_whole("candidates", candidates, 1)
         if generator is None and refiner.init != "noise":
-            raise TDError("a planner without a generator needs a refiner with init='noise'")
+            raise InputError("a planner without a generator needs a refiner with init='noise'")
         if candidates > 1 and critic is None:
-            raise TDError(f"candidates={candidates} needs a critic to choose among them")
+            raise InputError(f"candidates={candidates} needs a critic to choose among them")
         self.generator = generator
         self.refiner = refiner
         self.inverse_dynamics = inverse_dynamics
@@ -97,9 +97,11 @@ class TrajectoryPlanner(nn.Module):
         width, multiple = network.observation_dim, network.horizon_multiple
         scale = self.refiner.coordinates.scale
         if self.refiner.steps and horizon % multiple:
-            raise TDError(f"horizon must be divisible by {multiple} for this U-Net, got {horizon}")
+            raise InputError(
+                f"horizon must be divisible by {multiple} for this U-Net, got {horizon}"
+            )
         if self.refiner.steps and scale is not None and scale.shape != (horizon, width):
-            raise TDError(
+            raise InputError(
                 f"the coordinates' scale has shape {list(scale.shape)}, but horizon and U-Net need "
                 f"{[horizon, width]}"
             )
@@ -107,13 +109,13 @@ class TrajectoryPlanner(nn.Module):
             _check_sequence_model(self.generator.network, horizon, width)
         first = getattr(self.inverse_dynamics.network, "0", None)
         if getattr(first, "in_features", 2 * width) != 2 * width:
-            raise TDError(
+            raise InputError(
                 f"the inverse dynamics reads {first.in_features} numbers, but two states of the "
                 f"U-Net's width {width} are {2 * width}"
             )
         for name, parameter in self.named_parameters():
             if parameter.is_floating_point() and parameter.dtype != torch.float32:
-                raise TDError(
+                raise InputError(
                     f"{name} is {parameter.dtype}, but plans are made in single precision; call "
                     f"float() on the parts"
                 )
@@ -147,7 +149,7 @@ class TrajectoryPlanner(nn.Module):
             draft = observation[:, -1:].expand(-1, self.horizon, -1)
             returns = returns_to_go[:, -1:].expand(-1, self.horizon, -1)
         else:
-            draft, returns = self.generator.continue_(
+            draft, returns = self.generator.generate(
                 observation, returns_to_go, mask, self.horizon - 1
             )
         return draft, returns, *self._finish(draft, returns_to_go[:, -1], noise, greedy)
@@ -177,7 +179,7 @@ class TrajectoryPlanner(nn.Module):
         states = torch.cat([present.unsqueeze(1), plan[:, shift + 1 :]], 1)  # [B, H - shift, O]
         returns = torch.cat([returns_to_go.unsqueeze(1), plan_returns[:, shift + 1 :]], 1)
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        tail, tail_returns = self.generator.continue_(states, returns, mask, shift)
+        tail, tail_returns = self.generator.generate(states, returns, mask, shift)
         draft = torch.cat([states, tail[:, 1:]], 1)
         draft_returns = torch.cat([returns, tail_returns[:, 1:]], 1)
         return draft, draft_returns, *self._finish(draft, returns_to_go, noise, greedy)
@@ -225,10 +227,10 @@ def _check_sequence_model(network: nn.Module, horizon: int, width: int) -> None:
     """Raises where the generator's network is of another width, or too short; it need not say."""
     its_width = getattr(network, "observation_dim", width)
     if its_width != width:
-        raise TDError(f"the generator's states have width {its_width}, the U-Net's {width}")
+        raise InputError(f"the generator's states have width {its_width}, the U-Net's {width}")
     needed = 2 * horizon - 3  # the history, and all of the draft but the present and the last
     if getattr(network, "max_length", needed) < needed:
-        raise TDError(
+        raise InputError(
             f"horizon {horizon} needs a generator of max_length {2 * horizon - 2}, but this one's "
             f"is {network.max_length}"
         )

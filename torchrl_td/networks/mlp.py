@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchrl_td.networks.packing import Linear
+from torchrl_td.inference.packed_weights import Linear
 
 
 class MLP(nn.Sequential):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 _CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 State = tuple[Tensor, ...]
@@ -24,7 +24,7 @@ class RecurrentTrajectoryModel(nn.Module):
         layers: stacked recurrent layers.
 
     Raises:
-        TDError: if the cell is unknown or the width is odd.
+        InputError: if the cell is unknown or the width is odd.
 
     Examples:
         >>> import torch
@@ -42,9 +42,9 @@ class RecurrentTrajectoryModel(nn.Module):
     ) -> None:
         super().__init__()
         if cell not in _CELLS:
-            raise TDError(f"unknown recurrent cell {cell!r}; allowed are {', '.join(_CELLS)}")
+            raise InputError(f"unknown recurrent cell {cell!r}; allowed are {', '.join(_CELLS)}")
         if width % 2:
-            raise TDError(f"the recurrent model's width must be even, got {width}")
+            raise InputError(f"the recurrent model's width must be even, got {width}")
         self.observation_dim = observation_dim
         self.embed_state = nn.Linear(observation_dim, width // 2)
         self.embed_returns = nn.Linear(1, width // 2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchrl_td.networks.packing import active_weights
+from torchrl_td.inference.packed_weights import active_weights
 
 _LARGE = 2**20  # positions times weights from which oneDNN's convolution is the faster way
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchrl_td.errors import TDError
-from torchrl_td.networks.packing import active_weights
+from torchrl_td.errors import InputError
+from torchrl_td.inference.packed_weights import active_weights
 from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
 
 
@@ -75,7 +75,7 @@ class TemporalUNet(nn.Module):
         embedding_hidden_dim: hidden width of the two embedding MLPs.
 
     Raises:
-        TDError: if the kernel is even, the widths are not divisible by ``groups``, a size is not
+        InputError: if the kernel is even, the widths are not divisible by ``groups``, a size is not
             positive, or a plan's horizon is not divisible by ``horizon_multiple``.
 
     Examples:
@@ -185,10 +185,10 @@ class TemporalUNet(nn.Module):
         """:meth:`denoise` with :meth:`project`'s result [B, ΣC].
 
         Raises:
-            TDError: if the plan's horizon is not divisible by ``horizon_multiple``.
+            InputError: if the plan's horizon is not divisible by ``horizon_multiple``.
         """
         if x.shape[1] % self.horizon_multiple:
-            raise TDError(
+            raise InputError(
                 f"horizon must be divisible by {self.horizon_multiple} for this U-Net, "
                 f"got {x.shape[1]}"
             )
@@ -221,15 +221,17 @@ def _check_sizes(
 ) -> None:
     """Refuses what no U-Net can be made of."""
     if not widths:
-        raise TDError("the U-Net's multipliers are empty; give one for each level")
+        raise InputError("the U-Net's multipliers are empty; give one for each level")
     if embedding_dim % 2 or embedding_dim < 4:
-        raise TDError(f"the U-Net's embedding_dim must be even and at least 4, got {embedding_dim}")
+        raise InputError(
+            f"the U-Net's embedding_dim must be even and at least 4, got {embedding_dim}"
+        )
     if hidden_dim < 1:
-        raise TDError(f"the U-Net's embedding_hidden_dim must be at least 1, got {hidden_dim}")
+        raise InputError(f"the U-Net's embedding_hidden_dim must be at least 1, got {hidden_dim}")
     if kernel_size % 2 == 0 or kernel_size < 1:
-        raise TDError(f"the U-Net's kernel_size must be odd and positive, got {kernel_size}")
+        raise InputError(f"the U-Net's kernel_size must be odd and positive, got {kernel_size}")
     if any(w % groups or w < 1 for w in widths):
-        raise TDError(f"the U-Net's widths {widths} must be divisible by groups={groups}")
+        raise InputError(f"the U-Net's widths {widths} must be divisible by groups={groups}")
 
 
 def _embedding_mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:

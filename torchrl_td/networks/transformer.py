@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchrl_td.errors import TDError
-from torchrl_td.networks.packing import Linear
+from torchrl_td.errors import InputError
+from torchrl_td.inference.packed_weights import Linear
 
 
 @dataclass
@@ -113,7 +113,7 @@ class TrajectoryTransformer(nn.Module):
             target in training, and decoding cannot use a cache.
 
     Raises:
-        TDError: if ``width`` is not divisible by 2 and by ``heads``, or ``feedforward`` is below 1.
+        InputError: ``width`` is not divisible by 2 and by ``heads``, or ``feedforward`` is below 1.
 
     Examples:
         >>> import torch
@@ -137,9 +137,11 @@ class TrajectoryTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if width % 2 or width % heads:
-            raise TDError(f"the transformer's width {width} must be divisible by 2 and by {heads}")
+            raise InputError(
+                f"the transformer's width {width} must be divisible by 2 and by {heads}"
+            )
         if feedforward is not None and feedforward < 1:
-            raise TDError(f"the transformer's feedforward must be at least 1, got {feedforward}")
+            raise InputError(f"the transformer's feedforward must be at least 1, got {feedforward}")
         self.causal = causal
         self.heads = heads
         self.observation_dim = observation_dim

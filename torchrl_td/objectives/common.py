@@ -10,7 +10,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -81,7 +81,7 @@ class WindowLoss(LossModule):
         create_target_params (bool): whether target parameters are kept.
 
     Raises:
-        TDError: if the reduction is unknown.
+        InputError: if the reduction is unknown.
     """
 
     optional_keys: ClassVar[tuple[str, ...]] = ()
@@ -92,7 +92,9 @@ class WindowLoss(LossModule):
     ) -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
-            raise TDError(f"unknown reduction {reduction!r}; allowed are {', '.join(REDUCTIONS)}")
+            raise InputError(
+                f"unknown reduction {reduction!r}; allowed are {', '.join(REDUCTIONS)}"
+            )
         self.reduction = reduction
         self.convert_to_functional(network, name, create_target_params=create_target_params)
 

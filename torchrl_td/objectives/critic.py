@@ -24,7 +24,7 @@ class PlanCriticLoss(WindowLoss):
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        TDError: if the reduction is unknown.
+        InputError: if the reduction is unknown.
 
     Examples:
         >>> import torch

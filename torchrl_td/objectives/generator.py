@@ -25,7 +25,7 @@ class TrajectoryGeneratorLoss(WindowLoss):
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        TDError: if the reduction is unknown.
+        InputError: if the reduction is unknown.
 
     Examples:
         >>> import torch

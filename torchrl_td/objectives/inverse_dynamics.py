@@ -22,7 +22,7 @@ class InverseDynamicsLoss(WindowLoss):
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        TDError: if the reduction is unknown.
+        InputError: if the reduction is unknown.
 
     Examples:
         >>> import torch

@@ -10,7 +10,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_td.errors import TDError
+from torchrl_td.errors import InputError
 from torchrl_td.modules import DiffusionRefiner
 from torchrl_td.objectives.common import WindowLoss, reduce_masked
 
@@ -39,7 +39,7 @@ class DiffusionRefinerLoss(WindowLoss):
             for the whole batch, so that processes sharing it see what a single one would.
 
     Raises:
-        TDError: if a setting is out of its range.
+        InputError: if a setting is out of its range.
 
     Examples:
         >>> import torch
@@ -98,14 +98,14 @@ class DiffusionRefinerLoss(WindowLoss):
         denoising_steps = refiner_network.schedule.denoising_steps
         multiple = refiner_network.network.horizon_multiple
         if horizon % multiple:
-            raise TDError(
+            raise InputError(
                 f"the U-Net halves the plan {multiple.bit_length() - 1} times, so horizon must be "
                 f"divisible by {multiple}, got horizon={horizon}"
             )
         if not 0 <= condition_dropout <= 1:
-            raise TDError(f"condition_dropout must lie in 0..1, got {condition_dropout}")
+            raise InputError(f"condition_dropout must lie in 0..1, got {condition_dropout}")
         if max_step is not None and not 1 <= max_step <= denoising_steps:
-            raise TDError(f"max_step must lie in 1..{denoising_steps}, got {max_step}")
+            raise InputError(f"max_step must lie in 1..{denoising_steps}, got {max_step}")
         self.horizon = horizon
         self.condition_dropout = condition_dropout
         self.max_step = max_step or denoising_steps

@@ -1,0 +1,1 @@
+"""TDPlannerActor: history, receding horizon and the plan inside a TensorDict pipeline."""

@@ -1,0 +1,206 @@
+"""Episodes from any source as one checked TensorDict in TorchRL's (TED) layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import ReplayBuffer
+
+from torchrl_td.data.cache import checksums, load_through_cache
+from torchrl_td.data.identity import content_hash
+from torchrl_td.data.keys import Key
+from torchrl_td.data.sources.d4rl import d4rl_source
+from torchrl_td.data.sources.minari import minari_source
+from torchrl_td.data.sources.tensordict import buffer_contents, goal_entries, steps_from_tensordict
+from torchrl_td.data.transitions import Source, finish
+from torchrl_td.data.validation import (
+    broken_successors,
+    check_achieved_goal,
+    check_not_zero,
+    warn_once,
+)
+from torchrl_td.errors import InputError
+
+
+def load_episodes(
+    source: str | TensorDictBase | ReplayBuffer,
+    *,
+    observation_keys: Sequence[str | Key] | None = None,
+    max_episode_steps: int | None = None,
+    device: torch.device | str | None = None,
+    cache: bool = True,
+    finite: bool = True,
+    progress: bool = True,
+) -> TensorDict:
+    """Load offline episodes as one flat TensorDict, checked.
+
+    Data from files is memory-mapped: it is read once, a bounded part at a time, into
+    a cache (:func:`torchrl_td.data.cache.cache_root` says where) and opened from there
+    in seconds the next time, unless the files changed.
+
+    Args:
+        source: one of
+
+            * ``"minari:<id>"``: a local Minari dataset, else a remote one, which is
+              downloaded; ``pointmaze/umaze-v0``, ``medium``, ``large`` are recorded on
+              first use.
+            * ``"d4rl:<id or path>"``: D4RL's HDF5 file, on disk or downloaded.
+            * a TensorDict in TED layout, such as a collector produced, or a TorchRL
+              replay buffer of one.
+        observation_keys: entries of a Dict observation to join, in this order. By
+            default the order of :func:`torchrl_td.data.keys.observation_keys`.
+        max_episode_steps: where a D4RL file marks no timeouts, the environment's step
+            limit; by default known from the dataset's name.
+        device: where the result lives; by default the CPU.
+        cache: False reads the files anew and leaves nothing behind.
+        finite: False lets NaN and Inf pass, to look at such data, not to train on it; it is
+            never cached, and returns-to-go of its later episodes may be NaN as well.
+        progress: show a progress bar where recording or reading takes long.
+
+    Returns:
+        TensorDict of batch size [N], steps in order, episodes one after the other:
+        ``observation`` [N, O], ``action`` [N, A], ``("next", "observation")`` [N, O],
+        ``("next", "reward")`` [N, 1], ``returns_to_go`` and ``("next",
+        "returns_to_go")`` [N, 1] (undiscounted, raw), all float32; ``("next",
+        "done")``, ``("next", "terminated")``, ``("next", "truncated")`` [N, 1] bool;
+        ``episode`` [N] int64, counted from 0. Where the source does not hold what
+        followed an episode's last step, its next observation is its own once more.
+
+    Raises:
+        InputError: the source is unknown or its data cannot be used; one line that names
+            the dataset, the key and the remedy.
+        NotFiniteError: the data holds NaN or Inf.
+
+    >>> import torch
+    >>> from tensordict import TensorDict
+    >>> state = torch.rand(5, 3)
+    >>> data = TensorDict({
+    ...     "observation": state[:-1], "action": torch.rand(4, 2),
+    ...     "next": {
+    ...         "observation": state[1:], "reward": torch.ones(4, 1),
+    ...         "terminated": torch.tensor([[False], [True], [False], [False]]),
+    ...         "truncated": torch.tensor([[False], [False], [False], [True]]),
+    ...     },
+    ... }, batch_size=[4])
+    >>> load_episodes(data)["returns_to_go"].squeeze(-1)
+    tensor([2., 1., 2., 1.])
+    """
+    if isinstance(source, str):
+        found = find_source(source, observation_keys, max_episode_steps, progress)
+        episodes, _ = load_through_cache(found, use_cache=cache, finite=finite, progress=progress)
+    else:
+        episodes = _from_memory(source, observation_keys, finite)
+    broken = broken_successors(episodes)
+    if broken is not None:
+        warn_once(f"{source if isinstance(source, str) else _kind(source)}: {broken}")
+    return episodes if device is None else episodes.to(device)
+
+
+def dataset_identity(
+    source: str | TensorDictBase | ReplayBuffer,
+    *,
+    observation_keys: Sequence[str | Key] | None = None,
+    max_episode_steps: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """What tells one dataset from another, ready for JSON.
+
+    Args:
+        source, observation_keys, max_episode_steps, progress: as for :func:`load_episodes`,
+            whose cache makes this quick for data from files.
+
+    Returns:
+        ``source``; ``path`` it was resolved to (None for data from Python); ``size`` in
+        bytes of its files, or of the tensors; ``hash`` of the loaded values, the same
+        wherever the data lies and whatever form it had; ``transitions``; ``episodes``.
+
+    Raises:
+        InputError: the data cannot be loaded.
+
+    >>> import torch
+    >>> from tensordict import TensorDict
+    >>> data = TensorDict({
+    ...     "observation": torch.ones(4, 3), "action": torch.ones(4, 2),
+    ...     "next": {
+    ...         "observation": torch.ones(4, 3), "reward": torch.ones(4, 1),
+    ...         "done": torch.tensor([[False], [True], [False], [True]]),
+    ...     },
+    ... }, batch_size=[4])
+    >>> identity = dataset_identity(data)
+    >>> identity["source"], identity["transitions"], identity["episodes"]
+    ('tensordict', 4, 2)
+    """
+    if isinstance(source, str):
+        found = find_source(source, observation_keys, max_episode_steps, progress)
+        episodes, files = load_through_cache(found, progress=progress)
+        name, path = source, str(found.path)
+        size = sum(file.stat().st_size for file in found.files)
+    else:
+        episodes = _from_memory(source, observation_keys)
+        files = checksums(episodes)
+        name, path = _kind(source), None
+        size = sum(value.numel() * value.element_size() for value in episodes.values(True, True))
+    return {
+        "source": name,
+        "path": path,
+        "size": int(size),
+        "hash": content_hash(files),
+        "transitions": len(episodes),
+        "episodes": int(episodes["episode"][-1]) + 1,
+    }
+
+
+def find_source(
+    source: str,
+    observation_keys: Sequence[str | Key] | None = None,
+    max_episode_steps: int | None = None,
+    progress: bool = True,
+) -> Source:
+    """Resolve a named source; records or downloads what is missing.
+
+    Args:
+        source, observation_keys, max_episode_steps, progress: as for :func:`load_episodes`.
+
+    Raises:
+        InputError: it is unknown, cannot be had, or is not a readable dataset.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "minari" and name:
+        return minari_source(name, observation_keys, progress=progress)
+    if kind == "d4rl" and name:
+        return d4rl_source(name, observation_keys, max_episode_steps)
+    if Path(source).suffix in (".hdf5", ".h5"):
+        raise InputError(f"unknown data source {source!r}: a D4RL file is given as 'd4rl:{source}'")
+    raise InputError(
+        f"unknown data source {source!r}: use 'minari:<id>', 'd4rl:<id or path>', or from Python "
+        "a TensorDict or a replay buffer"
+    )
+
+
+def _from_memory(
+    source: TensorDictBase | ReplayBuffer, keys: Sequence[str | Key] | None, finite: bool = True
+) -> TensorDict:
+    """The episodes of a tensordict or replay buffer, on the CPU."""
+    name = _kind(source)
+    raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
+    episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name, finite=finite)
+    if keys is None:
+        check_achieved_goal(goal_entries(raw), name)
+    check_not_zero({key: bool(episodes[key].any()) for key in ("observation", "action")}, name)
+    return episodes
+
+
+def _kind(source: Any) -> str:
+    """What a source from Python is called in messages."""
+    if isinstance(source, ReplayBuffer):
+        return "replay buffer"
+    if isinstance(source, TensorDictBase):
+        return "tensordict"
+    raise InputError(
+        f"unknown data source of type {type(source).__name__}: use 'minari:<id>', "
+        "'d4rl:<id or path>', a TensorDict or a replay buffer"
+    )

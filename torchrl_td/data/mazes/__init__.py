@@ -1,0 +1,1 @@
+"""PointMaze and Maze2D data, recorded by a scripted controller."""

@@ -1,0 +1,171 @@
+"""Record a local Minari dataset from any policy in any Gymnasium environment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from minari.dataset.minari_dataset import parse_dataset_id
+from tqdm import tqdm
+
+from torchrl_td.data.mazes.record import check_recording, check_seed, write_dataset
+from torchrl_td.errors import InputError
+
+Policy = Callable[[Any, float, bool], np.ndarray]
+"""Observation, the reward just received, whether the episode begins -> action [A]."""
+
+
+def make_environment(env_id: str, **kwargs: Any) -> gymnasium.Env:
+    """``gymnasium.make`` with gymnasium-robotics' environments known, where installed.
+
+    Raises:
+        InputError: the environment cannot be built.
+    """
+    with contextlib.suppress(ImportError):
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+    try:
+        return gymnasium.make(env_id, **kwargs)
+    except Exception as error:  # packages of environments raise what they like
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot build environment {env_id!r}: {reason}") from error
+
+
+def random_policy(env: gymnasium.Env, seed: int = 0) -> Policy:
+    """Actions drawn evenly from the environment's action space.
+
+    Raises:
+        InputError: the seed is negative.
+    """
+    check_seed(seed)
+    env.action_space.seed(seed)
+    return lambda observation, reward, first: env.action_space.sample()
+
+
+def record_dataset(
+    env: gymnasium.Env,
+    dataset_id: str,
+    policy: Policy,
+    steps: int,
+    *,
+    seed: int = 0,
+    name: str = "policy",
+    references: tuple[float, float] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> str:
+    """Play ``policy`` in ``env`` and write the episodes as a local Minari dataset.
+
+    The dataset appears whole or not at all; observations stay as the environment
+    gives them.
+
+    Args:
+        env: a Gymnasium environment with a step limit or another end.
+        dataset_id: what to call it, ``<namespace>/<name>-v<number>``.
+        policy: called with an observation, the reward just received (0 at the start)
+            and whether the episode begins; returns the action [A].
+        steps: at least this many transitions, in whole episodes; one that does not end
+            is cut off after as many.
+        seed: of the first episode's reset; the others count on from it.
+        name: what the dataset says it was recorded with.
+        references: returns that score 0 and 100, if the task has any.
+        overwrite: replace a dataset of that id.
+        progress: show a progress bar.
+
+    Returns:
+        ``dataset_id``.
+
+    Raises:
+        InputError: bad id, seed or number of steps, the dataset exists, the action space is not
+            continuous, or the policy's actions are not finite or of the wrong size.
+    """
+    _check_id(dataset_id)
+    if not isinstance(env.action_space, gymnasium.spaces.Box):
+        raise InputError(f"{dataset_id}: the environment's actions are not continuous (Box)")
+    check_recording(dataset_id, steps, overwrite, seed)
+    episodes: list[dict[str, Any]] = []
+    recorded = 0
+    with tqdm(
+        total=steps, desc=f"recording {dataset_id}", unit="step", disable=None if progress else True
+    ) as bar:
+        while recorded < steps:
+            episodes.append(_play(env, policy, seed + len(episodes), limit=steps))
+            recorded += len(episodes[-1]["rewards"])
+            bar.update(len(episodes[-1]["rewards"]))
+    write_dataset(
+        dataset_id,
+        episodes,
+        env,
+        algorithm_name=name,
+        description=f"Recorded with {name}, resets seeded from {seed}.",
+        references=references,
+    )
+    return dataset_id
+
+
+def _check_id(dataset_id: str) -> None:
+    """Refuse an id that Minari would refuse when all is recorded."""
+    try:
+        named = parse_dataset_id(dataset_id)[0] is not None
+    except (ValueError, TypeError):  # a missing version is a TypeError
+        named = False
+    if not named:
+        raise InputError(
+            f"dataset id {dataset_id!r}: it must look like <namespace>/<name>-v<number>, "
+            "as in my/hopper/random-v0, the namespace of two characters or more"
+        )
+
+
+def _play(env: gymnasium.Env, policy: Policy, seed: int, limit: int) -> dict[str, Any]:
+    """One episode, as the arguments of Minari's ``EpisodeBuffer``; cut off after ``limit``."""
+    observation, _ = env.reset(seed=seed)
+    observations = [observation]
+    actions: list[np.ndarray] = []
+    rewards, terminations, truncations = [], [], []
+    reward, done = 0.0, False
+    while not done:
+        action = _checked(policy(observation, reward, not actions), env.action_space)
+        observation, paid, terminated, truncated, _ = env.step(action)
+        reward = float(paid)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(reward)
+        # Some environments never end of themselves: no episode is longer than the recording.
+        truncated = truncated or (len(actions) >= limit and not terminated)
+        done = terminated or truncated
+        terminations.append(bool(terminated))
+        truncations.append(bool(truncated))
+    return {
+        "seed": seed,
+        "observations": _stacked(observations),
+        "actions": np.stack(actions),
+        "rewards": np.array(rewards),
+        "terminations": np.array(terminations),
+        "truncations": np.array(truncations),
+    }
+
+
+def _checked(action: Any, space: Any) -> np.ndarray:
+    """The action as the environment wants it; actions are clipped to its bounds."""
+    array = np.asarray(action, dtype=space.dtype)
+    if array.shape != space.shape:
+        raise InputError(
+            f"the policy's action has shape {array.shape}, the environment wants {space.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise InputError("the policy's action is NaN or Inf; check what it was trained on")
+    return np.clip(array, space.low, space.high)
+
+
+def _stacked(observations: list[Any]) -> Any:
+    """Observations of a whole episode in one array, or one array an entry of a Dict."""
+    if isinstance(observations[0], Mapping):
+        return {
+            key: _stacked([observation[key] for observation in observations])
+            for key in sorted(observations[0])
+        }
+    return np.stack(observations)

@@ -1,0 +1,1 @@
+"""Environments with the transforms that planning needs."""

@@ -1,0 +1,120 @@
+"""Gymnasium wrappers: how an episode starts, and what is reported beside the return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torchrl.data import Binary, Composite, Unbounded
+
+from torchrl_td.errors import InputError
+
+
+class EpisodeStart(gymnasium.Wrapper):
+    """Fixes how episodes start.
+
+    Args:
+        env: the environment.
+        options: handed to every reset, such as the goal cell a task is scored on.
+        seed: of the first episode; those that follow go on from it. ``None`` leaves seeds to
+            the caller.
+
+    Examples:
+        >>> import gymnasium
+        >>> from torchrl_td.envs.gym_wrappers import EpisodeStart
+        >>> env = EpisodeStart(gymnasium.make("Pendulum-v1"), seed=3)
+        >>> bool((env.reset()[0] == gymnasium.make("Pendulum-v1").reset(seed=3)[0]).all())
+        True
+    """
+
+    def __init__(
+        self, env: gymnasium.Env, options: dict[str, Any] | None = None, seed: int | None = None
+    ) -> None:
+        super().__init__(env)
+        self._options = dict(options or {})
+        self._seed = seed
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        # The seed stays in force until the first step: building an environment may reset it too.
+        seed = self._seed if seed is None else seed
+        return self.env.reset(seed=seed, options={**self._options, **(options or {})} or None)
+
+    def step(self, action: Any):
+        self._seed = None
+        return self.env.step(action)
+
+
+class StepReport(gymnasium.Wrapper):
+    """Puts into every step's info what is counted beside the return, as arrays of one entry.
+
+    ``success`` is True where the entry ``success_key`` is, or, if that is a list of sub-tasks
+    completed, where all of them are. ``progress`` is the number in the entry ``score_key``, of a
+    list its length.
+
+    Args:
+        env: the environment.
+        success_key: name in the info, or None.
+        score_key: name in the info, or None.
+        sub_tasks: how many there are to complete.
+
+    Raises:
+        InputError: at the first step, if the info has no such entry.
+
+    Examples:
+        >>> import gymnasium
+        >>> from torchrl_td.envs.gym_wrappers import StepReport
+        >>> env = StepReport(gymnasium.make("Pendulum-v1"), "is_success", "distance")
+        >>> sorted(env.entries.keys())
+        ['progress', 'success']
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        success_key: str | None,
+        score_key: str | None = None,
+        sub_tasks: int = 1,
+    ) -> None:
+        super().__init__(env)
+        self._success_key, self._score_key, self._sub_tasks = success_key, score_key, sub_tasks
+
+    @property
+    def entries(self) -> Composite:
+        """Specs of the entries written."""
+        entries = Composite()
+        if self._success_key is not None:
+            entries["success"] = Binary(shape=(1,), dtype=torch.bool)
+        if self._score_key is not None:
+            entries["progress"] = Unbounded(shape=(1,), dtype=torch.float32)
+        return entries
+
+    def reset(self, **kwargs: Any):
+        observation, info = self.env.reset(**kwargs)
+        return observation, self._report(info, starting=True)
+
+    def step(self, action: Any):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, self._report(info)
+
+    def _report(self, info: dict[str, Any], starting: bool = False) -> dict[str, Any]:
+        report: dict[str, Any] = {}
+        if self._success_key is not None:
+            value = self._entry(info, self._success_key, starting)
+            if isinstance(value, list):
+                value = len(value) >= self._sub_tasks
+            report["success"] = np.array([bool(value)])
+        if self._score_key is not None:
+            value = self._entry(info, self._score_key, starting)
+            number = len(value) if isinstance(value, list) else float(value)
+            report["progress"] = np.array([number], dtype=np.float32)
+        return report
+
+    def _entry(self, info: dict[str, Any], key: str, starting: bool) -> Any:
+        if key not in info and not starting:  # some environments say nothing at the start
+            raise InputError(
+                f"environment {self.spec.id if self.spec else self.env} reports no {key!r}; check "
+                f"task.success_key and task.score_key, there are: {', '.join(sorted(info))}"
+            )
+        return info.get(key, 0)

@@ -1,0 +1,246 @@
+"""Environments as a planner needs them: Gymnasium's, with TorchRL's own transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from torchrl.data import Composite
+from torchrl.envs import (
+    CatTensors,
+    Compose,
+    DoubleToFloat,
+    EnvBase,
+    GymWrapper,
+    InitTracker,
+    ParallelEnv,
+    RewardSum,
+    SerialEnv,
+    StepCounter,
+    TargetReturn,
+    TransformedEnv,
+    default_info_dict_reader,
+)
+
+from torchrl_td.config import TaskConfig
+from torchrl_td.data import observation_keys
+from torchrl_td.envs.gym_wrappers import EpisodeStart, StepReport
+from torchrl_td.errors import InputError, first_line
+
+
+def make_gym_env(
+    task: TaskConfig, render_mode: str | None = None, seed: int | None = None
+) -> gymnasium.Env:
+    """The task's Gymnasium environment, with its step limit and reset options.
+
+    Args:
+        task: which environment.
+        render_mode: as for ``gymnasium.make``.
+        seed: of the first episode: that of ``env.reset(seed=seed)``.
+
+    Raises:
+        InputError: if the environment is unknown, its package is missing, it cannot be built, or
+            its actions are not continuous.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> from torchrl_td.envs.make import make_gym_env
+        >>> task = TaskConfig(name="pendulum", env="Pendulum-v1", max_episode_steps=200)
+        >>> make_gym_env(task).action_space.shape
+        (1,)
+    """
+    if task.env not in gymnasium.registry:
+        _register_robotics()
+    kwargs = dict(task.env_kwargs)
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    try:
+        env = gymnasium.make(task.env, max_episode_steps=task.max_episode_steps, **kwargs)
+    except Exception as error:
+        reason = first_line(error)
+        raise InputError(
+            f"cannot build environment {task.env!r} of task {task.name!r}: {reason}; check "
+            f"task.env, task.env_kwargs and that its package is installed (pip install -e "
+            f"'.[robotics]')"
+        ) from error
+    # The mazes leave the model file they were built from in the temporary folder.
+    model_file = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if model_file is not None:
+        Path(model_file).unlink(missing_ok=True)
+    if not isinstance(env.action_space, gymnasium.spaces.Box):
+        raise InputError(f"environment {task.env!r} has no continuous (Box) actions")
+    if task.reset_options or seed is not None:
+        env = EpisodeStart(env, task.reset_options, seed)
+    return env
+
+
+def make_base_env(
+    task: TaskConfig, device: torch.device | str = "cpu", seed: int | None = None
+) -> EnvBase:
+    """One environment whose ``observation`` is a flat float32 vector.
+
+    Where the task names them, ``success`` (bool) and ``progress`` (float) stand beside it.
+
+    Args:
+        task: which environment.
+        device: where observations are put.
+        seed: of the first episode, as in :func:`make_gym_env`.
+
+    Raises:
+        InputError: if it cannot be built or has not the entries ``task.observation_keys``.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> from torchrl_td.envs.make import make_base_env
+        >>> task = TaskConfig(name="pendulum", env="Pendulum-v1", max_episode_steps=200)
+        >>> make_base_env(task).rollout(5)["observation"].shape
+        torch.Size([5, 3])
+    """
+    gym_env = make_gym_env(task, seed=seed)
+    reported = Composite()
+    if task.success_key is not None or task.score_key is not None:
+        sub_tasks = len(task.env_kwargs.get("tasks_to_complete", ("one",)))
+        gym_env = StepReport(gym_env, task.success_key, task.score_key, sub_tasks)
+        reported = gym_env.entries
+    env = GymWrapper(gym_env, device=device)
+    keys = _joined_keys(task, env)
+    if not reported.is_empty():
+        env.set_info_dict_reader(default_info_dict_reader(list(reported.keys()), reported))
+    transforms: list[Any] = []
+    if keys != ["observation"]:
+        transforms.append(CatTensors(keys, "observation", del_keys=False, sort=False))
+    transforms.append(DoubleToFloat())
+    return TransformedEnv(env, Compose(*transforms))
+
+
+def _joined_keys(task: TaskConfig, env: EnvBase) -> list[Any]:
+    """The entries that make up the observation vector, in order."""
+    # GymWrapper names the entries of a Dict observation; a plain one is "observation".
+    if task.observation_keys is None:
+        return observation_keys(env.observation_spec)
+    there = list(env.observation_spec.keys())
+    for key in task.observation_keys:
+        if key not in there:
+            raise InputError(
+                f"environment {task.env!r} has no observation entry {key!r}; "
+                f"task.observation_keys may name {', '.join(sorted(there))}"
+            )
+    return list(task.observation_keys)
+
+
+def planning_transforms(target_return: float) -> Compose:
+    """The transforms a planner and an evaluation need, whatever the environment.
+
+    ``InitTracker`` marks resets, ``TargetReturn`` counts the return still asked for down by
+    the rewards received, ``RewardSum`` and ``StepCounter`` keep the score.
+
+    Args:
+        target_return: the return asked for at the start of an episode (reward units).
+
+    Examples:
+        >>> from torchrl.envs import GymEnv, TransformedEnv
+        >>> from torchrl_td.envs.make import planning_transforms
+        >>> env = TransformedEnv(GymEnv("Pendulum-v1"), planning_transforms(-200.0))
+        >>> td = env.reset()
+        >>> td["target_return"], td["is_init"]
+        (tensor([-200.]), tensor([True]))
+    """
+    return Compose(
+        InitTracker(),
+        StepCounter(),
+        RewardSum(),
+        TargetReturn(target_return, mode="reduce"),
+    )
+
+
+def make_env(
+    task: TaskConfig,
+    num_envs: int = 1,
+    *,
+    target_return: float | None = None,
+    workers: int = 0,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    primer: Any | None = None,
+) -> EnvBase:
+    """A batch of the task's environments, ready for a :class:`~torchrl_td.TDPlannerActor`.
+
+    Args:
+        task: which environment.
+        num_envs: how many.
+        target_return: the return asked for (reward units); ``None`` takes the task's.
+        workers: 0 steps them one after the other in this process, else one process each.
+        seed: TorchRL's, of the first; the others follow by TorchRL's own chain of seeds.
+        seeds: in its place, one for each: the first episode of each is the one that
+            Gymnasium's ``env.reset(seed=...)`` starts.
+        device: where observations are put.
+        primer: the planner's, from ``actor.make_tensordict_primer()``.
+
+    Returns:
+        An environment of batch size [num_envs].
+
+    Raises:
+        InputError: as :func:`make_base_env`.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> from torchrl_td.envs.make import make_env, opened
+        >>> task = TaskConfig(name="pendulum", env="Pendulum-v1", target_return=-200.0)
+        >>> with opened(make_env(task, num_envs=2)) as env:
+        ...     env.rollout(5)["target_return"].shape
+        torch.Size([2, 5, 1])
+    """
+    build = partial(make_base_env, task)
+    kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
+    batch = ParallelEnv if workers else SerialEnv
+    base = batch(num_envs, build, create_env_kwargs=kwargs)
+    env = TransformedEnv(
+        base.to(device),
+        planning_transforms(task.target_return if target_return is None else target_return),
+    )
+    if primer is not None:
+        env.append_transform(primer)
+    if seeds is None:
+        env.set_seed(seed)
+    return env
+
+
+@contextmanager
+def opened(env: EnvBase) -> Iterator[EnvBase]:
+    """Closes an environment at the end and restores PyTorch's number of threads.
+
+    TorchRL's batched environments change it as they open and close, which would slow what
+    follows and change its rounding.
+
+    Args:
+        env: closed when the ``with`` block is left, by an exception too.
+
+    Examples:
+        >>> from torchrl.envs import GymEnv, SerialEnv
+        >>> from torchrl_td.envs.make import opened
+        >>> with opened(SerialEnv(2, lambda: GymEnv("Pendulum-v1"))) as env:
+        ...     env.reset()["observation"].shape
+        torch.Size([2, 3])
+        >>> env.is_closed
+        True
+    """
+    threads = torch.get_num_threads()
+    try:
+        yield env
+    finally:
+        env.close(raise_if_closed=False)
+        torch.set_num_threads(threads)
+
+
+def _register_robotics() -> None:
+    try:
+        import gymnasium_robotics
+    except ImportError:
+        return  # gymnasium.make then says which environment it does not know
+    gymnasium.register_envs(gymnasium_robotics)

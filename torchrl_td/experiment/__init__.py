@@ -1,0 +1,1 @@
+"""A run from its folder to its results: all that wires the parts together."""

@@ -1,0 +1,267 @@
+"""What the command line programs share: errors in one line, results as a table."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torchrl.data import Bounded
+
+from torchrl_td.actors.td_planner_actor import TDPlannerActor
+from torchrl_td.checkpoint import find_checkpoint, load_model
+from torchrl_td.config import Config, check_config, override_config
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.evaluate import evaluate
+from torchrl_td.experiment.results import describe_run
+from torchrl_td.experiment.run import pick_device
+from torchrl_td.experiment.run_folder import versions, write_json
+
+# What evaluation reads of a task; and what gives other settings their value before training.
+_PLAYED = (
+    "env",
+    "env_kwargs",
+    "reset_options",
+    "max_episode_steps",
+    "score_min",
+    "score_max",
+    "success_key",
+    "score_key",
+)
+_MEANT = {
+    "task.target_return": "evaluation.target_return",
+    "task.refine_steps": "planner.refine_steps",
+    "task.guidance_scale": "planner.guidance_scale",
+}
+
+_failed: list[int] = []  # exit statuses of the jobs of one command
+_programs: list[int] = []  # ids of the processes in which `main` runs a program
+
+
+def main(program: Callable[[], Any], configs: Path | None = None) -> None:
+    """Runs a program; a user's mistake is one line on stderr and exit status 2.
+
+    Args:
+        program: what to run.
+        configs: folder of the YAML files it composes, to name what there is.
+    """
+    # Hydra would print its own message and hide the exception otherwise.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    _programs.append(os.getpid())
+    _failed.clear()
+    try:
+        program()
+    except InputError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(explain(str(error), configs))
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        says = _submitit_says(error)
+        if says is None:
+            raise
+        _fail(says)
+    if _failed:
+        sys.exit(_failed[-1])
+
+
+def job(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Makes a hydra job's mistakes one line each; the other jobs of a multirun go on.
+
+    In a process that a launcher (submitit, joblib) started, the mistake goes to the job's own log
+    and back to the program, which may have ended before.
+    """
+
+    @functools.wraps(function)
+    def reporting(config: Any) -> None:
+        try:
+            function(config)
+        except InputError as error:
+            sys.stderr.write(f"error: {error}\n")
+            if os.getpid() not in _programs:  # a launcher may have sent the list with the job
+                raise
+            _failed.append(2)
+
+    return reporting
+
+
+def stop(signal_number: int) -> None:
+    """Ends a program that a signal stopped, with the status that shells give it.
+
+    Where a launcher listens to SIGUSR2, it hears it now, after the checkpoint: submitit puts the
+    job back into the queue.
+    """
+    if signal_number == signal.SIGUSR2 and callable(signal.getsignal(signal_number)):
+        signal.raise_signal(signal_number)
+    sys.exit(128 + signal_number)
+
+
+def explain(message: str, configs: Path | None) -> str:
+    """What hydra says of wrong words, in one line that names what is allowed.
+
+    Args:
+        message: hydra's, several lines long.
+        configs: folder of the YAML files.
+
+    Examples:
+        >>> from torchrl_td.experiment.cli import explain
+        >>> explain("Could not override 'seeed'.\\nTo append to your config ...", None)[:47]
+        "unknown setting 'seeed'; allowed are critic, da"
+    """
+    group = re.search(r"Could not find '([^/']+)/([^']+)'", message)
+    if group and configs is not None:
+        kind, name = group.groups()
+        files = sorted((configs / kind).rglob("*.yaml"))
+        allowed = [f.relative_to(configs / kind).with_suffix("").as_posix() for f in files]
+        return f"unknown {kind} {name!r}; allowed are {', '.join(allowed)}"
+    key = re.search(r"Could not override '([^']+)'", message)
+    if key and not key.group(1).startswith("hydra."):  # whose settings are not ours to list
+        return _unknown_setting(key.group(1))
+    return " ".join(message.split())
+
+
+def _unknown_setting(key: str) -> str:
+    schema: Any = OmegaConf.structured(Config)
+    known, parts = schema, key.split(".")
+    for depth, part in enumerate(parts):
+        names = set(known.keys()) if OmegaConf.is_dict(known) else set()
+        if part not in names:
+            where = ".".join(parts[: depth + 1])
+            return f"unknown setting {where!r}; allowed are {', '.join(sorted(names)) or 'none'}"
+        known = None if OmegaConf.is_missing(known, part) else known[part]
+    return f"setting {key!r} cannot be given like this"
+
+
+def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
+    """Evaluates a checkpoint with ``key=value`` words over its settings.
+
+    Args:
+        words: ``checkpoint=PATH`` and, optionally, ``device=``, ``output=FILE.json`` and any
+            settings under ``planner.`` and ``evaluation.``, and those of ``task.`` that say
+            what is played and how it is scored.
+
+    Returns:
+        A summary like ``results.json``, with one entry in ``results``.
+
+    Raises:
+        InputError: if the checkpoint or a word is wrong.
+    """
+    own, overrides = _sorted_words(words)
+    output = _output_file(own["output"]) if own["output"] else None
+    device = pick_device(own["device"])
+    model, about = load_model(find_checkpoint(own["checkpoint"]), device)
+    config = override_config(check_config(about["config"]), overrides)
+    spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),), device)
+    actor = TDPlannerActor.from_model(model, config, spec).eval()
+    result = evaluate(actor.compile(config.evaluation.compile), config)
+    summary = {
+        **describe_run(config, about["dataset"], about["step"]),
+        "checkpoint": str(own["checkpoint"]),
+        "versions": versions(),
+        "results": [result.to_dict()],
+    }
+    if output is not None:
+        write_json(output, summary)
+    return summary
+
+
+def _sorted_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The program's own words by their key, and those that name settings."""
+    own, overrides = {"checkpoint": "", "device": "auto", "output": ""}, []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and key in own:
+            own[key] = value
+        else:
+            overrides.append(word)
+    if not own["checkpoint"]:
+        raise InputError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
+    for word in overrides:
+        _check_changeable(word.partition("=")[0])
+    return own, overrides
+
+
+def _check_changeable(key: str) -> None:
+    """Refuses a setting that a trained planner's evaluation would not read."""
+    section, _, name = key.partition(".")
+    if section in ("planner", "evaluation") or (
+        section == "task" and name.partition(".")[0] in _PLAYED
+    ):
+        return
+    if key in _MEANT:
+        raise InputError(f"evaluation does not read {key}; give {_MEANT[key]}")
+    task = ", ".join(f"task.{name}" for name in _PLAYED)
+    raise InputError(
+        f"{key!r} cannot be changed after training; allowed are checkpoint=, device=, output=, "
+        f"planner.*, evaluation.*, {task}"
+    )
+
+
+def _output_file(word: str) -> Path:
+    """Where results are to go, refused before they are made if they cannot."""
+    path = Path(word).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "its folder is not writable")
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise InputError(
+            f"cannot write output={path}: {error.strerror}{where}; give another file"
+        ) from None
+    return path
+
+
+def print_results(summary: dict[str, Any]) -> None:
+    """Prints a summary as a table on stdout."""
+    dataset = summary["dataset"]
+    rows = [("planner", "refine steps", "score", "return", "ms a plan", "p95", "success")]
+    for result in summary["results"]:
+        returns = result["returns"]
+        success = result["success_rate"]
+        rows.append(
+            (
+                "generator alone" if result["refine_steps"] == 0 else "refined",
+                str(result["refine_steps"]),
+                f"{result['score_mean']:.1f} ± {result['score_std']:.1f}",
+                f"{sum(returns) / len(returns):.1f}",
+                f"{1e3 * result['seconds_per_plan_median']:.1f}",
+                f"{1e3 * result['seconds_per_plan_p95']:.1f}",
+                "" if success is None else f"{100 * success:.0f} %",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        f"{summary['task']} in {summary['environment']}, preset {summary['preset']}, "
+        f"seed {summary['seed']}, {summary['training_steps']} training steps, "
+        f"{summary['results'][0]['episodes']} episodes",
+        f"data: mean score {dataset['score_mean']:.1f}, best episode {dataset['score_best']:.1f}",
+    ]
+    for row in rows:
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _submitit_says(error: Exception) -> str | None:
+    """Of a job that was refused, cancelled or killed, in one line; None for any other error."""
+    says = str(error).partition("\n---")[0]
+    if type(error).__module__ != "submitit.core.utils" or says.endswith("with trace:"):
+        return None  # a traceback in the message: a fault of ours
+    return " ".join(says.removesuffix("Error stream produced:").split())
+
+
+def _fail(message: str, status: int = 2) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(status)

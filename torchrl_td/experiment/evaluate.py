@@ -1,0 +1,289 @@
+"""Plays a task with a planner and scores it as D4RL does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs import EnvBase, set_exploration_type
+from torchrl.envs.utils import ExplorationType
+
+from torchrl_td.actors.td_planner_actor import TDPlannerActor
+from torchrl_td.config import Config, TaskConfig
+from torchrl_td.envs.make import make_env, opened
+from torchrl_td.errors import InputError, first_line
+
+_MAX_ENVS = 50  # environments stepped at once; more episodes are played in turns
+_COUNTED = ("reward", "done", "success", "progress")  # what is read of every step
+
+
+@dataclass
+class EvaluationResult:
+    """What one planner setting scored.
+
+    Attributes:
+        refine_steps: denoising steps the plans were refined by; 0 is the generator alone.
+        returns: undiscounted return of every episode.
+        lengths: steps of every episode.
+        score_mean: mean of the normalised score, 100 (R − min) / (max − min); the return's
+            where the task has no references. R is the return, or what ``task.score_key`` names.
+        score_std: its standard deviation over episodes.
+        episodes: how many.
+        seconds_per_plan_median: of single plans (batch 1) on this machine.
+        seconds_per_plan_p95: likewise.
+        success_rate: share of episodes with a success, where the environment reports it.
+        scores: normalised score of every episode.
+        compile: how the plans were run, as in :meth:`torchrl_td.TDPlannerActor.compile`.
+    """
+
+    refine_steps: int
+    returns: list[float]
+    lengths: list[int]
+    score_mean: float
+    score_std: float
+    episodes: int
+    seconds_per_plan_median: float
+    seconds_per_plan_p95: float
+    success_rate: float | None = None
+    scores: list[float] = field(default_factory=list)
+    compile: str = "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``results.json``."""
+        return asdict(self)
+
+
+def normalized_score(returns: Any, task: TaskConfig) -> Any:
+    """D4RL's score of returns: 0 is a random policy's, 100 the reference's.
+
+    Args:
+        returns: a number or an array.
+        task: its ``score_min`` and ``score_max``; without them returns come back as they are.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> hopper = TaskConfig(name="hopper", env="Hopper-v5", score_min=-20.0, score_max=3180.0)
+        >>> normalized_score(1580.0, hopper)
+        50.0
+    """
+    if task.score_min is None or task.score_max is None:
+        return returns
+    return 100.0 * (returns - task.score_min) / (task.score_max - task.score_min)
+
+
+@dataclass
+class Episodes:
+    """What one episode in each of B environments came to.
+
+    Attributes:
+        returns: undiscounted returns [B] float64.
+        lengths: steps [B].
+        successes: [B] bool, where the environment reports success.
+        progress: [B], what ``task.score_key`` names at the end, where it is set.
+        situation: one step's inputs of the planner, batch size [1].
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    successes: Tensor | None
+    progress: Tensor | None
+    situation: TensorDictBase
+
+
+def evaluate(
+    actor: TDPlannerActor, config: Config, episodes: int | None = None
+) -> EvaluationResult:
+    """Plays whole episodes in batches of environments.
+
+    Episode i is the one that Gymnasium's ``env.reset(seed=evaluation.seed + i)`` starts, whatever
+    the number of workers. Sampling noise, if any, is drawn from ``evaluation.seed`` too; the
+    caller's random state is left as it was.
+
+    Args:
+        actor: the planner.
+        config: the task and the evaluation's settings.
+        episodes: how many; ``None`` takes the settings'.
+
+    Raises:
+        InputError: if an environment dies.
+    """
+    settings, task = config.evaluation, config.task
+    episodes = settings.episodes if episodes is None else episodes
+    device = actor.normalizer.loc.device
+    mode = ExplorationType.DETERMINISTIC if settings.deterministic else ExplorationType.RANDOM
+    at_once = min(settings.workers or _MAX_ENVS, _MAX_ENVS)
+    parts: list[Episodes] = []
+    with set_exploration_type(mode), torch.no_grad(), _seeded(settings.seed, device):
+        for first in range(0, episodes, at_once):
+            seeds = range(settings.seed + first, settings.seed + min(first + at_once, episodes))
+            env = make_env(
+                task,
+                len(seeds),
+                target_return=settings.target_return,
+                workers=settings.workers,
+                seeds=seeds,
+                device=device,
+                primer=actor.make_tensordict_primer(),
+            )
+            with opened(env):
+                parts.append(play_episodes(env, actor, task.max_episode_steps))
+        seconds = time_plans(actor, parts[-1].situation)
+    return _result(actor, task, parts, seconds)
+
+
+def _result(
+    actor: TDPlannerActor, task: TaskConfig, parts: list[Episodes], seconds: list[float]
+) -> EvaluationResult:
+    returns = torch.cat([part.returns for part in parts])
+    successes = [part.successes for part in parts if part.successes is not None]
+    progress = [part.progress for part in parts if part.progress is not None]
+    scores = normalized_score(torch.cat(progress) if progress else returns, task)
+    return EvaluationResult(
+        refine_steps=actor.planner.refiner.refine_steps,
+        returns=returns.tolist(),
+        lengths=torch.cat([part.lengths for part in parts]).tolist(),
+        score_mean=float(scores.mean()),
+        score_std=float(scores.std(correction=0)),
+        episodes=len(returns),
+        seconds_per_plan_median=float(np.median(seconds)),
+        seconds_per_plan_p95=float(np.percentile(seconds, 95)),
+        success_rate=float(torch.cat(successes).double().mean()) if successes else None,
+        scores=scores.tolist(),
+        compile=actor.receding_horizon.runner.mode,
+    )
+
+
+def play_episodes(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> Episodes:
+    """One episode in each environment [B], keeping nothing but what they came to.
+
+    An environment that is done is neither stepped nor counted any more, and when half of the
+    environments planned for are done, plans are made for the rest alone.
+
+    Args:
+        env: as made by :func:`~torchrl_td.envs.make.make_env`.
+        actor: the planner.
+        max_steps: of an episode.
+
+    Raises:
+        InputError: if a worker process dies.
+    """
+    with _failures():
+        step = env.reset()
+        count = env.batch_size[0]
+        running = torch.ones(count, dtype=torch.bool)
+        planned = torch.arange(count)  # rows that plans are made for
+        returns = torch.zeros(count, dtype=torch.float64)
+        lengths = torch.zeros(count, dtype=torch.int64)
+        successes = torch.zeros(count, dtype=torch.bool)
+        progress = torch.zeros(count, dtype=torch.float64)
+        for _ in range(max_steps):
+            if 2 * int(running.sum()) <= len(planned):
+                planned = running.nonzero().squeeze(-1)
+            situation, row = step, int(running.nonzero()[0])
+            step = _plan(actor, step, planned)
+            if not running.all():
+                step.set("_step", running.unsqueeze(-1).to(step.device))
+            step = env.step(step)
+            after = step["next"].select(*_COUNTED, strict=False).cpu()
+            returns += after["reward"].reshape(count).double() * running
+            lengths += running
+            if "success" in after.keys():
+                successes |= after["success"].reshape(count) & running
+            if "progress" in after.keys():
+                progress = torch.where(running, after["progress"].reshape(count).double(), progress)
+            running &= ~after["done"].reshape(count)
+            if not running.any():
+                break
+            step = env.step_mdp(step)
+    return Episodes(
+        returns,
+        lengths,
+        successes if "success" in after.keys() else None,
+        progress if "progress" in after.keys() else None,
+        situation[row : row + 1].select(*actor.in_keys).clone(),
+    )
+
+
+def _plan(actor: TDPlannerActor, step: TensorDictBase, rows: Tensor) -> TensorDictBase:
+    """Acts in the environments ``rows``; in the others, zeros stand for action and plan."""
+    count = step.batch_size[0]
+    if len(rows) == count:
+        return actor(step)
+    part = actor(step.select(*actor.in_keys)[rows])
+    for key in actor.out_keys:
+        value = part[key]
+        full = value.new_zeros(count, *value.shape[1:])
+        full[rows] = value
+        step.set(key, full)
+    return step
+
+
+def play(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> TensorDictBase:
+    """One episode in each environment [B], every plan kept; for pictures of a few.
+
+    Returns:
+        The rollout [B, T].
+
+    Raises:
+        InputError: if a worker process dies.
+    """
+    with _failures():
+        return env.rollout(max_steps, actor, break_when_any_done=False, break_when_all_done=True)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """A worker's death, or a planner that its fast mode fails, as an error in one line."""
+    try:
+        yield
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        reason = first_line(error)
+        raise InputError(
+            f"an environment or the planner failed during evaluation ({reason}); "
+            f"evaluation.workers=0 shows an environment's error in this process, "
+            f"evaluation.compile=none plans the plain way"
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from ``seed``, and puts the random state back at the end."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def time_plans(actor: TDPlannerActor, step: TensorDictBase, count: int = 30) -> list[float]:
+    """Seconds of single plans (batch 1) from a real situation, the first few left out.
+
+    Args:
+        actor: the planner.
+        step: one step of an episode, batch size [1], with the planner's inputs.
+        count: plans to time.
+    """
+    steps_key = next(key for key in actor.in_keys if isinstance(key, tuple) and key[-1] == "steps")
+    every = actor.receding_horizon.replan_every
+    start_step = step[steps_key] - step[steps_key] % every
+    device = actor.normalizer.loc.device
+    # Until then weights are packed and graphs captured, that of a warm start's second draft last.
+    horizon = actor.receding_horizon
+    settled = max(3, horizon.runner.warm_up)
+    settled *= 1 if horizon.warm_start == "none" else horizon.refresh_every
+    seconds = []
+    for i in range(count + settled):
+        # A plan is due at each of these steps, and now and then a fresh draft.
+        inputs = step.copy().set(steps_key, start_step + i * every)
+        start = time.perf_counter()
+        actor(inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if i >= settled:
+            seconds.append(time.perf_counter() - start)
+    return seconds

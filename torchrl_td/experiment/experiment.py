@@ -1,0 +1,281 @@
+"""One process' share of a run: trains, watches, saves, evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl import torchrl_logger
+
+from torchrl_td.checkpoint import describe, load_about, load_payload, save_checkpoint
+from torchrl_td.config import Config
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.evaluate import EvaluationResult
+from torchrl_td.experiment.judge import Judge
+from torchrl_td.experiment.logging import Metrics
+from torchrl_td.experiment.plotting import plot_training, spared
+from torchrl_td.experiment.progress import Progress
+from torchrl_td.experiment.results import summarize
+from torchrl_td.experiment.run_folder import write_json
+from torchrl_td.experiment.signals import Stop
+from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
+from torchrl_td.training.distributed import World
+from torchrl_td.training.trainer import Trainer
+
+_SIGNAL_STEPS = 10  # steps between asking the other processes whether one was told to stop
+
+
+class Session:
+    """A trainer with its folder, metrics and checkpoints.
+
+    Args:
+        config: the run's settings.
+        folder: its output folder.
+        episodes: the raw dataset [N].
+        dataset: its identity and returns, for checkpoints and results.
+        action_spec: the environment's.
+        device: where to train and plan.
+        world: this process' place among those of the run.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        episodes: TensorDictBase,
+        dataset: Mapping[str, Any],
+        action_spec: Any,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.config, self.folder, self.device, self.world = config, folder, device, world
+        self.dataset = dict(dataset)
+        self.action_spec = action_spec
+        self.judge = Judge(config, folder, action_spec, device)
+        self.trainer = Trainer(config, episodes, device, world)
+        self.judge.actor(self.trainer.model)  # refuses what cannot plan before training
+        self.metrics: Metrics | None = None  # the first process' alone
+        self.progress = Progress(config, world.first)
+        self.evaluation_due = False
+        self.stop = Stop()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continues from a checkpoint of the same run.
+
+        Raises:
+            InputError: if the dataset is not the one that the run was started on.
+        """
+        before = load_about(checkpoint)["dataset"]
+        if before["hash"] != self.dataset["hash"]:
+            raise InputError(
+                f"the dataset {self.dataset['source']!r} is not the one this run was started on "
+                f"({before['transitions']} transitions then, {self.dataset['transitions']} now, or "
+                f"other values); restore it, or start anew in another output_dir"
+            )
+        state = load_payload(checkpoint, "training", "cpu")
+        self.trainer.load_state_dict(state["trainer"])
+        self.progress.seconds = state["seconds"]
+        self.judge.load_state_dict(state)
+        self.evaluation_due = state["evaluation_due"]
+
+    def open(self, run_id: str) -> None:
+        """Opens the metrics; rows of steps that will be taken again are dropped."""
+        step = self.trainer.step
+        self.metrics = Metrics(self.config, self.folder, run_id, step if step else None)
+
+    def train(self) -> bool:
+        """Trains to the last step; False if it was told to stop before.
+
+        Told so by ``stop``, it saves a checkpoint first.
+        """
+        trainer, steps = self.trainer, self.config.training.steps
+        self.progress.start(trainer.step)
+        saved = trainer.step
+        try:
+            if self.evaluation_due:
+                self._evaluate()
+            while not self._done():
+                trainer.train_step()
+                self.progress.step()
+                if self._after_step():
+                    saved = trainer.step
+            if saved != trainer.step or self.evaluation_due:
+                self._checkpoint()
+        finally:
+            self.progress.close()
+        finished = trainer.step >= steps or self.judge.out_of_patience()
+        if finished and not self.stop.asked:
+            return True
+        if self.metrics is not None:
+            self.metrics.close()
+            torchrl_logger.info(
+                f"stopped at step {trainer.step} of {steps}; continue with resume={self.folder}"
+            )
+        return False
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluates generator and refined planner, writes results and pictures.
+
+        Told to stop, it leaves out what is not done.
+
+        Raises:
+            InputError: if the environment fails; the trained model is safe in its checkpoint.
+        """
+        assert self.metrics is not None
+        model, step = self.trainer.planner_model(), self.trainer.step
+        results: list[EvaluationResult] = []
+        for refine_steps in sorted({0, self.config.planner.refine_steps}):
+            result = self._final_score(model, refine_steps)
+            if result is None:
+                self.metrics.close()
+                torchrl_logger.info(
+                    f"stopped during the evaluation; the training is saved: "
+                    f"resume={self.folder} evaluates it again"
+                )
+                return self.summary([])
+            self.judge.record(result, step, self.metrics)
+            results.append(result)
+        if self.config.training.evaluate_every and self.judge.beats(results[-1]):
+            self.save(best=True)
+        write_json(self.folder / "results.json", self.summary(results))
+        if not self.stop.asked:
+            with self.stop.at_once():
+                self._show(model, self.metrics)
+        self.metrics.close()
+        return self.summary(results)
+
+    def save(self, best: bool = False) -> None:
+        """Writes a checkpoint."""
+        if not self.world.first:
+            return
+        spec = self.action_spec.space
+        about = describe(
+            self.config,
+            self.trainer.step,
+            self.trainer.model.normalizer.loc.shape[0],
+            spec.low,
+            spec.high,
+            self.dataset,
+        )
+        training = {
+            "trainer": self.trainer.state_dict(),
+            "seconds": self.progress.seconds,
+            **self.judge.state_dict(),
+            "evaluation_due": self.evaluation_due,
+        }
+        save_checkpoint(
+            self.folder / "checkpoint",
+            self.trainer.step,
+            about,
+            self.trainer.planner_state(),
+            training,
+            keep=self.config.training.keep_checkpoints,
+            best=best,
+        )
+
+    def summary(self, results: list[EvaluationResult]) -> dict[str, Any]:
+        """What ``results.json`` holds."""
+        summary = summarize(self.trainer, self.dataset, self.progress.seconds, results)
+        return summary | ({"stopped_by": self.stop.signal} if self.stop.asked else {})
+
+    def _done(self) -> bool:
+        settings, step = self.config.training, self.trainer.step
+        if step >= min(settings.steps, settings.stop_after or settings.steps):
+            return True
+        stopped = self.stop.asked
+        if self.world.size > 1:
+            asked = step % _SIGNAL_STEPS == 0
+            stopped = asked and self.world.agree(stopped, self.device)
+        return stopped or self.judge.out_of_patience()
+
+    def _after_step(self) -> bool:
+        """Logs, validates, evaluates and saves what is due; True if it saved."""
+        settings, step = self.config.training, self.trainer.step
+
+        def due(every: int) -> bool:
+            return every > 0 and (step % every == 0 or step == settings.steps)
+
+        if due(settings.log_every):
+            self.trainer.check_health()
+            self._log()
+        if due(settings.validate_every) and self.metrics is not None:
+            losses = self.trainer.validate()
+            self.metrics.write(step, {f"validation/{name}": v for name, v in losses.items()})
+        if due(settings.evaluate_every) and step != settings.steps:
+            self._evaluate()
+        if not due(settings.checkpoint_every) or self.evaluation_due:
+            return False
+        self._checkpoint()
+        return True
+
+    def _checkpoint(self) -> None:
+        self.trainer.check_health()
+        self.progress.clock()
+        self.save()
+        self.progress.saved(self.trainer.step)
+
+    def _log(self) -> None:
+        means = self.trainer.read_metrics()
+        if self.metrics is None:
+            return
+        values = {f"train/{name}": value for name, value in means.items()}
+        values["lr/all"] = self.trainer.learning_rate()
+        rate = self.progress.rate(self.trainer.step)
+        values |= {"time/seconds": self.progress.seconds, "time/steps_per_second": rate}
+        self.metrics.write(self.trainer.step, values)
+        self.progress.losses(means)
+
+    def _evaluate(self) -> None:
+        """Plays the task in the first process; the others wait for it."""
+        self.evaluation_due = False
+        if self.metrics is not None:
+            self._play(self.metrics)
+        if self.world.agree(self.judge.out_of_patience(), self.device):
+            self.judge.evaluations_since_best = self.config.training.patience or 0
+
+    def _play(self, metrics: Metrics) -> None:
+        """An environment that fails costs this evaluation, not the run; a signal puts it off."""
+        model, step = self.trainer.planner_model(), self.trainer.step
+        result, self.evaluation_due = None, True
+        try:
+            with self.stop.at_once():
+                result = self.judge.score(model)
+        except InputError as error:
+            if not self.stop.asked:  # else it may be what the signal did to worker processes
+                self.evaluation_due = False
+                torchrl_logger.warning(f"step {step}: no evaluation: {error}")
+        if result is None:
+            return
+        # It is counted and saved whole, whatever signal comes now.
+        self.evaluation_due = False
+        self.judge.record(result, step, metrics)
+        best = self.judge.beats(result)
+        self.judge.count(result)
+        if best:
+            self.save(best=True)
+        if self.config.logger.pictures and not self.stop.asked:
+            with self.stop.at_once():
+                self.judge.show(model, step, metrics, f"plans-{step}.png")
+
+    def _final_score(self, model: TrajectoryDiffuser, refine_steps: int) -> EvaluationResult | None:
+        """A score for ``results.json``; ``None`` if told to stop before there is one."""
+        try:
+            with self.stop.at_once():
+                return None if self.stop.asked else self.judge.score(model, refine_steps)
+        except InputError as error:
+            if not self.stop.asked:  # else it may be what the signal did to worker processes
+                raise InputError(
+                    f"{error}; the training is saved: resume={self.folder} evaluates it again"
+                ) from error
+        return None
+
+    def _show(self, model: TrajectoryDiffuser, metrics: Metrics) -> None:
+        """The pictures at the end."""
+        step, path = self.trainer.step, self.folder / "training.png"
+        with spared(path):
+            plot_training(metrics.file, path)
+            metrics.picture("training", path, step)
+        self.judge.show(model, step, metrics, "plans.png", self.config.logger.video)

@@ -1,0 +1,142 @@
+"""What a run has learned: its planner, its scores, the best so far, pictures of its plans."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchrl import torchrl_logger
+from torchrl.data import Bounded
+
+from torchrl_td.actors.td_planner_actor import TDPlannerActor
+from torchrl_td.config import Config
+from torchrl_td.experiment.evaluate import EvaluationResult, evaluate
+from torchrl_td.experiment.logging import Metrics
+from torchrl_td.experiment.plotting import spared
+from torchrl_td.experiment.showing import play_one, show_plans, show_video
+from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
+from torchrl_td.training.random_state import own_randomness
+
+
+class Judge:
+    """Plays a run's task with what it has learned.
+
+    Args:
+        config: the run's settings.
+        folder: its output folder, for pictures.
+        action_spec: the environment's.
+        device: where to plan.
+
+    Attributes:
+        best_score: of the evaluations during training.
+        evaluations_since_best: how many have not beaten it.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path, action_spec: Any, device: torch.device
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.action_spec, self.device = action_spec, device
+        self.best_score: float | None = None
+        self.evaluations_since_best = 0
+
+    def actor(self, model: TrajectoryDiffuser, refine_steps: int | None = None) -> TDPlannerActor:
+        """The planner that the settings describe, or the same with other refine steps."""
+        config = copy.deepcopy(self.config)
+        if refine_steps is not None:
+            config.planner.refine_steps = refine_steps
+        if config.planner.refine_steps == 0:
+            config.planner.evaluations, config.planner.candidates = None, 1
+        spec = Bounded(self.action_spec.space.low, self.action_spec.space.high)
+        actor = TDPlannerActor.from_model(model, config, spec.to(self.device))
+        return actor.compile(config.evaluation.compile)
+
+    def score(
+        self,
+        model: TrajectoryDiffuser,
+        refine_steps: int | None = None,
+    ) -> EvaluationResult:
+        """Evaluates a planner.
+
+        Raises:
+            InputError: if an environment fails.
+        """
+        return evaluate(self.actor(model, refine_steps), self.config)
+
+    def record(self, result: EvaluationResult, step: int, metrics: Metrics) -> None:
+        """Writes a score down.
+
+        Raises:
+            InputError: if the metrics' file cannot be written.
+        """
+        name = "generator" if result.refine_steps == 0 else "refined"
+        values = {
+            f"eval/score/{name}": result.score_mean,
+            f"eval/score_std/{name}": result.score_std,
+            f"time/seconds_per_plan/{name}": result.seconds_per_plan_median,
+        }
+        if result.success_rate is not None:
+            values[f"eval/success_rate/{name}"] = result.success_rate
+        metrics.write(step, values)
+        torchrl_logger.info(
+            f"step {step}: {name} planner scores {result.score_mean:.1f} ± "
+            f"{result.score_std:.1f} over {result.episodes} episodes, "
+            f"{1e3 * result.seconds_per_plan_median:.1f} ms a plan"
+        )
+
+    def beats(self, result: EvaluationResult) -> bool:
+        """Whether a score is the best so far; one that is not a number never is."""
+        if math.isnan(result.score_mean):
+            return False
+        return self.best_score is None or result.score_mean > self.best_score
+
+    def count(self, result: EvaluationResult) -> None:
+        """Notes an evaluation during training."""
+        if self.beats(result):
+            self.best_score, self.evaluations_since_best = result.score_mean, 0
+        else:
+            self.evaluations_since_best += 1
+
+    def out_of_patience(self) -> bool:
+        """Whether ``training.patience`` evaluations in a row brought nothing better."""
+        patience = self.config.training.patience
+        return patience is not None and self.evaluations_since_best >= patience
+
+    def show(
+        self,
+        model: TrajectoryDiffuser,
+        step: int,
+        metrics: Metrics,
+        name: str,
+        video: bool = False,
+    ) -> None:
+        """Draws plans of an episode into the file ``name``, and, if wanted, the episode.
+
+        What cannot be drawn is left out with a warning.
+        """
+        plans, film = self.folder / name, self.folder / "rollout.gif"
+        with spared(plans):
+            with own_randomness(self.config.evaluation.seed):
+                rollout = play_one(self.actor(model), self.config)
+            with spared(plans):
+                show_plans(rollout, self.config.task, plans)
+                metrics.picture("plans", plans, step)
+            with spared(film):
+                if video and show_video(rollout, self.config, film):
+                    metrics.video("rollout", film, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "best_score": self.best_score,
+            "evaluations_since_best": self.evaluations_since_best,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`."""
+        self.best_score = state["best_score"]
+        self.evaluations_since_best = state["evaluations_since_best"]

@@ -1,0 +1,250 @@
+"""Where metrics go: metrics.csv always, W&B or TensorBoard on request."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+from PIL import Image
+from torchrl import torchrl_logger
+
+from torchrl_td.config import Config
+from torchrl_td.errors import InputError, first_line
+
+_WANDB_SECONDS = 30  # to wait for the server before logging offline
+
+
+class MetricsFile:
+    """A table of metrics by training step that survives an interruption.
+
+    It holds only what is a function of the seed, so that two equal runs write equal files;
+    times go to the loggers and to ``timing.csv``.
+
+    Args:
+        path: the CSV file.
+        keep_until: drop rows of later steps, which a resumed run writes again; ``None``
+            starts anew.
+
+    Raises:
+        InputError: if the file cannot be written, in use too.
+    """
+
+    def __init__(self, path: Path, keep_until: int | None = None) -> None:
+        self.path = path
+        self.rows: dict[int, dict[str, str]] = {}
+        self.columns: list[str] = []
+        if keep_until is not None:
+            self._read(keep_until)
+        if path.exists():
+            self._rewrite()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds metrics to a step's row and saves the file."""
+        new = [name for name in metrics if name not in self.columns]
+        append = not new and self.path.exists() and step > max(self.rows, default=-1)
+        row = self.rows.setdefault(step, {})
+        row.update({name: f"{value:.9g}" for name, value in metrics.items()})
+        self.columns += new
+        if not append:
+            self._rewrite()
+            return
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow(self._cells(step))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one metric, for plots."""
+        points = [(s, float(r[name])) for s, r in sorted(self.rows.items()) if name in r]
+        return [s for s, _ in points], [v for _, v in points]
+
+    def _read(self, keep_until: int) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open(newline="", errors="replace") as file:
+            header, *lines = list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
+        self.columns = header[1:]
+        for cells in lines:
+            # A line that a full disk or a power cut left unfinished belongs to a later step.
+            if len(cells) != len(header) or not cells[0].isdigit() or int(cells[0]) > keep_until:
+                continue
+            values = zip(self.columns, cells[1:], strict=True)
+            self.rows[int(cells[0])] = {name: value for name, value in values if value}
+
+    def _rewrite(self) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            with temporary.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["step", *self.columns])
+                writer.writerows(self._cells(step) for step in sorted(self.rows))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _cells(self, step: int) -> list[Any]:
+        return [step, *(self.rows[step].get(name, "") for name in self.columns)]
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"cannot write {self.path}: {error.strerror}; free some space or make the folder "
+            f"writable, then resume"
+        )
+
+
+class Metrics:
+    """Sends metrics to ``metrics.csv``, ``timing.csv`` and the chosen logger.
+
+    Args:
+        config: the run's settings.
+        folder: its output folder.
+        run_id: names the run to a logger that can take an earlier one up again.
+        keep_until: the step a resumed run continues from; ``None`` for a new run.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path, run_id: str, keep_until: int | None = None
+    ) -> None:
+        self.file = MetricsFile(folder / "metrics.csv", keep_until)
+        self.timing = MetricsFile(folder / "timing.csv", keep_until)
+        self.logger = make_logger(config, folder, run_id, keep_until or 0)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes metrics; names starting with ``time/`` are kept apart from the others."""
+        timing = {k: v for k, v in metrics.items() if k.startswith("time/")}
+        values = {k: v for k, v in metrics.items() if k not in timing}
+        if values:
+            self.file.write(step, values)
+        if timing:
+            self.timing.write(step, timing)
+        if self.logger is not None:
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            with self._spared() as logger:
+                logger.log_metrics(finite, step=step)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Shows a PNG file in the logger."""
+        if self.logger is None:
+            return
+        with self._spared() as logger:
+            if hasattr(logger.experiment, "add_image"):  # TensorBoard
+                pixels = matplotlib.image.imread(path)
+                logger.experiment.add_image(name, pixels[..., :3], step, dataformats="HWC")
+                return
+            import wandb
+
+            logger.experiment.log({name: wandb.Image(str(path)), f"{name}/step": step})
+
+    def video(self, name: str, path: Path, step: int) -> None:
+        """Shows an animated GIF in the logger."""
+        if self.logger is None:
+            return
+        with self._spared() as logger:
+            if hasattr(logger.experiment, "add_image"):  # TensorBoard shows GIFs as they are
+                logger.experiment._get_file_writer().add_summary(_gif_summary(name, path), step)
+                return
+            import wandb
+
+            video = wandb.Video(str(path), format="gif")
+            logger.experiment.log({name: video, f"{name}/step": step})
+
+    def close(self) -> None:
+        """Finishes the logger's run."""
+        if self.logger is None:
+            return
+        with self._spared() as logger:
+            finish = getattr(logger.experiment, "finish", None)
+            (finish or logger.experiment.close)()
+
+    @contextmanager
+    def _spared(self) -> Iterator[Any]:
+        """The logger; if it fails, as when its own process dies, training goes on without it."""
+        try:
+            yield self.logger
+        except Exception as error:  # of many kinds
+            self.logger = None
+            torchrl_logger.warning(
+                f"the logger failed ({first_line(error)}); going on with metrics.csv alone"
+            )
+
+
+def _gif_summary(name: str, path: Path) -> Any:
+    """TensorBoard's record of an animated GIF."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    with Image.open(path) as frame:
+        width, height = frame.size
+    image = Summary.Image(
+        height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
+    )
+    return Summary(value=[Summary.Value(tag=name, image=image)])
+
+
+def make_logger(config: Config, folder: Path, run_id: str, step: int = 0) -> Any | None:
+    """TorchRL's logger of the kind asked for; ``None`` for CSV alone.
+
+    W&B falls back to offline where it cannot log in; the run is never lost to it. What TensorBoard
+    has of steps after ``step``, from which the run goes on, is hidden.
+
+    Raises:
+        InputError: if the logger's package is not installed.
+    """
+    kind = config.logger.kind
+    if kind == "csv":
+        return None
+    name = f"{config.task.name}-{config.preset}-seed{config.seed}".replace("/", "-")
+    try:
+        if kind == "tensorboard":
+            from torchrl.record.loggers.tensorboard import TensorboardLogger
+
+            logger = TensorboardLogger(exp_name=name, log_dir=str(folder / "tensorboard"))
+            _hide_after(step, logger.experiment)
+            return logger
+        return _wandb_logger(config, folder, name, run_id)
+    except ImportError as error:
+        raise InputError(
+            f"logger={kind} needs a package that is not installed: pip install -e "
+            f"'.[{'wandb' if kind == 'wandb' else 'test'}]'"
+        ) from error
+
+
+def _hide_after(step: int, writer: Any) -> None:
+    """What ``SummaryWriter(purge_step=step + 1)`` does, for a writer that TorchRL has made."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+    writer._get_file_writer().add_event(start, step + 1)
+
+
+def _wandb_logger(config: Config, folder: Path, name: str, run_id: str) -> Any:
+    import wandb
+    from torchrl.record.loggers.wandb import WandbLogger
+
+    arguments: dict[str, Any] = {
+        "exp_name": name,
+        "save_dir": str(folder),
+        "project": config.logger.project,
+        "id": run_id,
+        "log_env_packages": False,  # run.json has the versions, and no paths of the machine
+        "settings": wandb.Settings(init_timeout=_WANDB_SECONDS, silent=True),
+    }
+    if config.logger.mode == "online":
+        try:
+            if wandb.Api().api_key is None:
+                raise RuntimeError("no login; run 'wandb login'")
+            return WandbLogger(offline=False, **arguments)
+        except Exception as error:  # no network, no login: wandb raises errors of its own
+            reason = first_line(error)
+            torchrl_logger.warning(
+                f"W&B could not start online ({reason}); logging offline: 'wandb sync' later"
+            )
+    return WandbLogger(offline=True, **arguments)

@@ -1,0 +1,159 @@
+"""Continuing a run: which folder holds it, and what may be different this time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchrl_td.checkpoint import find_checkpoint, load_about, set_aside_after, tidy_checkpoints
+from torchrl_td.config import Config, check_config, to_dict
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.run_folder import SETTINGS, holds_run, read_settings
+from torchrl_td.training.distributed import World
+
+# What a resumed run may do differently: none of it changes what is learned.
+CHANGEABLE = (
+    "resume",
+    "output_dir",
+    "device",
+    "progress",
+    "logger",
+    "training.stop_after",
+    "training.threads",
+    "training.compile",
+    "training.cudagraph",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "evaluation.workers",
+    "evaluation.compile",
+)
+_CHECKPOINTS = "checkpoint"  # the folder of them in a run's
+
+
+def folder_of(config: Config, overrides: Sequence[str] | None) -> Path:
+    """The folder a run is to write to: ``output_dir``, or that of the run to continue.
+
+    Raises:
+        InputError: if ``resume`` names no run, or ``output_dir`` another folder.
+    """
+    if config.resume in (None, "auto"):
+        return Path(config.output_dir)
+    folder = Path(str(config.resume)).expanduser()
+    if folder.name == _CHECKPOINTS and not _continuable(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"nothing to resume: {folder} is no folder; give a run's output_dir")
+    if not _continuable(folder):
+        hint = "give a run's output_dir"
+        if folder.parent.name == _CHECKPOINTS:
+            hint = f"a run continues from its newest intact checkpoint: resume={folder.parents[1]}"
+        raise InputError(
+            f"nothing to resume in {folder}: it holds neither {SETTINGS} nor a folder "
+            f"{_CHECKPOINTS}; {hint}"
+        )
+    output = Path(config.output_dir).expanduser()
+    if "output_dir" in _named(overrides) and output.resolve() != folder.resolve():
+        raise InputError(
+            f"resume={config.resume} continues a run in its own folder, so output_dir={output} "
+            f"cannot be given with it; leave it out, or copy the folder and resume the copy"
+        )
+    return folder
+
+
+def resumed(
+    config: Config, folder: Path, overrides: Sequence[str] | None, world: World
+) -> tuple[Config, Path | None]:
+    """The interrupted run's settings in place of the given ones, and its checkpoint.
+
+    Args:
+        config: the settings given.
+        folder: the run's.
+        overrides: the words among them that the user gave; ``None`` for all of them.
+        world: this process' place among those of the run.
+
+    Raises:
+        InputError: if the folder holds something else, or other settings are given.
+    """
+    saved, checkpoint = folder / _CHECKPOINTS, None
+    if world.first and saved.is_dir():
+        tidy_checkpoints(saved)
+    world.wait()  # the others read what the first has tidied
+    if any(saved.glob("step-*")):
+        checkpoint = find_checkpoint(saved)
+        about = load_about(checkpoint)
+        settings = check_config(about["config"])
+        if world.first:
+            set_aside_after(saved, about["step"])
+    elif config.resume == "auto" and not (folder / SETTINGS).exists():
+        if holds_run(folder):
+            raise InputError(
+                f"output_dir={folder} holds results, but no {SETTINGS} of a run to continue; "
+                f"choose another folder"
+            )
+        return config, None
+    else:
+        settings = read_settings(folder)
+    return _continued(settings, config, overrides), checkpoint
+
+
+def _continuable(folder: Path) -> bool:
+    return (folder / SETTINGS).exists() or (folder / _CHECKPOINTS).is_dir()
+
+
+def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -> Config:
+    """The stored settings with what a resumed run may change.
+
+    Raises:
+        InputError: if something else was to change.
+    """
+    named, whole = _named(overrides), overrides is None or given.resume == "auto"
+    if given.resume == "auto":
+        # The same words as at the start: all that they mean has to be the same.
+        before, now = _flat(to_dict(stored)), _flat(to_dict(given))
+        for key in sorted(set(before) | set(now)):
+            if not _changeable(key) and before.get(key) != now.get(key):
+                raise InputError(
+                    f"the run in {given.output_dir} has {key}={before.get(key)}, not "
+                    f"{now.get(key)}; give the settings it was started with, or another output_dir"
+                )
+    for key in named if given.resume != "auto" else ():
+        if not _changeable(key):
+            raise InputError(
+                f"resume continues a run with its own settings, so {key!r} cannot be given; "
+                f"allowed are {', '.join(CHANGEABLE)}"
+            )
+    for key in filter(_changeable, _flat(to_dict(given))):
+        if whole or key == "training.stop_after" or any(_within(key, word) for word in named):
+            _copy(key, given, stored)
+    return stored
+
+
+def _copy(key: str, source: Any, target: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        source, target = getattr(source, section), getattr(target, section)
+    setattr(target, name, getattr(source, name))
+
+
+def _named(overrides: Sequence[str] | None) -> list[str]:
+    """The settings and groups of them that words name."""
+    return [word.lstrip("+~").partition("=")[0] for word in overrides or ()]
+
+
+def _within(key: str, setting: str) -> bool:
+    return key == setting or key.startswith(f"{setting}.")
+
+
+def _changeable(key: str) -> bool:
+    return any(_within(key, setting) for setting in CHANGEABLE)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

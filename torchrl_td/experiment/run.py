@@ -1,0 +1,128 @@
+"""A whole run: data, training with checkpoints, evaluation, results and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.data import ReplayBuffer
+
+from torchrl_td.config import Config
+from torchrl_td.data import check_matches_env, dataset_identity, load_episodes
+from torchrl_td.envs.make import make_base_env
+from torchrl_td.errors import InputError, first_line
+from torchrl_td.experiment.evaluate import normalized_score
+from torchrl_td.experiment.experiment import Session
+from torchrl_td.experiment.resume import folder_of, resumed
+from torchrl_td.experiment.run_folder import record_start, run_folder
+from torchrl_td.experiment.showing import check_video
+from torchrl_td.experiment.signals import stop_signals
+from torchrl_td.training.distributed import World, joined, local_device
+
+
+def run(
+    config: Config,
+    overrides: Sequence[str] | None = None,
+    data: TensorDictBase | ReplayBuffer | None = None,
+) -> dict[str, Any]:
+    """Trains on offline data and evaluates; the whole of ``examples/td_offline.py``.
+
+    Args:
+        config: checked settings; ``config.resume`` continues an interrupted run.
+        overrides: the ``key=value`` words among them that the user gave. A resumed run has its
+            own settings, and refuses words that would change them.
+        data: episodes to train on in place of ``dataset.source``.
+
+    Returns:
+        What was written to ``results.json``. Without ``results`` if stopped early, and with
+        ``stopped_by``, the signal's number, if a signal did it.
+
+    Raises:
+        InputError: for anything the user can mend, before hours are spent.
+    """
+    resuming = config.resume is not None
+    folder = folder_of(config, overrides)
+    device = pick_device(config.device)
+    with joined(device) as world:
+        owned = run_folder(folder, resuming) if world.first else nullcontext(folder.expanduser())
+        with owned as folder:
+            checkpoint = None
+            if resuming:
+                config, checkpoint = resumed(config, folder, overrides, world)
+            config.output_dir = str(folder)
+            if config.training.threads is not None:
+                torch.set_num_threads(config.training.threads)
+            session = _session(config, folder, data, device, world)
+            if checkpoint is not None:
+                session.restore(checkpoint)
+            if world.first:
+                session.open(record_start(folder, config, session.dataset, overrides))
+            with stop_signals(session.stop):
+                trained = session.train()
+                return session.finish() if trained and world.first else session.summary([])
+
+
+def _session(
+    config: Config,
+    folder: Path,
+    data: TensorDictBase | ReplayBuffer | None,
+    device: torch.device,
+    world: World,
+) -> Session:
+    source: Any = config.dataset.source if data is None else data
+    reading: dict[str, Any] = {
+        "observation_keys": config.task.observation_keys,
+        "max_episode_steps": config.task.max_episode_steps,
+        "progress": config.progress and world.first,
+    }
+    episodes = load_episodes(source, **reading)
+    env = make_base_env(config.task)
+    try:
+        check_matches_env(episodes, env, name=source if data is None else "dataset")
+        action_spec = env.action_spec
+    finally:
+        env.close(raise_if_closed=False)
+    if config.logger.video and world.first:
+        check_video(config.task)  # not only when the training is done
+    identity = dataset_identity(source, **reading)
+    dataset = {**identity, **describe_returns(config, episodes)}
+    return Session(config, folder, episodes, dataset, action_spec, device, world)
+
+
+def describe_returns(config: Config, episodes: TensorDictBase) -> dict[str, float]:
+    """Mean and best return and score of the data's own episodes."""
+    number = episodes["episode"].reshape(-1)
+    reward = episodes["next", "reward"].reshape(-1).double()
+    returns = torch.zeros(int(number.max()) + 1, dtype=torch.float64)
+    returns.index_add_(0, number, reward)
+    scored = returns
+    if config.task.score_key is not None:  # as in kitchen: the most sub-tasks done at a time
+        scored = torch.zeros_like(returns).index_reduce_(0, number, reward, "amax")
+    score = normalized_score(scored, config.task)
+    return {
+        "return_mean": float(returns.mean()),
+        "return_best": float(returns.max()),
+        "score_mean": float(score.mean()),
+        "score_best": float(score.max()),
+    }
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes a GPU if there is one; under ``torchrun`` each process its own.
+
+    Raises:
+        InputError: if the device is unknown or not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = local_device(torch.device(name))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+        raise InputError(f"device={name} cannot be used: {reason}; try device=cpu") from None
+    return device

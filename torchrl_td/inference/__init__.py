@@ -1,0 +1,1 @@
+"""Making a planner fast, from outside of it."""

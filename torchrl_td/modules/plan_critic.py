@@ -1,0 +1,53 @@
+"""The Monte-Carlo critic that can choose among candidate plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from torchrl_td.networks import MLP
+
+
+class PlanCritic(TensorDictModuleBase):
+    """Monte-Carlo critic Q(s, a), the scaled returns-to-go of an action.
+
+    The paper does not mention it; the authors' code picks among candidate plans with it.
+
+    Args:
+        network: an MLP on a state and an action.
+        in_keys: keys of the state [..., O] and the action [..., A].
+        out_keys: key of the value [..., 1].
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.modules import PlanCritic
+        >>> from torchrl_td.networks import MLP
+        >>> critic = PlanCritic(MLP(11 + 3, (128, 128), 1))
+        >>> critic.value(torch.randn(5, 11), torch.randn(5, 3)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        network: MLP,
+        *,
+        in_keys: Sequence[NestedKey] = ("observation", "action"),
+        out_keys: Sequence[NestedKey] = ("state_action_value",),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.in_keys = list(in_keys)
+        self.out_keys = list(out_keys)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes Q [..., 1] of state and action."""
+        observation, action = (tensordict.get(key) for key in self.in_keys)
+        return tensordict.set(self.out_keys[0], self.value(observation, action))
+
+    def value(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Q [..., 1] of states [..., O] and actions [..., A]."""
+        return self.network(observation, action)

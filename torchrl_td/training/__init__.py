@@ -1,0 +1,1 @@
+"""One optimisation step, alone or among several processes."""
