@@ -18,6 +18,7 @@ from tensordict import TensorDict
 
 from torchrl_td import TDPlannerActor
 from torchrl_td.checkpoint import describe, save_checkpoint
+from torchrl_td.checkpoint.build import build_model
 from torchrl_td.config import (
     Config,
     DatasetConfig,
@@ -27,7 +28,7 @@ from torchrl_td.config import (
     TaskConfig,
 )
 from torchrl_td.data import Normalizer
-from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
+from torchrl_td.modules.trajectory_diffuser import Scales
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "td_data.py"
 
@@ -159,7 +160,7 @@ def checkpoint(tmp_path: Path) -> Path:
         evaluation=EvaluationConfig(target_return=-300.0),
     )
     normalizer = Normalizer(torch.zeros(3), torch.ones(3), 100.0)
-    model = TrajectoryDiffuser(config, 3, 1, normalizer, Scales.empty(8, 3))
+    model = build_model(config, 3, 1, normalizer, Scales.empty(8, 3))
     bounds = torch.tensor([2.0])
     about = describe(config, 1, 3, -bounds, bounds, {})
     return save_checkpoint(tmp_path, 1, about, model.state_dict(), {})

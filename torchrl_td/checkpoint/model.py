@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchrl_td.checkpoint.build import build_model
 from torchrl_td.checkpoint.contents import load_about, load_payload
 from torchrl_td.checkpoint.folder import find_checkpoint
 from torchrl_td.config import check_config
@@ -35,7 +36,7 @@ def load_model(
     about = load_about(path)
     config = check_config(about["config"])
     observation_dim = about["observation_dim"]
-    model = TrajectoryDiffuser(
+    model = build_model(
         config,
         observation_dim,
         len(about["action_low"]),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
+from torchrl_td.checkpoint.build import sampler_settings
 from torchrl_td.config import Config
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.objectives import (
@@ -33,7 +34,7 @@ def make_losses(
     losses: dict[str, Any] = {
         "generator": TrajectoryGeneratorLoss(model.generator),
         "refiner": DiffusionRefinerLoss(
-            model.refiner(config.planner),
+            model.refiner(**sampler_settings(config.planner)),
             config.task.horizon,
             condition_dropout=config.refiner.condition_dropout,
             max_step=config.refiner.max_step,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchrl.objectives.common import LossModule
 
+from torchrl_td.checkpoint.build import build_model
 from torchrl_td.config import Config, TrainingConfig
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
@@ -91,7 +92,7 @@ class Trainer:
         train = normalizer.apply_to(train)
         widths = (episodes["observation"].shape[-1], episodes["action"].shape[-1])
         scales = Scales.fit(train, horizon)
-        self.model = TrajectoryDiffuser(config, *widths, normalizer, scales).to(device)
+        self.model = build_model(config, *widths, normalizer, scales).to(device)
         self.losses = make_losses(self.model, config)
         self.ema = AveragedRefiner(self.losses["refiner"], settings.ema_decay)
         self.joint_loss = self._joint_loss()

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tests.settings import TINY_RUN, composed
+from torchrl_td.checkpoint import build
+from torchrl_td.checkpoint.build import build_model, sampler_settings
 from torchrl_td.config import Config, override_config
 from torchrl_td.data import Normalizer
 from torchrl_td.errors import InputError
-from torchrl_td.modules import trajectory_diffuser as build
-from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
+from torchrl_td.modules.trajectory_diffuser import Scales
 
 VALUES = ["0", "-1", "nan", "1" + 24 * "0"]
 SECTIONS = ("task", "generator", "refiner", "inverse_dynamics", "critic", "planner")
@@ -37,10 +38,13 @@ def tiny() -> Config:
 def plan(config: Config) -> list[torch.Tensor | None]:
     normalizer = Normalizer(torch.zeros(3), torch.ones(3), config.task.returns_scale)
     scales = Scales.empty(config.task.horizon, 3)
-    model = TrajectoryDiffuser(config, 3, 2, normalizer, scales)
+    model = build_model(config, 3, 2, normalizer, scales)
     history = torch.randn(1, 7, 3), torch.rand(1, 7, 1), torch.ones(1, 7, dtype=torch.bool)
     with torch.no_grad():
-        return list(model.planner(config.planner).plan(*history))
+        planner = model.planner(
+            candidates=config.planner.candidates, **sampler_settings(config.planner)
+        )
+        return list(planner.plan(*history))
 
 
 @pytest.mark.parametrize(

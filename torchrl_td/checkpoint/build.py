@@ -1,0 +1,159 @@
+"""Builds the parts of a Trajectory Diffuser from a run's settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from torchrl_td.config import Config, PlannerConfig
+from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.errors import InputError, first_line
+from torchrl_td.modules import (
+    InverseDynamics,
+    NoiseSchedule,
+    PlanCoordinates,
+    PlanCritic,
+    TrajectoryGenerator,
+)
+from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
+from torchrl_td.networks import MLP, RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
+
+_SAMPLER = (
+    "refine_steps",
+    "sampler",
+    "evaluations",
+    "init",
+    "guidance_scale",
+    "temperature",
+    "add_noise",
+)
+
+
+def build_model(
+    config: Config, observation_dim: int, action_dim: int, normalizer: Normalizer, scales: Scales
+) -> TrajectoryDiffuser:
+    """The untrained parts that a run's settings describe.
+
+    Args:
+        config: the run's settings.
+        observation_dim: O.
+        action_dim: A.
+        normalizer: fitted on the dataset.
+        scales: likewise.
+
+    Raises:
+        InputError: the settings' sizes make no networks, or ones that memory cannot hold.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.checkpoint.build import build_model, sampler_settings
+        >>> from torchrl_td.config import Config, GeneratorConfig, RefinerConfig, TaskConfig
+        >>> from torchrl_td.data import Normalizer
+        >>> from torchrl_td.modules.trajectory_diffuser import Scales
+        >>> sizes = {"generator": GeneratorConfig(width=32), "refiner": RefinerConfig(channels=8)}
+        >>> config = Config(task=TaskConfig(horizon=8), **sizes)
+        >>> normalizer = Normalizer(torch.zeros(3), torch.ones(3))
+        >>> model = build_model(config, 3, 2, normalizer, Scales.empty(8, 3))
+        >>> history = torch.randn(4, 7, 3), torch.rand(4, 7, 1), torch.ones(4, 7, dtype=torch.bool)
+        >>> planner = model.planner(**sampler_settings(config.planner))
+        >>> draft, _, plan, action = planner.plan(*history)
+        >>> plan.shape, action.shape
+        (torch.Size([4, 8, 3]), torch.Size([4, 2]))
+    """
+    step_scale = scales.displacement[1]
+    with _memory_errors_in_one_line():
+        # The order in which the networks are made decides their weights under a seed.
+        generator = TrajectoryGenerator(
+            _sequence_network(config, observation_dim),
+            predict=config.generator.predict,
+            change_scale=step_scale,
+            returns_change_scale=scales.returns_change,
+        )
+        return TrajectoryDiffuser(
+            generator,
+            _noise_network(config, observation_dim),
+            _noise_schedule(config),
+            _inverse_dynamics(config, observation_dim, action_dim, scales),
+            normalizer,
+            horizon=config.task.horizon,
+            coordinates=_coordinates(config, scales),
+            critic=_critic(config, observation_dim + action_dim),
+        )
+
+
+def sampler_settings(settings: PlannerConfig) -> dict[str, Any]:
+    """The settings of the planner that its refiner takes, by name."""
+    return {name: getattr(settings, name) for name in _SAMPLER}
+
+
+def _sequence_network(config: Config, observation_dim: int) -> nn.Module:
+    settings = config.generator
+    if settings.kind != "transformer":
+        return RecurrentTrajectoryModel(
+            observation_dim, settings.kind, settings.width, settings.layers
+        )
+    return TrajectoryTransformer(
+        observation_dim,
+        2 * config.task.horizon - 2,
+        settings.width,
+        settings.layers,
+        settings.heads,
+        settings.feedforward,
+        settings.causal,
+    )
+
+
+def _noise_network(config: Config, observation_dim: int) -> TemporalUNet:
+    settings = config.refiner
+    return TemporalUNet(
+        observation_dim,
+        settings.channels,
+        tuple(settings.multipliers),
+        settings.kernel_size,
+        embedding_dim=settings.embedding_dim,
+        embedding_hidden_dim=settings.embedding_hidden_dim,
+    )
+
+
+def _noise_schedule(config: Config) -> NoiseSchedule:
+    settings = config.refiner
+    return NoiseSchedule(
+        settings.denoising_steps, settings.schedule, settings.beta_start, settings.beta_end
+    )
+
+
+def _coordinates(config: Config, scales: Scales) -> PlanCoordinates:
+    displacement = config.refiner.coordinates == "displacement"
+    return PlanCoordinates(scales.displacement if displacement else None)
+
+
+def _inverse_dynamics(
+    config: Config, observation_dim: int, action_dim: int, scales: Scales
+) -> InverseDynamics:
+    settings = config.inverse_dynamics
+    network = MLP(2 * observation_dim, tuple(settings.hidden_dims), action_dim)
+    change = settings.input == "change"
+    return InverseDynamics(network, change_scale=scales.displacement[1] if change else None)
+
+
+def _critic(config: Config, width: int) -> PlanCritic | None:
+    if not config.critic.enabled:
+        return None
+    return PlanCritic(MLP(width, tuple(config.critic.hidden_dims), 1))
+
+
+@contextlib.contextmanager
+def _memory_errors_in_one_line() -> Iterator[None]:
+    """Networks that memory cannot hold become one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise InputError(
+            f"the networks do not fit into memory ({first_line(error)}); lower generator.width, "
+            "refiner.channels, refiner.multipliers or other sizes"
+        ) from error
