@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 from tests.settings import TINY_RUN, composed
 from torchrl_td.checkpoint import build
@@ -45,6 +46,27 @@ def plan(config: Config) -> list[torch.Tensor | None]:
             candidates=config.planner.candidates, **sampler_settings(config.planner)
         )
         return list(planner.plan(*history))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5])
+def test_scales_of_plans_with_a_stride(stride: int) -> None:
+    """Returns-to-go that fall as t³, and no pair across two episodes."""
+    lengths = torch.tensor([9, 30])
+    time = torch.cat([torch.arange(int(n)) for n in lengths]).double()
+    episode = torch.arange(2).repeat_interleave(lengths)
+    returns = 1000.0 * episode - time**3
+    data = TensorDict(
+        observation=time.float().unsqueeze(-1),
+        returns_to_go=returns.float().unsqueeze(-1),
+        episode=episode,
+        next={"returns_to_go": (1000.0 * episode - (time + 1) ** 3).float().unsqueeze(-1)},
+        batch_size=[39],
+    )
+    scales = Scales.fit(data, 2, stride)
+    start = time[time + stride <= lengths[episode]]
+    want = ((start + stride) ** 3 - start**3).square().mean().sqrt()
+    assert scales.returns_change.item() == pytest.approx(want.item(), rel=1e-5)
+    assert scales.displacement.flatten().tolist() == pytest.approx([0, stride])
 
 
 @pytest.mark.parametrize(

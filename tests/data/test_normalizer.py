@@ -177,6 +177,8 @@ def test_displacement_of_a_straight_walk() -> None:
     scale = displacement_scale(dataset(x, [30, 9, 61]), horizon=8)
     lag = torch.arange(8).float()
     assert torch.allclose(scale, torch.stack([0.5 * lag, 2 * lag, 0 * lag], -1), atol=1e-5)
+    strided = displacement_scale(dataset(x, [30, 9, 61]), horizon=4, stride=2)
+    assert torch.allclose(strided, scale[::2], atol=1e-5)
 
 
 def test_displacement_at_the_end_of_the_data() -> None:

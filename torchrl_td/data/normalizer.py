@@ -125,9 +125,13 @@ def _changing(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def displacement_scale(
-    episodes: TensorDictBase, horizon: int, samples: int = 20_000, seed: int = 0
+    episodes: TensorDictBase,
+    horizon: int,
+    stride: int = 1,
+    samples: int = 20_000,
+    seed: int = 0,
 ) -> Tensor:
-    """Root mean square of s_{t+j} − s_t for j = 0..H−1 over a (normalised) dataset.
+    """Root mean square of s_{t+jm} − s_t for j = 0..H−1 over a (normalised) dataset.
 
     What a state changes by within a plan, to which the diffusion's noise and the generator's
     output can be scaled. About 0 and not about the mean: a state that drifts evenly has a scale
@@ -136,6 +140,7 @@ def displacement_scale(
     Args:
         episodes: dataset [N] with ``observation`` and ``episode``.
         horizon: H.
+        stride: m, steps between a plan's neighbours.
         samples: number of random starts to measure at.
         seed: seed of those starts.
 
@@ -155,7 +160,7 @@ def displacement_scale(
     start = torch.randint(observation.shape[0], (samples,), generator=generator)
     start = start.to(observation.device)
     rows = [torch.zeros_like(observation[0])]
-    for lag in range(1, horizon):
+    for lag in range(stride, horizon * stride, stride):
         end = (start + lag).clamp(max=observation.shape[0] - 1)
         inside = (episode[end] == episode[start]) & (end - start == lag)
         change = (observation[end].double() - observation[start].double())[inside]

@@ -23,12 +23,21 @@ class WindowSampler(Sampler):
     as often as in play. Drawing is a handful of tensor operations on the storage's device,
     whatever the batch and the dataset's size.
 
+    With a ``stride`` of m the window's neighbours lie m steps apart: position j holds the step
+    ``present + j m``, and the entries under ``"next"`` are those of the step before its successor,
+    so that ``("next", "observation")`` is the state m steps on, as ``observation`` is at position
+    j + 1, and ``("next", "returns_to_go")`` likewise. Everything else, the action too, is that of
+    the step itself. ``("next", "known")`` [B, T, 1] is then added, False where the successor lies
+    past the episode's end: there ``"next"`` holds what followed the last step.
+
     Use it with a :class:`~torchrl.data.TensorDictReplayBuffer` over a flat storage [N] whose
     episodes are contiguous; the buffer then yields ``[B, T]`` with the key ``mask``.
 
     Args:
         horizon: H, the plan's length, the present included.
-        history: L, steps of history, the present included; ``None`` takes H − 1.
+        history: L, steps of history, the present included; ``None`` takes H − 1. With 1 a window
+            is the present and the plan, which is cheap to draw in large batches.
+        stride: m, how many steps lie between a window's neighbours.
         episode_key: entry that numbers the episodes, shape [N] or [N, 1]. Without it, the
             episodes' ends are read from ``done_key``.
         done_key: entry that is True at each episode's last step.
@@ -60,6 +69,7 @@ class WindowSampler(Sampler):
         horizon: int,
         history: int | None = None,
         *,
+        stride: int = 1,
         episode_key: NestedKey = "episode",
         done_key: NestedKey = ("next", "done"),
         seed: int = 0,
@@ -68,7 +78,10 @@ class WindowSampler(Sampler):
             raise InputError(f"horizon must be at least 2, got {horizon}")
         if history is not None and history < 1:
             raise InputError(f"history must be at least 1, the present step, got {history}")
+        if stride < 1:
+            raise InputError(f"stride must be at least 1, got {stride}")
         self.horizon = horizon
+        self.stride = stride
         self.history = horizon - 1 if history is None else history
         self.episode_key = episode_key
         self.done_key = done_key
@@ -84,6 +97,11 @@ class WindowSampler(Sampler):
         """T, the number of steps in a window."""
         return self.history + self.horizon - 1
 
+    @property
+    def _span(self) -> int:
+        """Steps from a plan's first to its last, both included."""
+        return (self.horizon - 1) * self.stride + 1
+
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
         """Returns indices into the storage [B, T] and the mask [B, T]."""
         if len(storage) != self._indexed_length:
@@ -93,15 +111,26 @@ class WindowSampler(Sampler):
         present = torch.randint(
             self._indexed_length, (batch_size,), generator=self._generator, device=device
         )
-        return self.window(present)
+        return self.window(storage, present)
 
-    def window(self, present: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """The windows around given steps [B] of the storage seen last."""
+    def window(self, storage: Storage, present: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """The windows around given steps [B] of the storage, which must have been indexed."""
         assert self._bounds is not None and self._offsets is not None
         bounds = self._bounds.index_select(0, present)  # [B, 2]
         wanted = present.unsqueeze(-1) + self._offsets  # [B, T]
         index = wanted.clamp(bounds[:, :1], bounds[:, 1:])
-        return index, {"mask": index == wanted}
+        info: dict[str, Any] = {"mask": index == wanted}
+        data = storage.get(slice(0, len(storage))) if self.stride > 1 else {}
+        if "next" in data:
+            before = wanted + (self.stride - 1)  # [B, T], the steps before the successors
+            last = before.clamp(bounds[:, :1], bounds[:, 1:])
+            known = info["mask"] & (last == before)
+            following = data["next"][last]  # [B, T]
+            stored = following.get("known", None)  # [B, T, 1]
+            known = known.unsqueeze(-1) if stored is None else known.unsqueeze(-1) & stored.bool()
+            following.set("known", known)
+            info.update({("next", *_path(k)): v for k, v in following.items(True, True)})
+        return index, info
 
     def index(self, storage: Storage) -> None:
         """Finds each step's episode bounds, once per dataset.
@@ -135,16 +164,18 @@ class WindowSampler(Sampler):
                 f"places; sort the data by episode"
             )
         longest = int((ends - starts).max())
-        if longest < self.horizon:
+        if longest < self._span:
+            stride = f", stride={self.stride}" if self.stride > 1 else ""
             raise InputError(
                 f"no episode is as long as the horizon: the longest has {longest} steps, "
-                f"horizon={self.horizon}; use a smaller horizon or longer episodes"
+                f"horizon={self.horizon}{stride}; use a smaller horizon or longer episodes"
             )
         number = torch.zeros_like(episode, dtype=torch.long)
         number[change] = 1
         number = number.cumsum(0)
         self._bounds = torch.stack([starts, ends - 1], -1)[number]
         self._offsets = torch.arange(self.length, device=episode.device) - (self.history - 1)
+        self._offsets *= self.stride
         if self._generator is None:
             self._generator = torch.Generator(device=episode.device)
             self._restore(self._generator)
@@ -196,6 +227,10 @@ class WindowSampler(Sampler):
 
     def loads(self, path: Any) -> None:
         """Not needed: the trainer's checkpoint holds :meth:`state_dict`."""
+
+
+def _path(key: NestedKey) -> tuple[str, ...]:
+    return key if isinstance(key, tuple) else (key,)
 
 
 def _check_tensors(storage: Storage) -> None:

@@ -25,8 +25,8 @@ class Scales:
     """What is measured on the (normalised) dataset beside the normaliser.
 
     Attributes:
-        displacement: root mean square of s_{t+j} − s_t, shape [H, O].
-        returns_change: root mean square of the scaled returns-to-go's change in a step, shape [1].
+        displacement: root mean square of s_{t+jm} − s_t, shape [H, O], with m the plan's stride.
+        returns_change: root mean square of the scaled returns-to-go's change in m steps, shape [1].
 
     Examples:
         >>> import torch
@@ -49,11 +49,15 @@ class Scales:
     returns_change: Tensor
 
     @classmethod
-    def fit(cls, normalized: TensorDictBase, horizon: int) -> Scales:
-        """Measures them on a normalised dataset [N]."""
-        change = normalized["next", "returns_to_go"] - normalized["returns_to_go"]
+    def fit(cls, normalized: TensorDictBase, horizon: int, stride: int = 1) -> Scales:
+        """Measures them on a normalised dataset [N] for plans of a stride."""
+        episode = normalized["episode"].reshape(-1)  # [N]
+        last = episode[stride - 1 :]  # of the steps before the successors
+        start = normalized["returns_to_go"][: len(last)]
+        change = normalized["next", "returns_to_go"][stride - 1 :] - start
+        change = change[last == episode[: len(last)]]
         returns_change = change.double().square().mean().sqrt().float().clamp(min=1e-6)
-        return cls(displacement_scale(normalized, horizon), returns_change.view(1))
+        return cls(displacement_scale(normalized, horizon, stride), returns_change.view(1))
 
     @classmethod
     def empty(cls, horizon: int, observation_dim: int) -> Scales:

@@ -25,13 +25,21 @@ _TRAINED_ON = (
 
 
 def make_buffer(
-    normalized: TensorDictBase, horizon: int, batch_size: int, seed: int, device: torch.device
+    normalized: TensorDictBase,
+    horizon: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    *,
+    history: int | None = None,
+    stride: int = 1,
 ) -> TensorDictReplayBuffer:
     """A replay buffer that yields windows [B, T] of a normalised dataset [N].
 
     Where some step's successor is not known (:func:`~torchrl_td.data.transitions.successor_known`),
     they hold ``("next", "known")`` [B, T, 1], 1 or 0, for the losses that learn from pairs.
-    The dataset goes to the device; where it does not fit, it stays on the CPU.
+    The dataset goes to the device; where it does not fit, it stays on the CPU. History and
+    stride are as for :class:`~torchrl_td.data.WindowSampler`.
 
     Raises:
         InputError: no episode is as long as the horizon.
@@ -44,7 +52,7 @@ def make_buffer(
         storage = PackedStorage(data, device=device)
     except torch.OutOfMemoryError:
         storage = PackedStorage(data, device=torch.device("cpu"))
-    sampler = WindowSampler(horizon, seed=seed)
+    sampler = WindowSampler(horizon, history, stride=stride, seed=seed)
     sampler.index(storage)
     return TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=batch_size)
 
