@@ -185,3 +185,16 @@ def test_the_wrapper_passes_on_what_it_does_not_set() -> None:
         {"seed": None, "options": None},
         {"seed": 2, "options": {"cell": 1, "noise": 0}},
     ]
+
+
+def test_an_exact_goal_lies_at_its_cells_middle_whatever_the_seed() -> None:
+    """Data without the goal in it is paid for that place; gymnasium-robotics shifts the goal."""
+    task = replace(UMAZE, exact_goal=True, observation_keys=["observation"])
+    for seed in range(3):
+        env = make_gym_env(task, seed=seed)
+        observation, _ = env.reset()
+        np.testing.assert_array_equal(env.unwrapped.goal, [-1.0, 1.0])  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(observation["desired_goal"], [-1.0, 1.0])
+        env.close()
+    with pytest.raises(InputError, match=r"task\.exact_goal=true needs a maze"):
+        make_gym_env(replace(HOPPER, exact_goal=True)).reset()

@@ -18,6 +18,7 @@ class TaskConfig:
     env: str = "???"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     reset_options: dict[str, Any] = field(default_factory=dict)
+    exact_goal: bool = False
     max_episode_steps: int = 1000
     horizon: int = 32
     refine_steps: int = 5

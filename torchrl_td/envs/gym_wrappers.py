@@ -46,6 +46,29 @@ class EpisodeStart(gymnasium.Wrapper):
         return self.env.step(action)
 
 
+class ExactGoal(gymnasium.Wrapper):
+    """Puts a maze's goal at the middle of its cell, where gymnasium-robotics shifts it at random.
+
+    Data that does not show the goal can only be paid for one place; a goal up to 0.25 m beside it
+    in each direction would be another task, and one that nothing observed could tell.
+
+    Args:
+        env: a maze of gymnasium-robotics, reset with the option ``goal_cell``.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        base: Any = self.env.unwrapped
+        cell = (options or {}).get("goal_cell")
+        if cell is None or not hasattr(base, "maze"):
+            raise InputError(
+                "task.exact_goal=true needs a maze and its task.reset_options.goal_cell"
+            )
+        base.goal = base.maze.cell_rowcol_to_xy(np.array(cell))
+        base.update_target_site_pos()  # of the picture
+        return {**observation, "desired_goal": base.goal.copy()}, info
+
+
 class StepReport(gymnasium.Wrapper):
     """Puts into every step's info what is counted beside the return, as arrays of one entry.
 

@@ -29,7 +29,7 @@ from torchrl.envs import (
 
 from torchrl_td.config import TaskConfig
 from torchrl_td.data import observation_keys
-from torchrl_td.envs.gym_wrappers import EpisodeStart, StepReport
+from torchrl_td.envs.gym_wrappers import EpisodeStart, ExactGoal, StepReport
 from torchrl_td.errors import InputError, first_line
 
 
@@ -74,6 +74,8 @@ def make_gym_env(
         Path(model_file).unlink(missing_ok=True)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise InputError(f"environment {task.env!r} has no continuous (Box) actions")
+    if task.exact_goal:
+        env = ExactGoal(env)
     if task.reset_options or seed is not None:
         env = EpisodeStart(env, task.reset_options, seed)
     return env
