@@ -25,10 +25,10 @@ from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, TransformedEnv
 
 from torchrl_td import InputError, TDPlannerActor
-from torchrl_td.checkpoint import find_checkpoint, load_about
-from torchrl_td.config import TaskConfig, check_config
+from torchrl_td.checkpoint import checkpoint_task
+from torchrl_td.config import TaskConfig
 from torchrl_td.data import Normalizer
-from torchrl_td.envs.make import make_base_env, planning_transforms
+from torchrl_td.envs import make_base_env, planning_transforms
 from torchrl_td.experiment.cli import main
 from torchrl_td.modules import (
     DiffusionRefiner,
@@ -91,8 +91,8 @@ def make_environment(task: TaskConfig, seed: int) -> EnvBase:
 
 def trained(checkpoint: str, overrides: dict[str, Any]) -> tuple[TaskConfig, TDPlannerActor]:
     """The planner of a training run and its task."""
-    config = check_config(load_about(find_checkpoint(checkpoint))["config"])
-    return config.task, TDPlannerActor.from_checkpoint(checkpoint, **overrides)
+    task, _ = checkpoint_task(checkpoint)
+    return task, TDPlannerActor.from_checkpoint(checkpoint, **overrides)
 
 
 def untrained() -> tuple[TaskConfig, TDPlannerActor]:

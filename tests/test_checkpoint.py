@@ -21,8 +21,8 @@ from torchrl_td.checkpoint import (
     load_about,
     load_model,
     load_payload,
+    rename_damaged_after,
     save_checkpoint,
-    set_aside_after,
     tidy_checkpoints,
 )
 from torchrl_td.config import Config
@@ -82,7 +82,7 @@ def test_a_damaged_one_is_named_and_an_older_one_taken(damage: str, tmp_path: Pa
         load_about(newest)
     assert str(newest) in str(caught.value) and "\n" not in str(caught.value)
     assert find_checkpoint(tmp_path).name == "step-000000000001"
-    set_aside_after(tmp_path, 1)
+    rename_damaged_after(tmp_path, 1)
     assert steps(tmp_path) == [1] and (tmp_path / f"damaged-{newest.name}").exists()
     shutil.rmtree(tmp_path / "step-000000000001")
     with pytest.raises(InputError, match="no checkpoint"):

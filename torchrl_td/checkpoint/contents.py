@@ -1,8 +1,9 @@
 """One checkpoint: what is in it, and that it is what was saved.
 
-On :class:`torchrl.checkpoint.Checkpoint`. A checkpoint is a folder that holds
+Saved by :class:`torchrl.checkpoint.Checkpoint`, read by :mod:`torchrl_td.checkpoint.files`. A
+checkpoint is a folder that holds
 
-* ``about``: format version, settings, spaces, dataset identity, as JSON;
+* ``about``: settings, spaces, dataset identity, as JSON;
 * ``planner``: the weights a planner needs (the refiner's EMA), normaliser included;
 * ``training``: everything a resumed run needs to continue bit for bit;
 * ``verify``: SHA-256 of every file of the others.
@@ -10,7 +11,6 @@ On :class:`torchrl.checkpoint.Checkpoint`. A checkpoint is a folder that holds
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -26,6 +26,8 @@ from torchrl.checkpoint import (
     StateDictCheckpointAdapter,
 )
 
+from torchrl_td.checkpoint.about import check_about
+from torchrl_td.checkpoint.files import FILES, check_files, digests, read_json, read_tensors
 from torchrl_td.config import Config, to_dict
 from torchrl_td.errors import InputError, first_line
 
@@ -34,55 +36,43 @@ FORMAT_KEY = "torchrl_td_format"  # in the manifest's metadata
 
 
 class Payload:
-    """A state dict on its way to or from a file."""
+    """A state dict on its way to a file."""
 
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, state: Mapping[str, Any]) -> None:
         self.state = state
 
     def state_dict(self) -> Mapping[str, Any]:
-        assert self.state is not None
         return self.state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.state = state
 
 
 class _Checksums(CheckpointAdapter):
     """Written last, inside the same atomic save: the digest of every other file."""
 
     adapter_id = "torchrl_td.checksums"
-    filename = "sha256.json"
 
     def save(self, component: Any, path: Path, **_: Any) -> None:
+        folder = path.parents[1]
         path.mkdir(parents=True, exist_ok=True)
-        (path / self.filename).write_text(json.dumps(_digests(path.parent, path)))
+        (folder / FILES["verify"]).write_text(json.dumps(digests(folder)))
         # On disk before the folder gets its final name: a power cut leaves no empty files there.
-        for file in path.parent.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
+        for name in FILES.values():
+            if name != FILES["manifest"]:
+                with (folder / name).open("rb") as file:
+                    os.fsync(file.fileno())
 
-    def load(self, component: Any, path: Path, **_: Any) -> bool:
-        if json.loads((path / self.filename).read_text()) != _digests(path.parent, path):
-            raise ValueError("a file does not match its checksum")
-        return True
+    def load(self, component: Any, path: Path, **_: Any) -> None:
+        raise NotImplementedError("checkpoints are read by torchrl_td.checkpoint.files")
 
 
-def _digests(folder: Path, leave_out: Path) -> dict[str, str]:
-    return {
-        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and leave_out not in file.parents
-    }
-
-
-def make_checkpoint(about: Any, planner: Payload, training: Payload) -> Checkpoint:
+def make_checkpoint(
+    about: Mapping[str, Any], planner: Mapping[str, Any], training: Mapping[str, Any]
+) -> Checkpoint:
+    """What TorchRL saves as one folder; components lie there by the order of their names."""
     checkpoint = Checkpoint()
     tensors = StateDictCheckpointAdapter("torch")
-    checkpoint.register("about", about, adapter=JSONCheckpointAdapter())
-    checkpoint.register("planner", planner, adapter=tensors)
-    checkpoint.register("training", training, adapter=tensors)
-    # Components are saved in the order of their names: this one comes last.
+    checkpoint.register("about", dict(about), adapter=JSONCheckpointAdapter())
+    checkpoint.register("planner", Payload(planner), adapter=tensors)
+    checkpoint.register("training", Payload(training), adapter=tensors)
     checkpoint.register("verify", None, adapter=_Checksums())
     return checkpoint
 
@@ -106,19 +96,25 @@ def describe(
     }
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder claims to be a checkpoint, of whatever program."""
+    return (path / FILES["manifest"]).is_file()
+
+
 def load_about(path: Path) -> dict[str, Any]:
     """Reads and checks what a checkpoint says of itself.
 
+    Its ``config`` holds plain values: :func:`torchrl_td.config.check_config` takes it as it is.
+
     Raises:
-        InputError: if it is damaged, foreign or of a newer format.
+        InputError: if it is damaged, foreign, of a newer format, or says what no run writes.
     """
     try:
-        found = Checkpoint.manifest(path)["metadata"].get(FORMAT_KEY)
-    except Exception as error:  # json, key and file errors of many kinds
-        raise InputError(
-            f"{path} is not a checkpoint of torchrl_td: {first_line(error)}"
-        ) from error
-    if not isinstance(found, int):
+        found = read_json(path / FILES["manifest"])["metadata"][FORMAT_KEY]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        hint = "" if isinstance(error, (KeyError, TypeError)) else f": {first_line(error)}"
+        raise InputError(f"{path} is not a checkpoint of torchrl_td{hint}") from None
+    if not isinstance(found, int) or found < 1:
         raise InputError(f"{path} is not a checkpoint of torchrl_td")
     if found > FORMAT_VERSION:
         raise InputError(
@@ -130,29 +126,31 @@ def load_about(path: Path) -> dict[str, Any]:
         raise InputError(
             f"the checkpoint {path} is damaged: {problem}; use another one of the same folder"
         )
-    return _load(path, "about")["about"]
+    try:
+        return check_about(read_json(path / FILES["about"]))
+    except ValueError as error:
+        raise InputError(f"the checkpoint {path} cannot be used: {first_line(error)}") from None
 
 
 def load_payload(path: Path, name: str, device: torch.device | str) -> Mapping[str, Any]:
-    """The state dict ``"planner"`` or ``"training"`` of a checkpoint."""
-    return _load(path, name, device)[name]
+    """The state dict ``"planner"`` or ``"training"`` of a checkpoint.
 
-
-def _load(path: Path, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    planner, training = Payload(), Payload()
-    checkpoint = make_checkpoint(None, planner, training)
+    Raises:
+        InputError: if it is damaged or holds anything but plain values and tensors.
+    """
     try:
-        result = checkpoint.load(path, components=[name], map_location=device)
-    except Exception as error:  # json, zip and unpickling errors of many kinds
+        check_files(path)
+        return read_tensors(path / FILES[name], device)
+    except Exception as error:  # zip, unpickling and file errors of many kinds
         raise InputError(f"the checkpoint {path} is damaged: {first_line(error)}") from error
-    payload = {"planner": planner.state, "training": training.state}
-    return {**payload, **result.values}
 
 
 def problem_of(path: Path) -> str:
     """What is wrong with a checkpoint's files, or an empty string."""
     try:
-        make_checkpoint(None, Payload(), Payload()).load(path, components=["verify"])
-    except Exception as error:  # json, zip and file errors of many kinds
+        check_files(path)
+        if read_json(path / FILES["verify"]) != digests(path):
+            return "a file does not match its checksum"
+    except (OSError, ValueError) as error:
         return first_line(error)
     return ""

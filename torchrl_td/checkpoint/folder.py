@@ -1,23 +1,24 @@
 """A run's checkpoints: saved atomically, rotated, found again.
 
-On :class:`torchrl.checkpoint.CheckpointRotation`. In a run's ``checkpoint/`` lie the newest as
-``step-<steps>`` and the one with the best score as ``best-<steps>``.
+In a run's ``checkpoint/`` lie the newest as ``step-<steps>`` and the one with the best score as
+``best-<steps>``. They are told apart by these names: TorchRL's ``CheckpointRotation`` would read
+every manifest in the folder, whoever wrote it.
 """
 
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torchrl import torchrl_logger
-from torchrl.checkpoint import Checkpoint, CheckpointRotation
 
 from torchrl_td.checkpoint.contents import (
     FORMAT_KEY,
     FORMAT_VERSION,
-    Payload,
+    is_checkpoint,
     make_checkpoint,
     problem_of,
 )
@@ -51,15 +52,17 @@ def save_checkpoint(
         InputError: if the disk is full or read-only; what was saved before is untouched.
     """
     prefix, keep = (_BEST, 1) if best else (_LAST, keep)
-    rotation = CheckpointRotation(folder, keep_last=keep, prefix=prefix)
-    checkpoint = make_checkpoint(dict(about), Payload(planner), Payload(training))
+    path = folder / f"{prefix}-{step:012d}"
+    checkpoint = make_checkpoint(about, planner, training)
     try:
-        return rotation.save(checkpoint, step=step, metadata={FORMAT_KEY: FORMAT_VERSION})
+        checkpoint.save(path, metadata={FORMAT_KEY: FORMAT_VERSION})
+        _remove(_rotated(folder, prefix)[:-keep])
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise InputError(
             f"could not save a checkpoint to {folder}: {first_line(error)}; free some space or "
             f"make it writable, then resume (earlier checkpoints are untouched)"
         ) from error
+    return path
 
 
 def tidy_checkpoints(folder: Path) -> None:
@@ -72,17 +75,17 @@ def tidy_checkpoints(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def set_aside_after(folder: Path, step: int) -> None:
+def rename_damaged_after(folder: Path, step: int) -> None:
     """Renames checkpoints of later steps, which are damaged if the run resumes before them.
 
     Rotation would otherwise count them among those to keep.
     """
     for path in _rotated(folder, _LAST):
         if _step_of(path) > step:
-            aside = path.with_name(f"damaged-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            torchrl_logger.warning(f"checkpoint {path.name} is damaged; renamed to {aside.name}")
+            renamed = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(renamed, ignore_errors=True)
+            path.rename(renamed)
+            torchrl_logger.warning(f"checkpoint {path.name} is damaged; renamed to {renamed.name}")
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -103,7 +106,7 @@ def find_checkpoint(path: str | Path) -> Path:
         raise InputError(f"no checkpoint at {path}: the path does not exist")
     if (path / "checkpoint").is_dir():
         path = path / "checkpoint"
-    if Checkpoint.is_checkpoint(path):
+    if is_checkpoint(path):
         return path
     found = _rotated(path, prefix)
     for candidate in reversed(found):
@@ -123,6 +126,14 @@ def _rotated(folder: Path, prefix: str) -> list[Path]:
     """By step; those with no readable manifest too, for their names promise a checkpoint."""
     found = [p for p in folder.glob(f"{prefix}-*") if p.name[len(prefix) + 1 :].isdigit()]
     return sorted(found, key=_step_of)
+
+
+def _remove(old: list[Path]) -> None:
+    """Under another name first, so that a kill leaves no half of a checkpoint."""
+    for path in old:
+        gone = path.with_name(f".{path.name}.delete-{uuid.uuid4().hex}")
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _step_of(path: Path) -> int:

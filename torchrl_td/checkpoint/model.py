@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,34 @@ def load_model(
         raise InputError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
     path = find_checkpoint(path)
     about = load_about(path)
-    config = check_config(about["config"])
-    observation_dim = about["observation_dim"]
-    model = build_model(
-        config,
-        observation_dim,
-        len(about["action_low"]),
-        Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim)),
-        Scales.empty(config.task.horizon, observation_dim),
-    )
+    weights = load_payload(path, "planner", "cpu")
     try:
-        model.load_state_dict(dict(load_payload(path, "planner", "cpu")))
-    except RuntimeError as error:
+        # What the settings claim is compared with the weights before memory is taken for it.
+        _check_shapes(_empty_model(about, "meta"), weights)
+        model = _empty_model(about, "cpu")
+        model.load_state_dict(dict(weights))
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"the checkpoint {path} does not fit its settings: {first_line(error)}"
         ) from error
     return model.to(device), about
+
+
+def _empty_model(about: Mapping[str, Any], device: str) -> TrajectoryDiffuser:
+    config, observation_dim = check_config(about["config"]), about["observation_dim"]
+    normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
+    scales = Scales.empty(config.task.horizon, observation_dim)
+    with torch.device(device):
+        return build_model(config, observation_dim, len(about["action_low"]), normalizer, scales)
+
+
+def _check_shapes(model: TrajectoryDiffuser, weights: Mapping[str, Any]) -> None:
+    expected = model.state_dict()
+    for name in sorted(expected.keys() ^ weights.keys(), key=str):
+        raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
+    for name, value in expected.items():
+        if weights[name].shape != value.shape or weights[name].dtype != value.dtype:
+            raise ValueError(
+                f"{name} is {tuple(weights[name].shape)} {weights[name].dtype}, needed are "
+                f"{tuple(value.shape)} {value.dtype}"
+            )

@@ -14,6 +14,7 @@ from torchrl_td.config.settings import (
     TaskConfig,
     TrainingConfig,
 )
+from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
 
 __all__ = [
     "Config",
@@ -28,6 +29,9 @@ __all__ = [
     "TaskConfig",
     "TrainingConfig",
     "check_config",
+    "check_stored_env",
     "override_config",
+    "read_yaml",
+    "stored_config",
     "to_dict",
 ]

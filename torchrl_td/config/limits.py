@@ -33,6 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 _LARGEST_SEED = 2**63 - 1  # that PyTorch's generators take
 _LARGEST_SIZE = 65_536  # of a layer, in numbers: far above what trains, below what overflows
+_MOST_LAYERS = 64  # of a network whose widths are listed
 _LARGEST_RETURN = 1e12  # in reward units: its square is a number that float32 holds
 # Smallest and largest allowed value; None means no bound. A null setting is not checked.
 RANGES: dict[str, tuple[float | None, float | None]] = {
@@ -124,6 +125,8 @@ def check_values(config: Any) -> None:
             raise InputError(f"{key}={value}; allowed is any value above 0{_OFF.get(key, '')}")
     for key in WIDTHS:
         value = OmegaConf.select(config, key)
+        if len(value) > _MOST_LAYERS:
+            raise InputError(f"{key} has {len(value)} entries; allowed are up to {_MOST_LAYERS}")
         if any(not 1 <= width <= _LARGEST_SIZE for width in value):
             raise InputError(f"{key}={value}; allowed are whole numbers from 1 to {_LARGEST_SIZE}")
     _check_together(config)

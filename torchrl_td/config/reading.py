@@ -31,10 +31,10 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         ...
         torchrl_td.errors.InputError: unknown setting 'planner.refine_step'; allowed are ...
     """
-    given = OmegaConf.create(config) if isinstance(config, dict) else config
     schema = OmegaConf.structured(Config)
-    _check_keys(given, schema, "")
     try:
+        given = OmegaConf.create(config) if isinstance(config, dict) else config
+        _check_keys(given, schema, "")
         merged = OmegaConf.merge(schema, given)
         missing = OmegaConf.missing_keys(merged)
         if missing:

@@ -19,7 +19,7 @@ from torchrl.data import Bounded
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_model
-from torchrl_td.config import Config, check_config, override_config
+from torchrl_td.config import Config, check_config, check_stored_env, override_config
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.evaluate import evaluate
 from torchrl_td.experiment.results import describe_run
@@ -161,6 +161,8 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     device = pick_device(own["device"])
     model, about = load_model(find_checkpoint(own["checkpoint"]), device)
     config = override_config(check_config(about["config"]), overrides)
+    named = any(word.startswith("task.env=") for word in overrides)
+    check_stored_env(config, config.task.env if named else None)
     spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),), device)
     actor = TDPlannerActor.from_model(model, config, spec).eval()
     result = evaluate(actor.compile(config.evaluation.compile), config)

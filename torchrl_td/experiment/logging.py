@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from torchrl import torchrl_logger
 
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError, first_line
+from torchrl_td.experiment.run_folder import new_file
 
 _WANDB_SECONDS = 30  # to wait for the server before logging offline
 
@@ -66,7 +67,7 @@ class MetricsFile:
         return [s for s, _ in points], [v for _, v in points]
 
     def _read(self, keep_until: int) -> None:
-        if not self.path.exists():
+        if not self.path.is_file():
             return
         with self.path.open(newline="", errors="replace") as file:
             header, *lines = list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
@@ -79,15 +80,13 @@ class MetricsFile:
             self.rows[int(cells[0])] = {name: value for name, value in values if value}
 
     def _rewrite(self) -> None:
-        temporary = self.path.with_suffix(".tmp")
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["step", *self.columns])
+        writer.writerows(self._cells(step) for step in sorted(self.rows))
         try:
-            with temporary.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["step", *self.columns])
-                writer.writerows(self._cells(step) for step in sorted(self.rows))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            with new_file(self.path) as file:
+                file.write(text.getvalue().encode())
         except OSError as error:
             raise self._unwritable(error) from None
 

@@ -20,6 +20,7 @@ from torchrl import torchrl_logger
 
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.logging import MetricsFile
+from torchrl_td.experiment.run_folder import new_file
 
 _HISTORY, _DRAFT, _REFINED, _WALKED = "#8a8f98", "#e08a1e", "#2b6cb0", "#9ad0a8"
 
@@ -176,6 +177,7 @@ def _draw_state_plan(
 def _save(figure: Any, path: Path, **layout: Any) -> None:
     try:
         figure.tight_layout(**layout)
-        figure.savefig(path, dpi=110)
+        with new_file(path) as file:
+            figure.savefig(file, dpi=110, format="png")
     finally:
         plt.close(figure)

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchrl_td.checkpoint import find_checkpoint, load_about, set_aside_after, tidy_checkpoints
-from torchrl_td.config import Config, check_config, to_dict
+from torchrl_td.checkpoint import (
+    find_checkpoint,
+    load_about,
+    rename_damaged_after,
+    tidy_checkpoints,
+)
+from torchrl_td.config import Config, check_config, check_stored_env, to_dict
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run_folder import SETTINGS, holds_run, read_settings
 from torchrl_td.training.distributed import World
@@ -84,7 +89,7 @@ def resumed(
         about = load_about(checkpoint)
         settings = check_config(about["config"])
         if world.first:
-            set_aside_after(saved, about["step"])
+            rename_damaged_after(saved, about["step"])
     elif config.resume == "auto" and not (folder / SETTINGS).exists():
         if holds_run(folder):
             raise InputError(
@@ -108,17 +113,18 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
         InputError: if something else was to change.
     """
     named, whole = _named(overrides), overrides is None or given.resume == "auto"
+    before, now = _flat(to_dict(stored)), _flat(to_dict(given))
     if given.resume == "auto":
         # The same words as at the start: all that they mean has to be the same.
-        before, now = _flat(to_dict(stored)), _flat(to_dict(given))
         for key in sorted(set(before) | set(now)):
             if not _changeable(key) and before.get(key) != now.get(key):
                 raise InputError(
                     f"the run in {given.output_dir} has {key}={before.get(key)}, not "
                     f"{now.get(key)}; give the settings it was started with, or another output_dir"
                 )
+    check_stored_env(stored, given.task.env if whole or "task.env" in named else None)
     for key in named if given.resume != "auto" else ():
-        if not _changeable(key):
+        if not _changeable(key) and not (key in before and before[key] == now.get(key)):
             raise InputError(
                 f"resume continues a run with its own settings, so {key!r} cannot be given; "
                 f"allowed are {', '.join(CHANGEABLE)}"

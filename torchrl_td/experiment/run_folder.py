@@ -10,15 +10,15 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from torchrl_td.config import Config, check_config, to_dict
-from torchrl_td.errors import InputError, first_line
+from torchrl_td.config import Config, read_yaml, stored_config, to_dict
+from torchrl_td.errors import InputError
 
 _PACKAGES = (
     "torch",
@@ -30,14 +30,15 @@ _PACKAGES = (
     "minari",
     "torchrl_td",
 )
+_FOLDERS = ("checkpoint", "tensorboard", "wandb")  # that a run writes into
 # Any of these says that a run was started in the folder.
-_TRACES = ("config.yaml", "run.json", "metrics.csv", "results.json", "checkpoint")
+_RUN_FILES = ("config.yaml", "run.json", "metrics.csv", "results.json", "checkpoint")
 SETTINGS = "config.yaml"
 
 
 def holds_run(folder: Path) -> bool:
     """Whether a run was started in a folder."""
-    return any((folder / name).exists() for name in _TRACES)
+    return any((folder / name).exists() for name in _RUN_FILES)
 
 
 @contextmanager
@@ -56,10 +57,10 @@ def run_folder(folder: Path, resuming: bool) -> Iterator[Path]:
     folder = folder.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise _unwritable(folder, error) from None
-    with file:
+    with os.fdopen(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -72,6 +73,12 @@ def run_folder(folder: Path, resuming: bool) -> Iterator[Path]:
                 f"output_dir={folder} already holds a run; continue it with resume={folder} or "
                 f"choose another folder"
             )
+        for name in _FOLDERS:
+            if (folder / name).is_symlink():
+                raise InputError(
+                    f"output_dir={folder}: its {name} is a symbolic link, which is not followed; "
+                    f"put the folder itself there"
+                )
         yield folder
 
 
@@ -114,17 +121,16 @@ def read_settings(folder: Path) -> Config:
     """The settings that a run was started with, from its ``config.yaml``.
 
     Raises:
-        InputError: if there is none or it is damaged.
+        InputError: if there is none, it is damaged or does not hold plain values.
     """
     path = folder / SETTINGS
     try:
-        given = OmegaConf.load(path)
-    except Exception as error:  # yaml and file errors of many kinds
-        reason = first_line(error)
+        return stored_config(read_yaml(path))
+    except InputError as error:
+        reason = str(error).removeprefix(f"cannot read {path}: ")
         raise InputError(
             f"cannot read {path}: {reason}; start anew in another output_dir"
         ) from None
-    return check_config(given)  # type: ignore[arg-type]
 
 
 def versions() -> dict[str, str]:
@@ -149,15 +155,33 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: if the disk is full or the folder not writable.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with new_file(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes its place when it is whole; a link at either name is not followed.
+
+    Raises:
+        OSError: if it cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o666), "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
@@ -168,14 +192,23 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 
 def _git_commit() -> str:
-    folder = str(Path(__file__).parent)
+    """The commit of the project's own checkout; of no other that the package may lie in."""
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno") else "")
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(folder: str, *arguments: str) -> str:
-    command = ["git", "-C", folder, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _git(*arguments: str) -> str:
+    root = Path(__file__).resolve().parents[2]
+    off = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]  # they run programs
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", "-C", str(root), *off, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=kept | {"GIT_CEILING_DIRECTORIES": str(root.parent), "GIT_OPTIONAL_LOCKS": "0"},
+    )
+    return done.stdout.strip()

@@ -19,6 +19,7 @@ from torchrl_td.envs.make import make_env, make_gym_env, opened
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.evaluate import play
 from torchrl_td.experiment.plotting import draw_frame, plot_plans
+from torchrl_td.experiment.run_folder import new_file
 
 _FRAMES = 150  # of a video at most, whatever the episode's length
 _FRAME_SECONDS = 0.04  # at least, of the episode's own time: more frames show nothing new
@@ -101,7 +102,11 @@ def show_video(rollout: TensorDictBase, config: Config, path: Path) -> bool:
         torchrl_logger.warning(f"no video: {_no_renderer(config.task, error)}")
         return False
     milliseconds = round(1000 * every / rate)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    with new_file(path) as file:
+        rest = frames[1:]
+        frames[0].save(
+            file, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0
+        )
     return True
 
 

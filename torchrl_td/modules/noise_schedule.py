@@ -58,7 +58,9 @@ class NoiseSchedule(nn.Module):
                 f"got {beta_start} and {beta_end}"
             )
         if schedule == "linear":
-            beta = torch.linspace(beta_start, beta_end, denoising_steps, dtype=torch.float64)
+            beta = torch.linspace(
+                beta_start, beta_end, denoising_steps, dtype=torch.float64, device="cpu"
+            )
         elif schedule == "cosine":
             beta = _cosine_beta(denoising_steps)
         else:
@@ -175,6 +177,6 @@ class NoiseSchedule(nn.Module):
 
 def _cosine_beta(denoising_steps: int, offset: float = 0.008) -> Tensor:
     """β of the cosine schedule (Nichol & Dhariwal 2021), clipped at 0.999."""
-    t = torch.arange(denoising_steps + 1, dtype=torch.float64) / denoising_steps
+    t = torch.arange(denoising_steps + 1, dtype=torch.float64, device="cpu") / denoising_steps
     alpha_bar = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)

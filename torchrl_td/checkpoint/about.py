@@ -1,0 +1,74 @@
+"""What a checkpoint may say of itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torchrl_td.config import stored_config
+
+_LARGEST_DIM = 1_000_000  # numbers of an observation
+# What later reading takes for granted of the dataset, by type.
+_DATASET = {
+    "source": str,
+    "hash": str,
+    "transitions": int,
+    "return_mean": (int, float),
+    "return_best": (int, float),
+    "score_mean": (int, float),
+    "score_best": (int, float),
+}
+
+
+def check_about(about: Any) -> dict[str, Any]:
+    """Checks the types, sizes and settings of an ``about``, which is returned as it is.
+
+    Raises:
+        ValueError: at the first thing wrong, in one line.
+
+    Examples:
+        >>> from torchrl_td.checkpoint.about import check_about
+        >>> check_about({"step": -1})
+        Traceback (most recent call last):
+        ...
+        ValueError: its 'step' is -1, not a whole number of 0 or more
+    """
+    about = _typed(about, "about", dict)
+    for key, low in (("step", 0), ("observation_dim", 1)):
+        value = about.get(key)
+        if type(value) is not int or value < low:
+            raise ValueError(f"its {key!r} is {_short(value)}, not a whole number of {low} or more")
+    if about["observation_dim"] > _LARGEST_DIM:
+        raise ValueError(f"its 'observation_dim' is above {_LARGEST_DIM}")
+    _check_bounds(about.get("action_low"), about.get("action_high"))
+    dataset = _typed(about.get("dataset"), "dataset", dict)
+    for key, kind in _DATASET.items():
+        _typed(dataset.get(key), f"dataset.{key}", kind)
+    stored_config(_typed(about.get("config"), "config", dict))
+    return about
+
+
+def _check_bounds(low: Any, high: Any) -> None:
+    low, high = _typed(low, "action_low", list), _typed(high, "action_high", list)
+    if not low or len(low) != len(high):
+        raise ValueError("its 'action_low' and 'action_high' are not of one length")
+    for bounds in zip(low, high, strict=True):
+        if any(type(bound) not in (int, float) or math.isnan(bound) for bound in bounds):
+            raise ValueError(f"its action bounds hold {_short(bounds)}, not numbers")
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"its action bounds {_short(bounds)} are in the wrong order")
+
+
+def _typed(value: Any, name: str, kind: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"its {name!r} is {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "missing"
+    text = (
+        ascii(value) if isinstance(value, (str, int, float, tuple)) else f"a {type(value).__name__}"
+    )
+    return text if len(text) < 40 else f"{text[:40]}..."
