@@ -88,11 +88,31 @@ class TrajectoryGenerator(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes, at every position of a window, the predictions for the next."""
         observation, returns_to_go, mask = (tensordict.get(key) for key in self.in_keys)
-        output = self.network(observation, returns_to_go, mask)
+        output = self.predict_raw(observation, returns_to_go, mask)
         predicted = self._predict(observation, returns_to_go, *output)
         for key, value in zip(self.out_keys, predicted, strict=True):
             tensordict.set(key, value)
         return tensordict
+
+    def predict_raw(
+        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The network's raw output at every position of windows of any batch shape.
+
+        Args:
+            observation: shape [..., T, O].
+            returns_to_go: shape [..., T, 1].
+            mask: bool [..., T], True for real entries.
+
+        Returns:
+            What :meth:`targets` gives the aim of, [..., T, O] and [..., T, 1].
+        """
+        state, returns = self.network(
+            observation.reshape(-1, *observation.shape[-2:]),
+            returns_to_go.reshape(-1, *returns_to_go.shape[-2:]),
+            mask.reshape(-1, mask.shape[-1]),
+        )
+        return state.reshape(observation.shape), returns.reshape(returns_to_go.shape)
 
     def generate(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, steps: int

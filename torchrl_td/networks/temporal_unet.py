@@ -129,7 +129,8 @@ class TemporalUNet(nn.Module):
             * (-math.log(10_000) / (half - 1))
         )
         angle = step.float().unsqueeze(-1) * frequency
-        return self.step_mlp(torch.cat([angle.sin(), angle.cos()], -1))
+        embedding = torch.cat([angle.sin(), angle.cos()], -1)
+        return self.step_mlp(embedding.to(self.final.weight.dtype))
 
     def embed_condition(self, condition: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embedding of returns-to-go [B, 1] -> [B, E]; zero where ``keep`` [B] is False."""

@@ -148,7 +148,8 @@ class TrajectoryTransformer(nn.Module):
         self.max_length = max_length
         self.embed_state = nn.Linear(observation_dim, width // 2)
         self.embed_returns = nn.Linear(1, width // 2)
-        self.embed_position = nn.Parameter(0.02 * torch.randn(max_length, width))
+        self.embed_position = nn.Parameter(torch.empty(max_length, width))
+        self.reset_parameters()
         self.embedding_norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
             [Block(width, heads, feedforward or width) for _ in range(layers)]
@@ -156,6 +157,11 @@ class TrajectoryTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.state_head = nn.Linear(width, observation_dim)
         self.returns_head = nn.Linear(width, 1)
+
+    def reset_parameters(self) -> None:
+        """Draws the position embedding, the one parameter that is no layer's, anew."""
+        with torch.no_grad():
+            self.embed_position.copy_(0.02 * torch.randn_like(self.embed_position))
 
     def forward(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor

@@ -1,10 +1,11 @@
-"""What the losses share: reading a window's entries, and reducing errors under its mask."""
+"""What the losses share: reading a window's entries, and reducing errors under its masks."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
@@ -12,18 +13,20 @@ from torchrl.objectives.common import LossModule
 
 from torchrl_td.errors import InputError
 
-REDUCTIONS = ("none", "mean", "sum")
+Reduction = Literal["none", "mean", "sum"]
+# Written by TorchRL's SliceSampler with pad_output=True: False marks steps that are repeated.
+_COLLECTOR_MASK = ("collector", "mask")
 
 
 def hide_masked(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
-    """The tensors [B, T, D] with zeros where the mask [B, T] is False.
+    """The tensors [..., D] with zeros where the mask [...] is False.
 
     Hiding the errors alone is not enough: a NaN in padding would still reach the gradient,
     where it is multiplied by zero and stays NaN.
 
     Args:
-        mask: bool, shape [B, T], True for real entries.
-        tensors: each of shape [B, T, D], with a D of its own.
+        mask: bool, shape [...], True for real entries.
+        tensors: each of shape [..., D], with a D of its own.
 
     Returns:
         As many tensors of the same shapes.
@@ -39,83 +42,118 @@ def hide_masked(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
     return [tensor.where(mask, 0.0) for tensor in tensors]
 
 
-def reduce_masked(error: Tensor, mask: Tensor, reduction: str) -> Tensor:
-    """Reduces errors over the entries whose mask is True.
-
-    Args:
-        error: shape [B, T, D].
-        mask: bool, shape [B, T].
-        reduction: ``"mean"`` over valid entries and D, ``"sum"``, or ``"none"``, which
-            returns [B, T, D] with zeros where masked.
-
-    Returns:
-        A number, 0 where nothing is real, or [B, T, D].
-
-    Examples:
-        >>> import torch
-        >>> from torchrl_td.objectives.common import reduce_masked
-        >>> error = torch.tensor([[[1.0], [3.0], [torch.nan]]])
-        >>> mask = torch.tensor([[True, True, False]])
-        >>> reduce_masked(error, mask, "mean")
-        tensor(2.)
-    """
-    # where, not a product: a NaN in padding must not reach the loss.
-    error = error.where(mask.unsqueeze(-1), 0.0)
-    if reduction == "none":
-        return error
-    total = error.sum()
-    return total if reduction == "sum" else total / (mask.sum() * error.shape[-1]).clamp(min=1)
-
-
 class WindowLoss(LossModule):
     """A loss of one network on a batch of windows, without a value estimator.
 
-    A subclass declares ``_AcceptedKeys``, whose last key but for ``optional_keys`` is that of the
-    mask, ``default_keys``, ``out_keys`` and the annotations that TorchRL asks for: ``<name>``,
-    ``<name>_params`` and ``target_<name>_params``.
+    The steps that count are those where the window's ``mask`` and the entry that TorchRL's
+    ``loss_mask_key`` names are both True, each of shape [..., T] or [..., T, 1]. Where a window has
+    neither, all count. With ``loss_mask_key="auto"``, the default, TorchRL's own masks are found.
+
+    A subclass declares ``_AcceptedKeys``, ``default_keys``, ``default_out_keys`` and the
+    annotations that TorchRL asks for: ``<name>``, ``<name>_params``, ``target_<name>_params``.
 
     Args:
         network (nn.Module): the module to be trained.
         name (str): name under which the loss keeps it.
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or ``"none"``.
         create_target_params (bool): whether target parameters are kept.
 
     Raises:
         InputError: if the reduction is unknown.
     """
 
-    optional_keys: ClassVar[tuple[str, ...]] = ()
+    optional_keys: ClassVar[tuple[str, ...]] = ("mask", "next_known")
     """Names of the keys that a window may lack, and that are not among ``in_keys``."""
+    default_out_keys: ClassVar[tuple[str, ...]] = ()
+    """The entries written, the loss first."""
 
     def __init__(
-        self, network: nn.Module, name: str, reduction: str, *, create_target_params: bool = False
+        self,
+        network: nn.Module,
+        name: str,
+        reduction: Reduction | None,
+        *,
+        create_target_params: bool = False,
     ) -> None:
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise InputError(
-                f"unknown reduction {reduction!r}; allowed are {', '.join(REDUCTIONS)}"
-            )
+        reduction = reduction or "mean"
+        if reduction not in get_args(Reduction):
+            allowed = ", ".join(get_args(Reduction))
+            raise InputError(f"unknown reduction {reduction!r}; allowed are {allowed}")
         self.reduction = reduction
         self.convert_to_functional(network, name, create_target_params=create_target_params)
+        self.out_keys = list(self.default_out_keys)
+        self._forward_value_estimator_keys()
 
     @property
-    def in_keys(self) -> list[NestedKey]:
-        """The keys read, in the order of ``_AcceptedKeys``."""
-        names = [field.name for field in fields(self._AcceptedKeys)]
-        return [getattr(self.tensor_keys, n) for n in names if n not in self.optional_keys]
-
-    @in_keys.setter
-    def in_keys(self, value: list[NestedKey]) -> None:
-        raise AttributeError("rename keys with set_keys")
+    def keyword_keys(self) -> list[NestedKey]:
+        """The keys of the entries that can be given as tensors: ``in_keys`` and the optional."""
+        return [*self.in_keys, *self._optional]
 
     def _forward_value_estimator_keys(self, **kwargs) -> None:
-        """There is no value estimator whose keys would have to follow."""
+        """Takes renamed keys over; there is no value estimator whose keys would have to follow."""
+        names = [field.name for field in fields(self._AcceptedKeys)]
+        keys = {name: getattr(self.tensor_keys, name) for name in names}
+        self.in_keys = [key for name, key in keys.items() if name not in self.optional_keys]
+        self._optional = [key for name, key in keys.items() if name in self.optional_keys]
 
-    def _read(self, tensordict: TensorDictBase) -> list[Tensor]:
-        """The entries of ``in_keys`` [B, T, ...]; the mask [B, T] comes last."""
-        return [tensordict.get(key) for key in self.in_keys]
+    def _read(self, tensordict: TensorDictBase, *names: str) -> list[Tensor]:
+        """The entries [..., T, D] of the keys that have these names."""
+        return [self._get(tensordict, getattr(self.tensor_keys, name)) for name in names]
+
+    def _get(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
+        value = tensordict.get(key, None)
+        if value is None:
+            raise KeyError(
+                f"{type(self).__name__} found no {key!r} in the batch; add it, or rename keys with "
+                f"set_keys() or loss_mask_key"
+            )
+        return value
+
+    def _masks(self, tensordict: TensorDictBase, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Which steps [..., T] of the entry ``like`` [..., T, D] are real, and which count.
+
+        What is not real is padding, which no network may look at; a real step may still not count
+        in the loss.
+        """
+        real = like.new_ones(like.shape[:-1], dtype=torch.bool)
+        counted = real
+        for key in (self.tensor_keys.mask, *self._loss_mask_keys()):
+            if key == self.loss_mask_key:
+                mask = self._get(tensordict, key)
+            elif (mask := tensordict.get(key, None)) is None:
+                continue
+            mask = _per_step(mask, like, key)
+            counted = counted & mask
+            if key in (self.tensor_keys.mask, _COLLECTOR_MASK):
+                real = real & mask
+        return real, counted
 
     def _hide_unknown(self, error: Tensor, tensordict: TensorDictBase) -> Tensor:
-        """The error [B, T, D] of what depends on the next state, 0 where that is not known."""
-        known = tensordict.get(self.tensor_keys.next_known, None)  # [B, T, 1]
-        return error if known is None else error.where(known.bool(), 0.0)
+        """The error [..., T, D] of what depends on the next state, 0 where that is not known."""
+        key = self.tensor_keys.next_known
+        known = tensordict.get(key, None)
+        if known is None:
+            return error
+        return error.where(_per_step(known, error, key).unsqueeze(-1), 0.0)
+
+    def _reduced(self, error: Tensor, counted: Tensor) -> Tensor:
+        """The error [..., T, D] reduced over the steps that count [..., T].
+
+        Without a reduction it keeps its shape, so that it stays aligned with the batch.
+        """
+        if self.reduction == "none":
+            return error.where(counted.unsqueeze(-1), 0.0)
+        return self._reduce_loss(error, mask=counted)
+
+
+def _per_step(mask: Tensor, like: Tensor, key: NestedKey) -> Tensor:
+    """A mask [..., T] or [..., T, 1] as bool [..., T], for an entry ``like`` [..., T, D]."""
+    steps = like.shape[:-1]
+    if mask.shape == (*steps, 1):
+        mask = mask.squeeze(-1)
+    if mask.shape != steps:
+        raise InputError(
+            f"{key!r} has shape {list(mask.shape)}, but the batch's steps are {list(steps)}"
+        )
+    return mask.bool()

@@ -9,7 +9,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 
 from torchrl_td.modules import PlanCritic
-from torchrl_td.objectives.common import WindowLoss, hide_masked, reduce_masked
+from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
 
 class PlanCriticLoss(WindowLoss):
@@ -21,10 +21,12 @@ class PlanCriticLoss(WindowLoss):
         critic_network (PlanCritic): the critic.
 
     Keyword Args:
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
+            ``"none"``.
 
     Raises:
         InputError: if the reduction is unknown.
+        KeyError: in use, if the batch lacks an entry.
 
     Examples:
         >>> import torch
@@ -51,7 +53,7 @@ class PlanCriticLoss(WindowLoss):
             observation: states [B, T, O].
             action: actions [B, T, A].
             returns_to_go: scaled returns-to-go [B, T, 1].
-            mask: bool [B, T], True for real steps.
+            mask: [B, T] or [B, T, 1], True for real steps; where it is missing, all are.
         """
 
         observation: NestedKey = "observation"
@@ -60,21 +62,22 @@ class PlanCriticLoss(WindowLoss):
         mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
-    out_keys = ["loss_critic"]  # noqa: RUF012
+    default_out_keys = ("loss_critic",)
 
     critic_network: PlanCritic
     critic_network_params: TensorDictParams
     target_critic_network_params: TensorDictParams
 
-    def __init__(self, critic_network: PlanCritic, *, reduction: str = "mean") -> None:
+    def __init__(self, critic_network: PlanCritic, *, reduction: Reduction | None = "mean") -> None:
         super().__init__(critic_network, "critic_network", reduction)
 
-    @dispatch
+    @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Computes ``loss_critic`` of a batch of windows [B, T]."""
-        *entries, mask = self._read(tensordict)
-        observation, action, returns_to_go = hide_masked(mask, *entries)
+        """Computes ``loss_critic`` of a batch of windows, or of steps, of any shape."""
+        entries = self._read(tensordict, "observation", "action", "returns_to_go")
+        _, counted = self._masks(tensordict, entries[0])
+        observation, action, returns_to_go = hide_masked(counted, *entries)
         with self.critic_network_params.to_module(self.critic_network):
             value = self.critic_network.value(observation, action)
-        loss = reduce_masked((value - returns_to_go).square(), mask, self.reduction)
+        loss = self._reduced((value - returns_to_go).square(), counted)
         return TensorDict({"loss_critic": loss})

@@ -9,7 +9,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 
 from torchrl_td.modules import TrajectoryGenerator
-from torchrl_td.objectives.common import WindowLoss, hide_masked, reduce_masked
+from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
 
 class TrajectoryGeneratorLoss(WindowLoss):
@@ -22,10 +22,12 @@ class TrajectoryGeneratorLoss(WindowLoss):
         generator_network (TrajectoryGenerator): the generator.
 
     Keyword Args:
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
+            ``"none"``.
 
     Raises:
         InputError: if the reduction is unknown.
+        KeyError: in use, if the batch lacks an entry.
 
     Examples:
         >>> import torch
@@ -58,7 +60,7 @@ class TrajectoryGeneratorLoss(WindowLoss):
             returns_to_go: scaled returns-to-go [B, T, 1].
             next_observation: the states that follow.
             next_returns_to_go: the returns-to-go that follow.
-            mask: bool [B, T], True for real steps.
+            mask: [B, T] or [B, T, 1], True for real steps; where it is missing, all are.
             next_known: [B, T, 1], False or 0 where ``next_observation`` is not known and
                 teaches nothing; where the entry is missing, all are known.
         """
@@ -71,33 +73,37 @@ class TrajectoryGeneratorLoss(WindowLoss):
         next_known: NestedKey = ("next", "known")
 
     default_keys = _AcceptedKeys
-    optional_keys = ("next_known",)
-    out_keys = ["loss_generator", "state_error", "returns_error"]  # noqa: RUF012
+    default_out_keys = ("loss_generator", "state_error", "returns_error")
 
     generator_network: TrajectoryGenerator
     generator_network_params: TensorDictParams
     target_generator_network_params: TensorDictParams
 
-    def __init__(self, generator_network: TrajectoryGenerator, *, reduction: str = "mean") -> None:
+    def __init__(
+        self, generator_network: TrajectoryGenerator, *, reduction: Reduction | None = "mean"
+    ) -> None:
         super().__init__(generator_network, "generator_network", reduction)
 
-    @dispatch
+    @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Computes the loss of a batch of windows [B, T].
+        """Computes the loss of a batch of windows [T], [B, T] or [A, B, T].
 
         Returns:
             ``loss_generator`` and, detached, ``state_error`` and ``returns_error``.
         """
-        *entries, mask = self._read(tensordict)
-        observation, returns_to_go, next_observation, next_returns = hide_masked(mask, *entries)
+        now = self._read(tensordict, "observation", "returns_to_go")
+        later = self._read(tensordict, "next_observation", "next_returns_to_go")
+        real, counted = self._masks(tensordict, now[0])
+        observation, returns_to_go = hide_masked(real, *now)
+        next_observation, next_returns = hide_masked(counted, *later)
         with self.generator_network_params.to_module(self.generator_network):
-            state, returns = self.generator_network.network(observation, returns_to_go, mask)
+            state, returns = self.generator_network.predict_raw(observation, returns_to_go, real)
             state_target, returns_target = self.generator_network.targets(
                 observation, returns_to_go, next_observation, next_returns
             )
         state_error = self._hide_unknown((state - state_target).square(), tensordict)
-        state_error = reduce_masked(state_error, mask, self.reduction)
-        returns_error = reduce_masked((returns - returns_target).square(), mask, self.reduction)
+        state_error = self._reduced(state_error, counted)
+        returns_error = self._reduced((returns - returns_target).square(), counted)
         loss = state_error + returns_error
         if self.reduction == "none":
             loss = state_error.mean(-1, keepdim=True) + returns_error

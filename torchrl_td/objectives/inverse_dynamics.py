@@ -9,7 +9,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 
 from torchrl_td.modules import InverseDynamics
-from torchrl_td.objectives.common import WindowLoss, hide_masked, reduce_masked
+from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
 
 class InverseDynamicsLoss(WindowLoss):
@@ -19,10 +19,12 @@ class InverseDynamicsLoss(WindowLoss):
         inverse_dynamics_network (InverseDynamics): the inverse dynamics.
 
     Keyword Args:
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
+            ``"none"``.
 
     Raises:
         InputError: if the reduction is unknown.
+        KeyError: in use, if the batch lacks an entry.
 
     Examples:
         >>> import torch
@@ -49,7 +51,7 @@ class InverseDynamicsLoss(WindowLoss):
             observation: states [B, T, O].
             next_observation: the states that follow.
             action: the actions between them [B, T, A].
-            mask: bool [B, T], True for real steps.
+            mask: [B, T] or [B, T, 1], True for real steps; where it is missing, all are.
             next_known: [B, T, 1], False or 0 where ``next_observation`` is not known and
                 teaches nothing; where the entry is missing, all are known.
         """
@@ -61,25 +63,27 @@ class InverseDynamicsLoss(WindowLoss):
         next_known: NestedKey = ("next", "known")
 
     default_keys = _AcceptedKeys
-    optional_keys = ("next_known",)
-    out_keys = ["loss_inverse_dynamics"]  # noqa: RUF012
+    default_out_keys = ("loss_inverse_dynamics",)
 
     inverse_dynamics_network: InverseDynamics
     inverse_dynamics_network_params: TensorDictParams
     target_inverse_dynamics_network_params: TensorDictParams
 
     def __init__(
-        self, inverse_dynamics_network: InverseDynamics, *, reduction: str = "mean"
+        self,
+        inverse_dynamics_network: InverseDynamics,
+        *,
+        reduction: Reduction | None = "mean",
     ) -> None:
         super().__init__(inverse_dynamics_network, "inverse_dynamics_network", reduction)
 
-    @dispatch
+    @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Computes ``loss_inverse_dynamics`` of a batch of windows [B, T]."""
-        *entries, mask = self._read(tensordict)
-        observation, next_observation, action = hide_masked(mask, *entries)
+        """Computes ``loss_inverse_dynamics`` of a batch of windows, or of steps, of any shape."""
+        entries = self._read(tensordict, "observation", "next_observation", "action")
+        _, counted = self._masks(tensordict, entries[0])
+        observation, next_observation, action = hide_masked(counted, *entries)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
             predicted = self.inverse_dynamics_network.act(observation, next_observation)
         error = self._hide_unknown((predicted - action).square(), tensordict)
-        loss = reduce_masked(error, mask, self.reduction)
-        return TensorDict({"loss_inverse_dynamics": loss})
+        return TensorDict({"loss_inverse_dynamics": self._reduced(error, counted)})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchrl_td.errors import InputError
 from torchrl_td.modules import DiffusionRefiner
-from torchrl_td.objectives.common import WindowLoss, reduce_masked
+from torchrl_td.objectives.common import Reduction, WindowLoss
 
 
 class DiffusionRefinerLoss(WindowLoss):
@@ -32,14 +32,16 @@ class DiffusionRefinerLoss(WindowLoss):
             from the whole schedule, as in the paper. A refiner that only ever starts at
             k ≪ K can be trained where it is used.
         delay_refiner (bool): whether target parameters (the EMA) are kept.
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
+            ``"none"``.
 
     Attributes:
         shard: (which, of how many) equal shares of a batch the rows given are. Noise is drawn
             for the whole batch, so that processes sharing it see what a single one would.
 
     Raises:
-        InputError: if a setting is out of its range.
+        InputError: if a setting is out of its range; in use, if the windows are shorter than H.
+        KeyError: in use, if the batch lacks an entry.
 
     Examples:
         >>> import torch
@@ -65,7 +67,7 @@ class DiffusionRefinerLoss(WindowLoss):
         Attributes:
             observation: states [B, T, O].
             returns_to_go: scaled returns-to-go [B, T, 1].
-            mask: bool [B, T], True for real steps.
+            mask: [B, T] or [B, T, 1], True for real steps; where it is missing, all are.
         """
 
         observation: NestedKey = "observation"
@@ -73,7 +75,7 @@ class DiffusionRefinerLoss(WindowLoss):
         mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
-    out_keys = ["loss_refiner"]  # noqa: RUF012
+    default_out_keys = ("loss_refiner",)
 
     refiner_network: DiffusionRefiner
     refiner_network_params: TensorDictParams
@@ -87,7 +89,7 @@ class DiffusionRefinerLoss(WindowLoss):
         condition_dropout: float = 0.5,
         max_step: int | None = None,
         delay_refiner: bool = False,
-        reduction: str = "mean",
+        reduction: Reduction | None = "mean",
     ) -> None:
         super().__init__(
             refiner_network,
@@ -112,22 +114,26 @@ class DiffusionRefinerLoss(WindowLoss):
         self.delay_refiner = delay_refiner
         self.shard = (0, 1)
 
-    @dispatch
+    @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Computes the loss of a batch of windows [B, T].
+        """Computes the loss of a batch of windows [T], [B, T] or [A, B, T].
 
         Returns:
             ``loss_refiner``.
         """
-        observation, returns_to_go, mask = self._read(tensordict)
-        plan, mask = observation[:, -self.horizon :], mask[:, -self.horizon :]
-        condition = returns_to_go[:, -self.horizon]  # [B, 1]
-        noise, step, keep = self._draw(plan)
-        error = self.noise_error(plan, condition, noise, step, keep)
-        mask = mask.clone()
-        mask[:, 0] = False
-        loss = reduce_masked(error, mask, self.reduction)
-        return TensorDict({"loss_refiner": loss})
+        observation, returns_to_go = self._read(tensordict, "observation", "returns_to_go")
+        if observation.shape[-2] < self.horizon:
+            raise InputError(
+                f"the windows have {observation.shape[-2]} steps, fewer than horizon={self.horizon}"
+            )
+        _, counted = self._masks(tensordict, observation)
+        plan = observation[..., -self.horizon :, :]
+        condition = returns_to_go[..., -self.horizon, :].reshape(-1, 1)
+        rows = plan.reshape(-1, *plan.shape[-2:])  # [B, H, O]
+        error = self.noise_error(rows, condition, *self._draw(rows)).view_as(plan)
+        counted = counted[..., -self.horizon :].clone()
+        counted[..., 0] = False
+        return TensorDict({"loss_refiner": self._reduced(error, counted)})
 
     def _draw(self, plan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise [B, H, O], denoising steps [B] and kept conditions [B] for a plan [B, H, O]."""
