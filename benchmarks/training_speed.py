@@ -30,8 +30,8 @@ from tensordict import TensorDict
 from torchrl_td.config import Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.run_folder import versions
-from torchrl_td.training.joint_loss import make_losses
 from torchrl_td.training.trainer import Trainer
+from torchrl_td.training.trajectory_diffuser import make_losses
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Horizon, observation and action widths of METHOD's settings table.
@@ -142,7 +142,7 @@ def parts_of(trainer: Trainer) -> dict[str, Callable[[Any], Any]]:
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         trainer.scheduler.step()
-        trainer.ema.step()
+        trainer.algorithm.update_targets(trainer.step)
         return batch
 
     pieces: dict[str, Callable[[Any], Any]] = {

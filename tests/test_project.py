@@ -28,7 +28,8 @@ ROWS = (
     ("modules",),
     ("objectives", "inference"),
     ("config",),
-    ("envs", "checkpoint"),
+    ("envs", "baselines"),
+    ("checkpoint",),
     ("training", "actors"),
     ("experiment",),
 )

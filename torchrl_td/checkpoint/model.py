@@ -1,4 +1,4 @@
-"""The trained parts in a checkpoint, with no dataset at hand."""
+"""The model that settings describe, and the trained one in a checkpoint, with no dataset."""
 
 from __future__ import annotations
 
@@ -7,23 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from torchrl_td.baselines import BASELINES
 from torchrl_td.checkpoint.build import build_model
 from torchrl_td.checkpoint.contents import load_about, load_payload
 from torchrl_td.checkpoint.folder import find_checkpoint
-from torchrl_td.config import check_config
+from torchrl_td.config import Config, check_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, first_line
-from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
+from torchrl_td.modules.trajectory_diffuser import Scales
 
 
-def load_model(
-    path: str | Path, device: torch.device | str = "cpu"
-) -> tuple[TrajectoryDiffuser, dict[str, Any]]:
-    """Rebuilds the trained parts (with the refiner's EMA weights) from a checkpoint.
+def make_model(
+    config: Config, normalizer: Normalizer, scales: Scales, action_low: Tensor, action_high: Tensor
+) -> nn.Module:
+    """The untrained model of a run's algorithm.
+
+    Args:
+        config: the run's settings.
+        normalizer: fitted on the dataset.
+        scales: likewise.
+        action_low: lowest actions [A].
+        action_high: highest actions [A].
+    """
+    baseline = BASELINES.get(config.algorithm.name)
+    if baseline is not None:
+        return baseline.build(config, normalizer, action_low, action_high)
+    widths = (normalizer.loc.shape[0], action_low.shape[0])
+    return build_model(config, *widths, normalizer, scales)
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Any, dict[str, Any]]:
+    """Rebuilds the trained model (with averaged weights where there are) from a checkpoint.
 
     Returns:
-        The parts on ``device``, and the checkpoint's ``about``.
+        The model on ``device``, and the checkpoint's ``about``.
 
     Raises:
         InputError: as :func:`find_checkpoint` and :func:`load_about`, or there is no such device.
@@ -35,7 +54,18 @@ def load_model(
         raise InputError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
     path = find_checkpoint(path)
     about = load_about(path)
+<<<<<<< HEAD
     weights = load_payload(path, "planner", "cpu")
+=======
+    config = check_config(about["config"])
+    observation_dim = about["observation_dim"]
+    normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
+    scales = Scales.empty(config.task.horizon, observation_dim)
+    bounds = (
+        torch.tensor(about[key], dtype=torch.float32) for key in ("action_low", "action_high")
+    )
+    model = make_model(config, normalizer, scales, *bounds)
+>>>>>>> 86db729 (Train whichever algorithm is asked for, and clip each part's gradient by itself)
     try:
         # What the settings claim is compared with the weights before memory is taken for it.
         _check_shapes(_empty_model(about, "meta"), weights)

@@ -1,7 +1,9 @@
 """Every setting, typed and checked: a wrong key or value stops a run before it starts."""
 
+from torchrl_td.config.limits import check_read, unread_settings
 from torchrl_td.config.reading import check_config, override_config, to_dict
 from torchrl_td.config.settings import (
+    AlgorithmConfig,
     Config,
     CriticConfig,
     DatasetConfig,
@@ -17,6 +19,7 @@ from torchrl_td.config.settings import (
 from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
 
 __all__ = [
+    "AlgorithmConfig",
     "Config",
     "CriticConfig",
     "DatasetConfig",
@@ -29,9 +32,14 @@ __all__ = [
     "TaskConfig",
     "TrainingConfig",
     "check_config",
+<<<<<<< HEAD
     "check_stored_env",
+=======
+    "check_read",
+>>>>>>> 86db729 (Train whichever algorithm is asked for, and clip each part's gradient by itself)
     "override_config",
     "read_yaml",
     "stored_config",
     "to_dict",
+    "unread_settings",
 ]

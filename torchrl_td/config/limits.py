@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from torchrl_td.config.settings import Config
 from torchrl_td.errors import InputError
 
+# What each algorithm reads of `algorithm` beside its name.
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "trajectory_diffuser": (),
+    "bc": ("hidden_dims",),
+    "bc_best": ("hidden_dims",),
+    "rcbc": ("hidden_dims",),
+}
+# Sections and settings that only plans have a use for.
+OF_PLANS = (
+    "generator",
+    "refiner",
+    "inverse_dynamics",
+    "critic",
+    "planner",
+    "task.refine_steps",
+    "task.guidance_scale",
+    "training.refiner_weight_decay",
+    "training.ema_decay",
+    "training.compile",
+    "training.cudagraph",
+    "evaluation.compile",
+)
 CHOICES: dict[str, tuple[str, ...]] = {
+    "algorithm.name": tuple(ALGORITHMS),
     "generator.kind": ("transformer", "gru", "lstm"),
     "generator.predict": ("state", "change"),
     "refiner.schedule": ("linear", "cosine"),
@@ -69,6 +94,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.final_learning_rate_share": (0, 1),
     "training.refiner_weight_decay": (0, None),
     "training.ema_decay": (0, None),
+    "training.warmup_steps": (0, None),
     "training.log_every": (1, None),
     "training.validate_every": (0, None),
     "training.evaluate_every": (0, None),
@@ -90,7 +116,12 @@ POSITIVE = (
     "training.gradient_clip",
 )
 _OFF = {"training.gradient_clip": ", or null for no clipping"}
-WIDTHS = ("refiner.multipliers", "inverse_dynamics.hidden_dims", "critic.hidden_dims")
+WIDTHS = (
+    "algorithm.hidden_dims",
+    "refiner.multipliers",
+    "inverse_dynamics.hidden_dims",
+    "critic.hidden_dims",
+)
 # Handed to the environment; other names of the same data.
 FREE_FORM = ("task.env_kwargs.", "task.reset_options.", "dataset.sources.")
 
@@ -125,14 +156,61 @@ def check_values(config: Any) -> None:
             raise InputError(f"{key}={value}; allowed is any value above 0{_OFF.get(key, '')}")
     for key in WIDTHS:
         value = OmegaConf.select(config, key)
+<<<<<<< HEAD
         if len(value) > _MOST_LAYERS:
             raise InputError(f"{key} has {len(value)} entries; allowed are up to {_MOST_LAYERS}")
         if any(not 1 <= width <= _LARGEST_SIZE for width in value):
+=======
+        if any(not 1 <= width <= _LARGEST_SIZE for width in value or ()):
+>>>>>>> 86db729 (Train whichever algorithm is asked for, and clip each part's gradient by itself)
             raise InputError(f"{key}={value}; allowed are whole numbers from 1 to {_LARGEST_SIZE}")
     _check_together(config)
 
 
+def check_read(config: Config, overrides: Iterable[str]) -> None:
+    """Refuses words that set what the run's algorithm does not read.
+
+    Args:
+        config: the settings.
+        overrides: ``key=value`` words that a user gave.
+
+    Raises:
+        InputError: at the first of them.
+
+    Examples:
+        >>> from torchrl_td.config import AlgorithmConfig, Config, check_read
+        >>> check_read(Config(algorithm=AlgorithmConfig(name="bc")), ["generator.width=64"])
+        Traceback (most recent call last):
+        ...
+        torchrl_td.errors.InputError: algorithm=bc does not read generator.width; leave it out ...
+    """
+    unread = unread_settings(config)
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if any(key == name or key.startswith(f"{name}.") for name in unread):
+            raise InputError(
+                f"algorithm={config.algorithm.name} does not read {key}; leave it out, or choose "
+                f"an algorithm that does"
+            )
+
+
+def unread_settings(config: Config) -> tuple[str, ...]:
+    """Sections and settings that the run's algorithm has no use for."""
+    return OF_PLANS if config.algorithm.name in ("bc", "bc_best", "rcbc") else ()
+
+
+def _check_algorithm(config: Any) -> None:
+    name = config.algorithm.name
+    for key in config.algorithm:
+        given, reads = config.algorithm[key] is not None, key in ALGORITHMS[name]
+        if key != "name" and given and not reads:
+            raise InputError(f"algorithm={name} does not read algorithm.{key}; leave it out")
+        if reads and not given:
+            raise InputError(f"algorithm={name} needs algorithm.{key}; give a value")
+
+
 def _check_together(config: Any) -> None:
+    _check_algorithm(config)
     training, candidates = config.training, config.planner.candidates
     if training.ema_decay >= 1:
         raise InputError(

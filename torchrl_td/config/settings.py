@@ -47,6 +47,14 @@ class DatasetConfig:
 
 
 @dataclass
+class AlgorithmConfig:
+    """Which algorithm, and the settings of the baselines; null for what one does not read."""
+
+    name: str = "trajectory_diffuser"
+    hidden_dims: list[int] | None = None
+
+
+@dataclass
 class GeneratorConfig:
     """The sequence generator."""
 
@@ -124,6 +132,8 @@ class TrainingConfig:
     final_learning_rate_share: float = 0.01
     ema_decay: float = 0.995
     gradient_clip: float | None = None
+    clip_each_part: bool = False
+    warmup_steps: int = 0
     log_every: int = 100
     validate_every: int = 1000
     evaluate_every: int = 0
@@ -173,6 +183,7 @@ class Config:
     progress: bool = True
     task: TaskConfig = field(default_factory=TaskConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
     inverse_dynamics: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)

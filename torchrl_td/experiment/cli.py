@@ -17,10 +17,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torchrl.data import Bounded
 
-from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_model
-from torchrl_td.config import Config, check_config, check_stored_env, override_config
+from torchrl_td.config import (
+    Config,
+    check_config,
+    check_read,
+    check_stored_env,
+    override_config,
+)
 from torchrl_td.errors import InputError
+from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import evaluate
 from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run import pick_device
@@ -42,6 +48,9 @@ _MEANT = {
     "task.refine_steps": "planner.refine_steps",
     "task.guidance_scale": "planner.guidance_scale",
 }
+
+# What a table calls a planner's entries in results.json.
+_NAMES = {"generator": "planner, generator alone", "refined": "planner, refined"}
 
 _failed: list[int] = []  # exit statuses of the jobs of one command
 _programs: list[int] = []  # ids of the processes in which `main` runs a program
@@ -163,9 +172,9 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     config = override_config(check_config(about["config"]), overrides)
     named = any(word.startswith("task.env=") for word in overrides)
     check_stored_env(config, config.task.env if named else None)
+    check_read(config, overrides)
     spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),), device)
-    actor = TDPlannerActor.from_model(model, config, spec).eval()
-    result = evaluate(actor.compile(config.evaluation.compile), config)
+    result = evaluate(make_actor(model, config, spec), config)
     summary = {
         **describe_run(config, about["dataset"], about["step"]),
         "checkpoint": str(own["checkpoint"]),
@@ -229,14 +238,14 @@ def _output_file(word: str) -> Path:
 def print_results(summary: dict[str, Any]) -> None:
     """Prints a summary as a table on stdout."""
     dataset = summary["dataset"]
-    rows = [("planner", "refine steps", "score", "return", "ms a plan", "p95", "success")]
+    rows = [("policy", "refine steps", "score", "return", "ms a plan", "p95", "success")]
     for result in summary["results"]:
         returns = result["returns"]
         success = result["success_rate"]
         rows.append(
             (
-                "generator alone" if result["refine_steps"] == 0 else "refined",
-                str(result["refine_steps"]),
+                _NAMES.get(result["name"], result["name"]),
+                "" if result["refine_steps"] is None else str(result["refine_steps"]),
                 f"{result['score_mean']:.1f} ± {result['score_std']:.1f}",
                 f"{sum(returns) / len(returns):.1f}",
                 f"{1e3 * result['seconds_per_plan_median']:.1f}",
@@ -246,7 +255,7 @@ def print_results(summary: dict[str, Any]) -> None:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        f"{summary['task']} in {summary['environment']}, preset {summary['preset']}, "
+        f"{summary['task']} in {summary['environment']}, {_method(summary)}, "
         f"seed {summary['seed']}, {summary['training_steps']} training steps, "
         f"{summary['results'][0]['episodes']} episodes",
         f"data: mean score {dataset['score_mean']:.1f}, best episode {dataset['score_best']:.1f}",
@@ -254,6 +263,11 @@ def print_results(summary: dict[str, Any]) -> None:
     for row in rows:
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _method(summary: dict[str, Any]) -> str:
+    preset = summary["preset"]
+    return f"preset {preset}" if preset else f"algorithm {summary['algorithm']}"
 
 
 def _submitit_says(error: Exception) -> str | None:

@@ -1,9 +1,9 @@
-"""Plays a task with a planner and scores it as D4RL does."""
+"""Plays a task with a planner or another policy and scores it as D4RL does."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,21 +29,24 @@ class EvaluationResult:
     """What one planner setting scored.
 
     Attributes:
-        refine_steps: denoising steps the plans were refined by; 0 is the generator alone.
+        name: ``generator`` or ``refined`` of a planner, else the algorithm's.
+        refine_steps: denoising steps the plans were refined by; 0 is the generator alone, and
+            ``None`` where there are no plans.
         returns: undiscounted return of every episode.
         lengths: steps of every episode.
         score_mean: mean of the normalised score, 100 (R − min) / (max − min); the return's
             where the task has no references. R is the return, or what ``task.score_key`` names.
         score_std: its standard deviation over episodes.
         episodes: how many.
-        seconds_per_plan_median: of single plans (batch 1) on this machine.
+        seconds_per_plan_median: of single plans or actions (batch 1) on this machine.
         seconds_per_plan_p95: likewise.
         success_rate: share of episodes with a success, where the environment reports it.
         scores: normalised score of every episode.
         compile: how the plans were run, as in :meth:`torchrl_td.TDPlannerActor.compile`.
     """
 
-    refine_steps: int
+    name: str
+    refine_steps: int | None
     returns: list[float]
     lengths: list[int]
     score_mean: float
@@ -97,9 +100,7 @@ class Episodes:
     situation: TensorDictBase
 
 
-def evaluate(
-    actor: TDPlannerActor, config: Config, episodes: int | None = None
-) -> EvaluationResult:
+def evaluate(actor: Any, config: Config, episodes: int | None = None) -> EvaluationResult:
     """Plays whole episodes in batches of environments.
 
     Episode i is the one that Gymnasium's ``env.reset(seed=evaluation.seed + i)`` starts, whatever
@@ -107,7 +108,7 @@ def evaluate(
     caller's random state is left as it was.
 
     Args:
-        actor: the planner.
+        actor: the planner, or another algorithm's policy.
         config: the task and the evaluation's settings.
         episodes: how many; ``None`` takes the settings'.
 
@@ -135,18 +136,22 @@ def evaluate(
             with opened(env):
                 parts.append(play_episodes(env, actor, task.max_episode_steps))
         seconds = time_plans(actor, parts[-1].situation)
-    return _result(actor, task, parts, seconds)
+    return _result(actor, config, parts, seconds)
 
 
 def _result(
-    actor: TDPlannerActor, task: TaskConfig, parts: list[Episodes], seconds: list[float]
+    actor: Any, config: Config, parts: list[Episodes], seconds: list[float]
 ) -> EvaluationResult:
+    plans = _plans(actor)
+    refine_steps = actor.planner.refiner.refine_steps if plans else None
+    name = "generator" if refine_steps == 0 else "refined"
     returns = torch.cat([part.returns for part in parts])
     successes = [part.successes for part in parts if part.successes is not None]
     progress = [part.progress for part in parts if part.progress is not None]
-    scores = normalized_score(torch.cat(progress) if progress else returns, task)
+    scores = normalized_score(torch.cat(progress) if progress else returns, config.task)
     return EvaluationResult(
-        refine_steps=actor.planner.refiner.refine_steps,
+        name=name if plans else config.algorithm.name,
+        refine_steps=refine_steps,
         returns=returns.tolist(),
         lengths=torch.cat([part.lengths for part in parts]).tolist(),
         score_mean=float(scores.mean()),
@@ -156,11 +161,11 @@ def _result(
         seconds_per_plan_p95=float(np.percentile(seconds, 95)),
         success_rate=float(torch.cat(successes).double().mean()) if successes else None,
         scores=scores.tolist(),
-        compile=actor.receding_horizon.runner.mode,
+        compile=actor.receding_horizon.runner.mode if plans else "none",
     )
 
 
-def play_episodes(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> Episodes:
+def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
     """One episode in each environment [B], keeping nothing but what they came to.
 
     An environment that is done is neither stepped nor counted any more, and when half of the
@@ -211,7 +216,7 @@ def play_episodes(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> Episod
     )
 
 
-def _plan(actor: TDPlannerActor, step: TensorDictBase, rows: Tensor) -> TensorDictBase:
+def _plan(actor: Any, step: TensorDictBase, rows: Tensor) -> TensorDictBase:
     """Acts in the environments ``rows``; in the others, zeros stand for action and plan."""
     count = step.batch_size[0]
     if len(rows) == count:
@@ -225,7 +230,7 @@ def _plan(actor: TDPlannerActor, step: TensorDictBase, rows: Tensor) -> TensorDi
     return step
 
 
-def play(env: EnvBase, actor: TDPlannerActor, max_steps: int) -> TensorDictBase:
+def play(env: EnvBase, actor: Any, max_steps: int) -> TensorDictBase:
     """One episode in each environment [B], every plan kept; for pictures of a few.
 
     Returns:
@@ -260,26 +265,19 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def time_plans(actor: TDPlannerActor, step: TensorDictBase, count: int = 30) -> list[float]:
-    """Seconds of single plans (batch 1) from a real situation, the first few left out.
+def time_plans(actor: Any, step: TensorDictBase, count: int = 30) -> list[float]:
+    """Seconds of single plans or actions (batch 1) from a real situation, the first few left out.
 
     Args:
-        actor: the planner.
-        step: one step of an episode, batch size [1], with the planner's inputs.
+        actor: the policy.
+        step: one step of an episode, batch size [1], with the policy's inputs.
         count: plans to time.
     """
-    steps_key = next(key for key in actor.in_keys if isinstance(key, tuple) and key[-1] == "steps")
-    every = actor.receding_horizon.replan_every
-    start_step = step[steps_key] - step[steps_key] % every
     device = actor.normalizer.loc.device
-    # Until then weights are packed and graphs captured, that of a warm start's second draft last.
-    horizon = actor.receding_horizon
-    settled = max(3, horizon.runner.warm_up)
-    settled *= 1 if horizon.warm_start == "none" else horizon.refresh_every
+    situations, settled = _due_plans(actor, step) if _plans(actor) else (lambda i: step.copy(), 3)
     seconds = []
     for i in range(count + settled):
-        # A plan is due at each of these steps, and now and then a fresh draft.
-        inputs = step.copy().set(steps_key, start_step + i * every)
+        inputs = situations(i)
         start = time.perf_counter()
         actor(inputs)
         if device.type == "cuda":
@@ -287,3 +285,22 @@ def time_plans(actor: TDPlannerActor, step: TensorDictBase, count: int = 30) -> 
         if i >= settled:
             seconds.append(time.perf_counter() - start)
     return seconds
+
+
+def _plans(actor: Any) -> bool:
+    return isinstance(actor, TDPlannerActor)
+
+
+def _due_plans(
+    actor: TDPlannerActor, step: TensorDictBase
+) -> tuple[Callable[[int], TensorDictBase], int]:
+    """Situations by their number in which a plan is due, and how many to leave out."""
+    steps_key = next(key for key in actor.in_keys if isinstance(key, tuple) and key[-1] == "steps")
+    horizon = actor.receding_horizon
+    every = horizon.replan_every
+    start_step = step[steps_key] - step[steps_key] % every
+    # Until then weights are packed and graphs captured, that of a warm start's second draft last.
+    settled = max(3, horizon.runner.warm_up)
+    settled *= 1 if horizon.warm_start == "none" else horizon.refresh_every
+    # A plan is due at each of these steps, and now and then a fresh draft.
+    return lambda i: step.copy().set(steps_key, start_step + i * every), settled

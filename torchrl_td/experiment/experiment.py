@@ -13,6 +13,7 @@ from torchrl import torchrl_logger
 from torchrl_td.checkpoint import describe, load_about, load_payload, save_checkpoint
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
+from torchrl_td.experiment.acting import variants
 from torchrl_td.experiment.evaluate import EvaluationResult
 from torchrl_td.experiment.judge import Judge
 from torchrl_td.experiment.logging import Metrics
@@ -21,7 +22,6 @@ from torchrl_td.experiment.progress import Progress
 from torchrl_td.experiment.results import summarize
 from torchrl_td.experiment.run_folder import write_json
 from torchrl_td.experiment.signals import Stop
-from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.training.distributed import World
 from torchrl_td.training.trainer import Trainer
 
@@ -55,7 +55,8 @@ class Session:
         self.dataset = dict(dataset)
         self.action_spec = action_spec
         self.judge = Judge(config, folder, action_spec, device)
-        self.trainer = Trainer(config, episodes, device, world)
+        bounds = (action_spec.space.low, action_spec.space.high)
+        self.trainer = Trainer(config, episodes, device, world, bounds)
         self.judge.actor(self.trainer.model)  # refuses what cannot plan before training
         self.metrics: Metrics | None = None  # the first process' alone
         self.progress = Progress(config, world.first)
@@ -117,7 +118,7 @@ class Session:
         return False
 
     def finish(self) -> dict[str, Any]:
-        """Evaluates generator and refined planner, writes results and pictures.
+        """Evaluates what is trained, writes results and pictures.
 
         Told to stop, it leaves out what is not done.
 
@@ -127,7 +128,7 @@ class Session:
         assert self.metrics is not None
         model, step = self.trainer.planner_model(), self.trainer.step
         results: list[EvaluationResult] = []
-        for refine_steps in sorted({0, self.config.planner.refine_steps}):
+        for refine_steps in variants(self.config):
             result = self._final_score(model, refine_steps)
             if result is None:
                 self.metrics.close()
@@ -260,7 +261,7 @@ class Session:
             with self.stop.at_once():
                 self.judge.show(model, step, metrics, f"plans-{step}.png")
 
-    def _final_score(self, model: TrajectoryDiffuser, refine_steps: int) -> EvaluationResult | None:
+    def _final_score(self, model: Any, refine_steps: int | None) -> EvaluationResult | None:
         """A score for ``results.json``; ``None`` if told to stop before there is one."""
         try:
             with self.stop.at_once():
@@ -272,7 +273,7 @@ class Session:
                 ) from error
         return None
 
-    def _show(self, model: TrajectoryDiffuser, metrics: Metrics) -> None:
+    def _show(self, model: Any, metrics: Metrics) -> None:
         """The pictures at the end."""
         step, path = self.trainer.step, self.folder / "training.png"
         with spared(path):

@@ -1,8 +1,7 @@
-"""What a run has learned: its planner, its scores, the best so far, pictures of its plans."""
+"""What a run has learned: its policy, its scores, the best so far, pictures of its plans."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 from torchrl import torchrl_logger
 from torchrl.data import Bounded
 
-from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config
+from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import EvaluationResult, evaluate
 from torchrl_td.experiment.logging import Metrics
 from torchrl_td.experiment.plotting import spared
@@ -44,23 +43,17 @@ class Judge:
         self.best_score: float | None = None
         self.evaluations_since_best = 0
 
-    def actor(self, model: TrajectoryDiffuser, refine_steps: int | None = None) -> TDPlannerActor:
-        """The planner that the settings describe, or the same with other refine steps."""
-        config = copy.deepcopy(self.config)
-        if refine_steps is not None:
-            config.planner.refine_steps = refine_steps
-        if config.planner.refine_steps == 0:
-            config.planner.evaluations, config.planner.candidates = None, 1
+    def actor(self, model: Any, refine_steps: int | None = None) -> Any:
+        """The policy that the settings describe, or the planner with other refine steps."""
         spec = Bounded(self.action_spec.space.low, self.action_spec.space.high)
-        actor = TDPlannerActor.from_model(model, config, spec.to(self.device))
-        return actor.compile(config.evaluation.compile)
+        return make_actor(model, self.config, spec.to(self.device), refine_steps)
 
     def score(
         self,
-        model: TrajectoryDiffuser,
+        model: Any,
         refine_steps: int | None = None,
     ) -> EvaluationResult:
-        """Evaluates a planner.
+        """Evaluates what is learned, a planner with other refine steps if wanted.
 
         Raises:
             InputError: if an environment fails.
@@ -73,7 +66,7 @@ class Judge:
         Raises:
             InputError: if the metrics' file cannot be written.
         """
-        name = "generator" if result.refine_steps == 0 else "refined"
+        name = result.name
         values = {
             f"eval/score/{name}": result.score_mean,
             f"eval/score_std/{name}": result.score_std,
@@ -83,7 +76,7 @@ class Judge:
             values[f"eval/success_rate/{name}"] = result.success_rate
         metrics.write(step, values)
         torchrl_logger.info(
-            f"step {step}: {name} planner scores {result.score_mean:.1f} ± "
+            f"step {step}: {name} scores {result.score_mean:.1f} ± "
             f"{result.score_std:.1f} over {result.episodes} episodes, "
             f"{1e3 * result.seconds_per_plan_median:.1f} ms a plan"
         )
@@ -108,7 +101,7 @@ class Judge:
 
     def show(
         self,
-        model: TrajectoryDiffuser,
+        model: Any,
         step: int,
         metrics: Metrics,
         name: str,
@@ -118,6 +111,8 @@ class Judge:
 
         What cannot be drawn is left out with a warning.
         """
+        if not isinstance(model, TrajectoryDiffuser):
+            return  # there are no plans to draw
         plans, film = self.folder / name, self.folder / "rollout.gif"
         with spared(plans):
             with own_randomness(self.config.evaluation.seed):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchrl_td.config import Config, to_dict
+from torchrl_td.config import Config, to_dict, unread_settings
 from torchrl_td.experiment.evaluate import EvaluationResult
 from torchrl_td.experiment.run_folder import versions
 from torchrl_td.training.trainer import Trainer
@@ -59,18 +59,26 @@ def describe_run(config: Config, dataset: Mapping[str, Any], step: int) -> dict[
         ('transformer', False)
     """
     settings = to_dict(config)
+    planless = "planner" in unread_settings(config)
     for section, keys in _APART.items():
         for key in keys:
-            del (settings[section] if section else settings)[key]
+            (settings[section] if section else settings).pop(key, None)
+    for name in unread_settings(config):
+        section, _, key = name.partition(".")
+        if key:
+            settings[section].pop(key, None)
+        else:
+            settings.pop(section, None)
     return {
+        "algorithm": config.algorithm.name,
         "task": config.task.name,
         "dataset": dict(dataset),
         "environment": config.task.env,
-        "preset": config.preset,
+        "preset": None if planless else config.preset,
         "seed": config.seed,
         "training_steps": step,
         "target_return": config.evaluation.target_return,
-        "planner": vars(config.planner).copy(),
+        "planner": {} if planless else vars(config.planner).copy(),
         "settings": settings,
     }
 
@@ -96,8 +104,6 @@ def summarize(
     return {
         **describe_run(config, dataset, trainer.step),
         "training_seconds": round(seconds, 1),
-        "guidance_scale": config.planner.guidance_scale,
-        "candidates": config.planner.candidates,
         "parameters": trainer.model.parameter_counts(),
         "device": str(trainer.device),
         "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import ReplayBuffer
 
-from torchrl_td.config import Config
+from torchrl_td.config import Config, check_read
 from torchrl_td.data import check_matches_env, dataset_identity, load_episodes
 from torchrl_td.envs.make import make_base_env
 from torchrl_td.errors import InputError, first_line
@@ -45,6 +45,7 @@ def run(
         InputError: for anything the user can mend, before hours are spent.
     """
     resuming = config.resume is not None
+    check_read(config, overrides or ())
     folder = folder_of(config, overrides)
     device = pick_device(config.device)
     with joined(device) as world:

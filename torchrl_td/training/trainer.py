@@ -1,4 +1,4 @@
-"""Training: three losses on one batch of windows, one optimiser, an EMA of the refiner."""
+"""Training: an algorithm's losses on its batches, one optimiser, target networks."""
 
 from __future__ import annotations
 
@@ -7,54 +7,27 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torchrl.objectives.common import LossModule
 
-from torchrl_td.checkpoint.build import build_model
-from torchrl_td.config import Config, TrainingConfig
+from torchrl_td.baselines import BASELINES, Algorithm
+from torchrl_td.checkpoint.model import make_model
+from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
-from torchrl_td.training.buffers import make_buffer, split_episodes
+from torchrl_td.errors import InputError
+from torchrl_td.modules.trajectory_diffuser import Scales
+from torchrl_td.training.buffers import split_episodes
 from torchrl_td.training.cuda_graph import CudaGraphStep, check_cuda_graph
 from torchrl_td.training.distributed import World
-from torchrl_td.training.joint_loss import AveragedRefiner, JointLoss, make_losses
+from torchrl_td.training.joint_loss import JointLoss
 from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
+from torchrl_td.training.optimizer import fit_for_capture, make_optimizer
 from torchrl_td.training.random_state import RandomState, own_randomness, seed_everything
+from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
 
 _VALIDATION_BATCH = 256
 _NORM = "gradient_norm/"
-
-
-def make_optimizer(
-    losses: dict[str, LossModule], settings: TrainingConfig
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """One AdamW over all parts (Adam where the decay is 0) and its linear decay."""
-    groups = []
-    for name, loss in losses.items():
-        decay = settings.refiner_weight_decay if name == "refiner" else 0.0
-        parameters = [p for p in loss.parameters() if p.requires_grad]
-        groups.append({"params": parameters, "weight_decay": decay, "name": name})
-    rate = settings.learning_rate
-    optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = rate  # for the scheduler, which would take the tensor otherwise
-    _fit_for_capture(optimizer, settings.cudagraph)
-    final = settings.final_learning_rate_share
-
-    def factor(step: int) -> float:
-        return 1 - (1 - final) * min(step / settings.decay_steps, 1.0)
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _fit_for_capture(optimizer: torch.optim.Optimizer, captured: bool) -> None:
-    """In a CUDA graph a learning rate must be a tensor on the device that stays where it is."""
-    for group in optimizer.param_groups:
-        rate, device = float(group["lr"]), group["params"][0].device
-        group["lr"] = torch.tensor(rate, device=device) if captured else rate
-        group["capturable"] = captured
 
 
 class Trainer:
@@ -65,6 +38,7 @@ class Trainer:
         episodes: the raw dataset [N] from :func:`~torchrl_td.data.load_episodes`.
         device: where to train; the dataset goes there too.
         world: this process' place among those of the run.
+        action_bounds: lowest and highest actions [A]; ``None`` takes the data's.
 
     Raises:
         InputError: if the data cannot be trained on with these settings, or the device or the
@@ -77,6 +51,7 @@ class Trainer:
         episodes: TensorDictBase,
         device: torch.device,
         world: World | None = None,
+        action_bounds: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         settings, horizon = config.training, config.task.horizon
         self.config, self.device, self.world = config, device, world or World()
@@ -90,72 +65,98 @@ class Trainer:
         train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)
         train = normalizer.apply_to(train)
-        widths = (episodes["observation"].shape[-1], episodes["action"].shape[-1])
-        scales = Scales.fit(train, horizon)
-        self.model = build_model(config, *widths, normalizer, scales).to(device)
-        self.losses = make_losses(self.model, config)
-        self.ema = AveragedRefiner(self.losses["refiner"], settings.ema_decay)
+        bounds = action_bounds or _bounds(episodes)
+        model = make_model(config, normalizer, Scales.fit(train, horizon), *bounds).to(device)
+        self.algorithm = find_algorithm(config)(model, config)
+        if self.world.size > 1 and not self.algorithm.shares_batches:
+            raise InputError(
+                f"algorithm={config.algorithm.name} trains in one process, this run has "
+                f"{self.world.size}; start a single one"
+            )
+        kept = self.algorithm.keep(train)
+        if kept is not None:
+            self.rows, train = self.rows[kept], train[kept]
         self.joint_loss = self._joint_loss()
-        self.optimizer, self.scheduler = make_optimizer(self.losses, settings)
+        self.optimizer, self.scheduler = make_optimizer(self.algorithm)
         self._optimize = self._optimization()
-        self.buffer = make_buffer(train, horizon, settings.batch_size, config.seed, device)
-        self.validation = None
+        self.buffers = self.algorithm.make_buffers(train, settings.batch_size, config.seed, device)
+        self.validation: dict[str, Any] = {}
         if validation is not None:
             held_out = normalizer.apply_to(episodes[validation])
-            self.validation = make_buffer(held_out, horizon, _VALIDATION_BATCH, 0, device)
+            self.validation = self.algorithm.make_buffers(held_out, _VALIDATION_BATCH, 0, device)
         self.means = RunningMeans()
         self.watch = DivergenceWatch(settings.explosion)
 
+    @property
+    def model(self) -> Any:
+        """What is trained, as a checkpoint holds it."""
+        return self.algorithm.model
+
+    @property
+    def losses(self) -> dict[str, Any]:
+        """The loss module of each part."""
+        return self.algorithm.losses
+
+    @property
+    def buffer(self) -> Any:
+        """The first of the buffers, and mostly the only one."""
+        return next(iter(self.buffers.values()))
+
     def train_step(self) -> None:
         """One optimisation step; nothing here waits for the device."""
-        batch = self.buffer.sample().to(self.device)
+        batch = self._sample(self.buffers)
         metrics = self._optimize(batch)
         self.scheduler.step()
         self.step += 1
         total = metrics.pop("total")
         self.means.add(metrics)
         norms = [value for name, value in metrics.items() if name.startswith(_NORM)]
-        present = batch["index"][:, self.config.task.horizon - 2].clone()  # [B], of its own memory
-        self.watch.note(total, norms, present)
+        rows = self.algorithm.rows(batch).clone()  # [B], of its own memory
+        self.watch.note(total, norms, rows)
 
     def optimize(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Losses, gradients, their clipping, the optimiser and the EMA, on a batch [B, T].
+        """Losses, gradients, their clipping, the optimiser and target networks, on a batch.
 
         All of it on tensors that stay where they are, so that it can be captured in a CUDA graph.
 
         Returns:
             ``total`` and each loss and its parts, and each part's ``gradient_norm/…``; detached.
         """
-        metrics = self.joint_loss(*self._share(batch))
+        metrics = self.joint_loss(*self._share(self.algorithm.prepare(batch)))
         metrics["total"].backward()
         norms = self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.step()
+        self.algorithm.update_targets(self.step)
         return {**metrics, "total": metrics["total"].detach(), **norms}
 
     @torch.no_grad()
     def validate(self, batches: int = 4) -> dict[str, float]:
-        """Losses on the held-out episodes, always on the same windows and noise.
+        """Losses on the held-out episodes, always on the same batches and noise.
 
         Returns:
-            ``loss_<part>`` of each part, and ``loss_refiner_ema`` with the averaged weights.
+            ``loss_<part>`` of each part, and what else the algorithm measures, such as
+            ``loss_refiner_ema`` with the averaged weights.
         """
-        if self.validation is None:
+        if not self.validation:
             return {}
-        sampler: Any = self.validation.sampler
-        losses = {f"loss_{name}": (f"loss_{name}", loss) for name, loss in self.losses.items()}
-        averaged = make_losses(self.planner_model(), self.config, delay_refiner=False)["refiner"]
-        losses["loss_refiner_ema"] = ("loss_refiner", averaged)
-        totals = dict.fromkeys(losses, 0.0)
-        sampler.reseed(0)
-        self.losses["refiner"].shard = (0, 1)
+        for buffer in self.validation.values():
+            if hasattr(buffer.sampler, "reseed"):
+                buffer.sampler.reseed(0)
+        losses, reads = self.algorithm.validation_losses(), self.algorithm.reads
+        totals: dict[str, float] = {}
+        self.algorithm.take_shard(0, 1)
         for number in range(batches):
-            batch = self.validation.sample().to(self.device)
-            for name, (key, loss) in losses.items():
-                with own_randomness(number):  # the same noise for both refiners
-                    totals[name] += float(loss(batch)[key]) / batches
-        self.losses["refiner"].shard = (self.world.rank, self.world.size)
+            with own_randomness(number):
+                batch = self.algorithm.prepare(self._sample(self.validation))
+            for part, loss, suffix in losses:
+                with own_randomness(number):  # the same noise for every network of a part
+                    entries = loss(batch[reads[part]] if part in reads else batch)
+                for key, value in entries.items():
+                    if key.startswith("loss_"):
+                        name = key + suffix
+                        totals[name] = totals.get(name, 0.0) + float(value) / batches
+        self.algorithm.take_shard(self.world.rank, self.world.size)
         return totals
 
     def read_metrics(self) -> dict[str, float]:
@@ -173,16 +174,11 @@ class Trainer:
         return float(self.scheduler.base_lrs[0] * factor(max(self.step - 1, 0)))
 
     def planner_state(self) -> dict[str, Tensor]:
-        """State dict of the parts with the refiner's EMA weights: what a planner uses."""
-        state = dict(self.model.state_dict())
-        ema = self.losses["refiner"].target_refiner_network_params.data.flatten_keys(".")
-        for key, value in ema.items():
-            if key.startswith("network."):
-                state["refiner_" + key] = value
-        return state
+        """State dict of the model as it acts, with averaged weights where there are."""
+        return dict(self.algorithm.acting_state())
 
-    def planner_model(self) -> TrajectoryDiffuser:
-        """A copy of the parts with the refiner's EMA weights, for evaluation."""
+    def planner_model(self) -> Any:
+        """A copy of the model as it acts, for evaluation."""
         model = copy.deepcopy(self.model)
         model.load_state_dict(self.planner_state())
         return model.eval()
@@ -194,7 +190,7 @@ class Trainer:
             "losses": {name: loss.state_dict() for name, loss in self.losses.items()},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "sampler": self.buffer.sampler.state_dict(),
+            "samplers": {n: b.sampler.state_dict() for n, b in self.buffers.items()},
             "means": self.means.state_dict(),
             "watch": self.watch.state_dict(),
             "rng": RandomState(self.device).state_dict(),
@@ -205,10 +201,13 @@ class Trainer:
         for name, loss in self.losses.items():
             loss.load_state_dict(state["losses"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        _fit_for_capture(self.optimizer, self.config.training.cudagraph)
+        fit_for_capture(self.optimizer, self.config.training.cudagraph)
         self._optimize = self._optimization()  # a graph would go on with the states replaced
         self.scheduler.load_state_dict(state["scheduler"])
-        self.buffer.sampler.load_state_dict(state["sampler"])
+        # Checkpoints made before there were several have the one's state as "sampler".
+        samplers = state.get("samplers") or {"windows": state["sampler"]}
+        for name, buffer in self.buffers.items():
+            buffer.sampler.load_state_dict(samplers[name])
         self.means.load_state_dict(state["means"], self.device)
         self.watch.load_state_dict(state["watch"])
         RandomState(self.device).load_state_dict(state["rng"])
@@ -231,38 +230,56 @@ class Trainer:
             return CudaGraphStep(self.optimize, self.device)
         return self.optimize
 
+    def _sample(self, buffers: Mapping[str, Any]) -> TensorDictBase:
+        """A sample of the only buffer, or one of each under its name."""
+        batches = {name: buffer.sample().to(self.device) for name, buffer in buffers.items()}
+        if len(batches) == 1:
+            return next(iter(batches.values()))
+        return TensorDict(dict(batches), batch_size=[], device=self.device)
+
     def _joint_loss(self) -> nn.Module:
         settings = self.config.training
         if settings.compile:
-            # The networks alone: what is random stays outside, and so the same.
-            for network in (self.model.generator.network, self.model.refiner_network):
+            for network in self.algorithm.networks_to_compile():
                 network.compile()
-        joint = JointLoss(self.losses, settings.autocast)
+        joint = JointLoss(self.losses, settings.autocast, self.algorithm.reads)
         if self.world.size == 1:
             return joint
-        self.losses["refiner"].shard = (self.world.rank, self.world.size)
+        self.algorithm.take_shard(self.world.rank, self.world.size)
         return DistributedDataParallel(joint, broadcast_buffers=False)
 
     def _share(self, batch: TensorDictBase) -> tuple[TensorDictBase, dict[str, Tensor] | None]:
         """This process' rows, and what the mean loss over them counts in that over all."""
         if self.world.size == 1:
             return batch, None
-        mine, plan = self.world.share(batch), slice(-self.config.task.horizon + 1, None)
-        weight = self.world.weight(batch["mask"], mine["mask"])
-        weights = dict.fromkeys(self.losses, weight)
-        weights["refiner"] = self.world.weight(batch["mask"][:, plan], mine["mask"][:, plan])
-        return mine, weights
+        mine = self.world.share(batch)
+        of_mine = self.algorithm.masks(mine)
+        masks = self.algorithm.masks(batch)
+        return mine, {n: self.world.weight(mask, of_mine[n]) for n, mask in masks.items()}
 
     def _clip_gradients(self) -> dict[str, Tensor]:
-        """Norm of each part's gradient before clipping; clips the whole."""
+        """Norm of each part's gradient before clipping; clips each part or the whole."""
         groups = {
             group["name"]: [p.grad for p in group["params"] if p.grad is not None]
             for group in self.optimizer.param_groups
         }
         norms = {name: nn.utils.get_total_norm(grads) for name, grads in groups.items()}
-        limit = self.config.training.gradient_clip
-        if limit is not None:
-            total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-            factor = (limit / (total + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_([g for grads in groups.values() for g in grads], factor)
+        settings = self.config.training
+        if settings.gradient_clip is not None:
+            whole = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+            for name, grads in groups.items():
+                norm = norms[name] if settings.clip_each_part else whole
+                factor = (settings.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+                if grads:
+                    torch._foreach_mul_(grads, factor)
         return {_NORM + name: norm for name, norm in norms.items()}
+
+
+def find_algorithm(config: Config) -> type[Algorithm]:
+    """What ``algorithm.name`` means."""
+    return BASELINES.get(config.algorithm.name, TrajectoryDiffuserTraining)
+
+
+def _bounds(episodes: TensorDictBase) -> tuple[Tensor, Tensor]:
+    action = episodes["action"]
+    return action.amin(0), action.amax(0)

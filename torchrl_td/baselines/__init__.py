@@ -1,0 +1,26 @@
+"""What a planner is compared with, trained and played by the same harness."""
+
+from __future__ import annotations
+
+from torchrl_td.baselines.algorithm import Algorithm, Baseline
+from torchrl_td.baselines.cloning import (
+    BehaviourCloning,
+    BestTenthCloning,
+    ReturnConditionedCloning,
+)
+
+BASELINES: dict[str, type[Baseline]] = {
+    "bc": BehaviourCloning,
+    "bc_best": BestTenthCloning,
+    "rcbc": ReturnConditionedCloning,
+}
+"""The baselines by the name that ``algorithm=`` takes."""
+
+__all__ = [
+    "BASELINES",
+    "Algorithm",
+    "Baseline",
+    "BehaviourCloning",
+    "BestTenthCloning",
+    "ReturnConditionedCloning",
+]

@@ -1,0 +1,79 @@
+"""Behaviour cloning: of all data, of its best tenth, and with the return asked for as an input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase, TensorDictParams
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.objectives import BCLoss
+
+from torchrl_td.baselines.algorithm import Baseline
+from torchrl_td.baselines.policy import make_policy
+from torchrl_td.config import Config
+from torchrl_td.data.normalizer import Normalizer
+
+
+class _CloningLoss(BCLoss):
+    target_actor_network_params: TensorDictParams | None  # which TorchRL warns of otherwise
+
+
+class BehaviourCloning(Baseline):
+    """The data's action from the state, by mean squared error (TorchRL's ``BCLoss``)."""
+
+    inputs: tuple[str, ...] = ("observation",)
+
+    @classmethod
+    def build(
+        cls, config: Config, normalizer: Normalizer, action_low: Tensor, action_high: Tensor
+    ) -> nn.Module:
+        conditioned = "returns_to_go" in cls.inputs
+        return make_policy(config, normalizer, action_low, action_high, conditioned=conditioned)
+
+    def make_losses(self) -> dict[str, Any]:
+        actor = TensorDictModule(self.model.network, in_keys=list(self.inputs), out_keys=["action"])
+        return {"bc": _CloningLoss(actor, loss_function="l2")}
+
+
+class BestTenthCloning(BehaviourCloning):
+    """Cloning of the tenth of the episodes that have the highest returns, at least one."""
+
+    def keep(self, episodes: TensorDictBase) -> Tensor:
+        return best_episodes(episodes, 0.1)
+
+
+class ReturnConditionedCloning(BehaviourCloning):
+    """Cloning with the returns-to-go as an input: asked for a high return, it acts for one."""
+
+    inputs = ("observation", "returns_to_go")
+    entries = ("observation", "returns_to_go", "action")
+
+
+def best_episodes(episodes: TensorDictBase, share: float) -> Tensor:
+    """Rows of the episodes with the highest returns.
+
+    Args:
+        episodes: dataset [N] with ``episode`` and rewards.
+        share: of the episodes; at least one is taken.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td.baselines.cloning import best_episodes
+        >>> data = TensorDict(
+        ...     episode=torch.tensor([4, 4, 7, 7]),
+        ...     next=TensorDict(reward=torch.tensor([[1.0], [0.0], [1.0], [1.0]]), batch_size=[4]),
+        ...     batch_size=[4],
+        ... )
+        >>> best_episodes(data, 0.1)
+        tensor([2, 3])
+    """
+    _, number = episodes["episode"].reshape(-1).unique(return_inverse=True)  # [N]
+    reward = episodes["next", "reward"].reshape(-1).double()
+    returns = torch.zeros(int(number.max()) + 1, dtype=torch.float64).index_add_(0, number, reward)
+    count = max(1, int(share * len(returns)))
+    best = torch.zeros(len(returns), dtype=torch.bool)
+    best[returns.argsort(descending=True, stable=True)[:count]] = True
+    return torch.nonzero(best[number]).flatten()

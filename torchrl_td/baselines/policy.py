@@ -1,0 +1,104 @@
+"""A network that acts by itself: the model and the TorchRL policy of most baselines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+
+from torchrl_td.config import Config
+from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.networks import MLP
+
+
+class Policy(nn.Module):
+    """Action from the normalised state, and the scaled returns-to-go where it is conditioned.
+
+    Args:
+        network: from [..., O] (and [..., 1]) to [..., A].
+        normalizer: fitted on the dataset.
+        action_low: lowest actions [A].
+        action_high: highest actions [A].
+        conditioned: whether the network reads the returns-to-go.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.baselines.policy import Policy
+        >>> from torchrl_td.config import Config
+        >>> from torchrl_td.data import Normalizer
+        >>> from torchrl_td.networks import MLP
+        >>> from tensordict import TensorDict
+        >>> normalizer, bound = Normalizer(torch.zeros(3), torch.ones(3)), torch.ones(2)
+        >>> policy = Policy(MLP(3, (32,), 2), normalizer, -bound, bound)
+        >>> actor = policy.actor(Config())
+        >>> actor(TensorDict(observation=torch.randn(5, 3), batch_size=[5]))["action"].shape
+        torch.Size([5, 2])
+    """
+
+    action_low: Tensor
+    action_high: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        normalizer: Normalizer,
+        action_low: Tensor,
+        action_high: Tensor,
+        conditioned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network, self.normalizer, self.conditioned = network, normalizer, conditioned
+        self.register_buffer("action_low", action_low.clone())
+        self.register_buffer("action_high", action_high.clone())
+
+    def actor(self, config: Config) -> PolicyActor:
+        """The policy, for an environment with :func:`~torchrl_td.envs.make.planning_transforms`."""
+        return PolicyActor(self)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of trained parameters of each part."""
+        return {"policy": sum(p.numel() for p in self.network.parameters())}
+
+
+class PolicyActor(TensorDictModuleBase):
+    """Plays a :class:`Policy`: reads and writes the environment's own units.
+
+    Args:
+        policy: the model.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy, self.normalizer = policy, policy.normalizer
+        self.in_keys = ["observation", *(["target_return"] if policy.conditioned else [])]
+        self.out_keys = ["action"]
+
+    def make_tensordict_primer(self) -> None:
+        """There is no state to be kept between steps."""
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Acts for any batch shape."""
+        policy, normalizer = self.policy, self.normalizer
+        inputs = [normalizer.normalize(tensordict["observation"])]
+        if policy.conditioned:
+            inputs.append(normalizer.scale_returns(tensordict["target_return"]))
+        action = policy.network(*inputs)
+        tensordict["action"] = torch.clamp(action, policy.action_low, policy.action_high)
+        return tensordict
+
+
+def make_policy(
+    config: Config,
+    normalizer: Normalizer,
+    action_low: Tensor,
+    action_high: Tensor,
+    **settings: Any,
+) -> Policy:
+    """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``."""
+    width = normalizer.loc.shape[0] + settings.get("conditioned", False)
+    network = MLP(width, tuple(config.algorithm.hidden_dims or ()), action_low.shape[0])
+    return Policy(network, normalizer, action_low, action_high, **settings)

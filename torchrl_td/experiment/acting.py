@@ -1,0 +1,40 @@
+"""The TorchRL policy that a trained model plays with, whatever algorithm trained it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torchrl_td.actors.td_planner_actor import TDPlannerActor
+from torchrl_td.config import Config
+from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
+
+
+def make_actor(
+    model: Any, config: Config, action_spec: Any, refine_steps: int | None = None
+) -> Any:
+    """A policy for environments made by :func:`~torchrl_td.envs.make.make_env`.
+
+    Args:
+        model: of the algorithm that the settings name.
+        config: the run's settings.
+        action_spec: the environment's.
+        refine_steps: of a planner, in place of the settings'.
+    """
+    if not isinstance(model, TrajectoryDiffuser):
+        return model.actor(config)
+    config = copy.deepcopy(config)
+    if refine_steps is not None:
+        config.planner.refine_steps = refine_steps
+    if config.planner.refine_steps == 0:
+        config.planner.evaluations, config.planner.candidates = None, 1
+    actor = TDPlannerActor.from_model(model, config, action_spec).eval()
+    return actor.compile(config.evaluation.compile)
+
+
+def variants(config: Config) -> Sequence[int | None]:
+    """The refine steps that a run is evaluated with: a planner's drafts alone, and refined."""
+    if config.algorithm.name != "trajectory_diffuser":
+        return [None]
+    return sorted({0, config.planner.refine_steps})
