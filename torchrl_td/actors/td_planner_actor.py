@@ -182,6 +182,12 @@ class TDPlannerActor(TensorDictModuleBase):
         """
         keys = {name: overrides.pop(name) for name in _KEYS if name in overrides}
         model, about = load_model(path, device)
+        if not isinstance(model, TrajectoryDiffuser):
+            name = about["config"]["algorithm"]["name"]
+            raise InputError(
+                f"the checkpoint {path} holds algorithm {name}, which makes no plans; play it with "
+                f"examples/td_evaluate.py"
+            )
         given = {f"planner.{key}": value for key, value in overrides.items()}
         config = override_config(check_config(about["config"]), given)
         spec = Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))

@@ -1,0 +1,145 @@
+"""Every baseline in the harness of the planner: from its YAML to results.json and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from tests.settings import CONFIGS, composed
+from torchrl_td import TDPlannerActor
+from torchrl_td.baselines import BASELINES
+from torchrl_td.baselines.cloning import best_episodes
+from torchrl_td.checkpoint import find_checkpoint, load_model, load_payload
+from torchrl_td.config import Config, check_config
+from torchrl_td.data import load_episodes
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.cli import evaluate_checkpoint
+from torchrl_td.experiment.run import run
+from torchrl_td.training.trainer import Trainer
+
+MakeConfig = Callable[[str], Config]
+CPU = torch.device("cpu")
+# What makes each algorithm's run one of seconds.
+TINY: dict[str, tuple[str, ...]] = {
+    name: ("algorithm.hidden_dims=[16]",) for name in ("bc", "bc_best", "rcbc")
+}
+RUN = (
+    "task.max_episode_steps=12",
+    "dataset.validation_share=0.2",
+    "training.steps=6",
+    "training.batch_size=16",
+    "training.log_every=3",
+    "training.validate_every=3",
+    "training.checkpoint_every=2",
+    "evaluation.episodes=2",
+    "progress=false",
+    "device=cpu",
+)
+
+
+@pytest.fixture
+def make_config(tiny_pointmaze: str, tmp_path: Path) -> Callable[..., Config]:
+    def make(name: str, *words: str) -> Config:
+        where = (f"dataset.source={tiny_pointmaze}", f"output_dir={tmp_path / 'run'}")
+        return composed(f"algorithm={name}", *RUN, *TINY[name], *where, *words)
+
+    return make
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_payload(find_checkpoint(path), "planner", "cpu"))
+
+
+def test_every_algorithm_has_its_settings() -> None:
+    files = {path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")}
+    assert files == {"trajectory_diffuser", *BASELINES}
+    assert TINY.keys() == BASELINES.keys()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_trains_plays_and_is_loaded_again(
+    name: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    summary = run(make_config(name))
+    assert summary == json.loads((tmp_path / "run" / "results.json").read_text())
+    (result,) = summary["results"]
+    assert summary["algorithm"] == result["name"] == name and len(result["returns"]) == 2
+    assert summary["settings"]["algorithm"]["name"] == name
+    assert "generator" not in summary["settings"] and summary["preset"] is None
+    assert all(count > 0 for count in summary["parameters"].values())
+    again = evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "device=cpu"])
+    assert again["results"][0]["returns"] == result["returns"]
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert "validation/loss_" in header and "train/gradient_norm/" in header
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_continues_bit_for_bit(name: str, make_config: Any, tmp_path: Path) -> None:
+    run(make_config(name, f"output_dir={tmp_path / 'whole'}"))
+    run(make_config(name, "training.stop_after=3"))
+    run(make_config(name, "resume=auto"))
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_policy_is_no_planner(make_config: MakeConfig, tmp_path: Path) -> None:
+    run(make_config("bc"))
+    with pytest.raises(InputError, match="holds algorithm bc, which makes no plans"):
+        TDPlannerActor.from_checkpoint(tmp_path / "run")
+    with pytest.raises(InputError, match=r"algorithm=bc does not read planner\.refine"):
+        evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "planner.refine_steps=1"])
+
+
+def test_settings_that_are_not_read_are_refused(make_config: Any) -> None:
+    for word in ("generator.width=16", "planner.refine_steps=2", "training.cudagraph=true"):
+        with pytest.raises(InputError, match=f"algorithm=bc does not read {word.split('=')[0]}"):
+            run(make_config("bc", word), [word])
+    with pytest.raises(InputError, match=r"trajectory_diffuser does not read algorithm\.hidden"):
+        check_config({"preset": "small", "algorithm": {"hidden_dims": [8]}, **_NEEDED})
+    with pytest.raises(InputError, match=r"algorithm=bc needs algorithm\.hidden_dims"):
+        check_config({"preset": "small", "algorithm": {"name": "bc"}, **_NEEDED})
+    with pytest.raises(InputError, match=r"algorithm\.name='ppo'; allowed are trajectory_diff.*bc"):
+        check_config({"preset": "small", "algorithm": {"name": "ppo"}, **_NEEDED})
+
+
+_NEEDED = {"task": {"name": "t", "env": "e"}, "dataset": {"source": "s"}}
+
+
+def test_rcbc_reads_the_return_asked_for(make_config: Any, tmp_path: Path) -> None:
+    run(make_config("rcbc"))
+    model, about = load_model(tmp_path / "run")
+    actor = model.actor(check_config(about["config"]))
+    step = TensorDict(observation=torch.zeros(2, 6), batch_size=[2])
+    step["target_return"] = torch.tensor([[0.0], [500.0]])
+    low, high = actor(step)["action"]
+    assert not torch.equal(low, high)
+    plain, _ = actor(step.set("target_return", torch.full((2, 1), 500.0)))["action"]
+    assert torch.equal(plain, high)
+
+
+def test_the_best_tenth_is_of_episodes_by_their_return(
+    tiny_pointmaze: str, make_config: Any
+) -> None:
+    episodes = load_episodes(tiny_pointmaze)
+    rows = best_episodes(episodes, 0.25)
+    number = episodes["episode"].reshape(-1)
+    returns = torch.stack([episodes["next", "reward"][number == i].sum() for i in range(12)])
+    assert set(number[rows].tolist()) == set(returns.topk(3).indices.tolist())
+    assert len(rows) == 3 * 300
+    trainer = Trainer(make_config("bc_best"), episodes, CPU)
+    data = trainer.buffer.storage.get(slice(0, len(trainer.buffer)))
+    kept = trainer.model.normalizer.denormalize(data["observation"])
+    torch.testing.assert_close(kept, episodes["observation"][trainer.rows], atol=1e-4, rtol=0)
+
+
+def test_several_processes_are_refused(make_config: Any, tiny_pointmaze: str) -> None:
+    from torchrl_td.training.distributed import World
+
+    with pytest.raises(InputError, match="algorithm=bc trains in one process, this run has 2"):
+        Trainer(make_config("bc"), load_episodes(tiny_pointmaze), CPU, World(0, 2))
