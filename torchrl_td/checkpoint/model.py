@@ -54,18 +54,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
         raise InputError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
     path = find_checkpoint(path)
     about = load_about(path)
-<<<<<<< HEAD
     weights = load_payload(path, "planner", "cpu")
-=======
-    config = check_config(about["config"])
-    observation_dim = about["observation_dim"]
-    normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
-    scales = Scales.empty(config.task.horizon, observation_dim)
-    bounds = (
-        torch.tensor(about[key], dtype=torch.float32) for key in ("action_low", "action_high")
-    )
-    model = make_model(config, normalizer, scales, *bounds)
->>>>>>> 86db729 (Train whichever algorithm is asked for, and clip each part's gradient by itself)
     try:
         # What the settings claim is compared with the weights before memory is taken for it.
         _check_shapes(_empty_model(about, "meta"), weights)
@@ -78,15 +67,16 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
     return model.to(device), about
 
 
-def _empty_model(about: Mapping[str, Any], device: str) -> TrajectoryDiffuser:
+def _empty_model(about: Mapping[str, Any], device: str) -> nn.Module:
     config, observation_dim = check_config(about["config"]), about["observation_dim"]
     normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
     scales = Scales.empty(config.task.horizon, observation_dim)
     with torch.device(device):
-        return build_model(config, observation_dim, len(about["action_low"]), normalizer, scales)
+        low, high = (torch.tensor(about[f"action_{end}"]).float() for end in ("low", "high"))
+        return make_model(config, normalizer, scales, low, high)
 
 
-def _check_shapes(model: TrajectoryDiffuser, weights: Mapping[str, Any]) -> None:
+def _check_shapes(model: nn.Module, weights: Mapping[str, Any]) -> None:
     expected = model.state_dict()
     for name in sorted(expected.keys() ^ weights.keys(), key=str):
         raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")

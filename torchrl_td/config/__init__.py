@@ -32,11 +32,8 @@ __all__ = [
     "TaskConfig",
     "TrainingConfig",
     "check_config",
-<<<<<<< HEAD
-    "check_stored_env",
-=======
     "check_read",
->>>>>>> 86db729 (Train whichever algorithm is asked for, and clip each part's gradient by itself)
+    "check_stored_env",
     "override_config",
     "read_yaml",
     "stored_config",

@@ -156,13 +156,9 @@ def check_values(config: Any) -> None:
             raise InputError(f"{key}={value}; allowed is any value above 0{_OFF.get(key, '')}")
     for key in WIDTHS:
         value = OmegaConf.select(config, key)
-<<<<<<< HEAD
-        if len(value) > _MOST_LAYERS:
+        if len(value or ()) > _MOST_LAYERS:
             raise InputError(f"{key} has {len(value)} entries; allowed are up to {_MOST_LAYERS}")
-        if any(not 1 <= width <= _LARGEST_SIZE for width in value):
-=======
         if any(not 1 <= width <= _LARGEST_SIZE for width in value or ()):
->>>>>>> 86db729 (Train whichever algorithm is asked for, and clip each part's gradient by itself)
             raise InputError(f"{key}={value}; allowed are whole numbers from 1 to {_LARGEST_SIZE}")
     _check_together(config)
 
