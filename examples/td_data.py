@@ -35,8 +35,8 @@ from torchrl_td.data.mazes.record_policy import (
     random_policy,
     record_dataset,
 )
-from torchrl_td.data.statistics import describe, episode_returns, source_info
-from torchrl_td.data.suspicions import suspicions
+from torchrl_td.data.source_info import source_info
+from torchrl_td.data.statistics import describe, episode_returns, quality_warnings
 from torchrl_td.data.validation import NotFiniteError
 from torchrl_td.errors import InputError
 
@@ -113,7 +113,7 @@ def run_describe(options: argparse.Namespace) -> None:
     if references is not None:
         info = dataclasses.replace(info, ref_min_score=references[0], ref_max_score=references[1])
     numbers = describe(episodes, info)
-    warnings = suspicions(episodes, info)
+    warnings = quality_warnings(episodes, info)
     print(table(options.source, numbers))
     for warning in warnings:
         print(f"warning: {warning}")

@@ -18,7 +18,7 @@ from tests.settings import TASKS, composed
 from tests.tiny import tiny_actor
 from torchrl_td.config import Config, override_config
 from torchrl_td.data import check_matches_env, load_episodes
-from torchrl_td.data.statistics import D4RL_REFERENCES
+from torchrl_td.data.source_info import D4RL_REFERENCES
 from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
 from torchrl_td.experiment.evaluate import play_episodes
 

@@ -19,7 +19,6 @@ import torch
 from tests.data.helpers import SAMPLE, same
 from torchrl_td.data import cache as cache_module
 from torchrl_td.data import dataset_identity, load_episodes
-from torchrl_td.data import identity as identity_module
 from torchrl_td.data.cache import cache_root
 from torchrl_td.data.sources import d4rl
 from torchrl_td.errors import InputError
@@ -117,7 +116,7 @@ def test_a_damaged_cache_is_built_anew(
     "change",
     [
         {"version": 0},
-        {"version": 2},
+        {"version": 1},
         {"count": 10**12},
         {"files": {}},
         {"files": {"observation": {"file": "../../x", "dtype": "float32", "shape": [39]}}},
@@ -245,17 +244,17 @@ def test_a_change_between_the_sampled_blocks_is_noticed(
 ) -> None:
     """Large files are not read whole; the time of the change of state cannot be set back."""
     for name, value in {"_WHOLE": 0, "_SAMPLES": 2, "_SAMPLE": 16}.items():
-        monkeypatch.setattr(identity_module, name, value)
+        monkeypatch.setattr(cache_module, name, value)
     path = tmp_path / "large.hdf5"
     path.write_bytes(bytes(4096))
-    about, before = path.stat(), identity_module.files_identity([path], path)
-    assert identity_module.files_identity([path], path) == before
+    about, before = path.stat(), cache_module.files_identity([path], path)
+    assert cache_module.files_identity([path], path) == before
     time.sleep(0.02)  # a file system's clock may tick in hundredths
     with path.open("r+b") as opened:
         opened.seek(2000)
         opened.write(b"another")
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
-    after = identity_module.files_identity([path], path)
+    after = cache_module.files_identity([path], path)
     assert after["size"] == before["size"] and after["hash"] != before["hash"]
 
 

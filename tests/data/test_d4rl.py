@@ -20,6 +20,7 @@ from torchrl.data.datasets import d4rl as torchrl_d4rl
 from tests.data.helpers import SAMPLE
 from torchrl_td.data import load_episodes
 from torchrl_td.data.sources.d4rl import STEP_LIMITS, _after_limit, step_limit
+from torchrl_td.data.validation import warn_once
 from torchrl_td.errors import InputError
 
 
@@ -113,11 +114,14 @@ def test_next_observations_are_used_where_present(tmp_path: Path) -> None:
     assert np.array_equal(data["next", "observation"], following)
 
 
-def test_what_follows_the_last_end_is_cut_off(tmp_path: Path) -> None:
+def test_what_the_files_end_cuts_off_is_left_out(tmp_path: Path, warned: list[str]) -> None:
     terminals = np.array([0, 0, 1, 0, 0], dtype=bool)
-    data = load_episodes(f"d4rl:{write(tmp_path / 'a.hdf5', (5,), terminals=terminals)}")
-    assert data["episode"].tolist() == [0, 0, 0, 1, 1]
-    assert data["next", "truncated"][:, 0].tolist() == [False] * 4 + [True]
+    source = f"d4rl:{write(tmp_path / 'a.hdf5', (5,), terminals=terminals)}"
+    for _ in range(2):  # read, and from the cache
+        assert load_episodes(source)["episode"].tolist() == [0, 0, 0]
+        assert any("1 of 2 trajectories (2 of 5 steps) end neither" in w for w in warned)
+        warned.clear()
+        warn_once.cache_clear()
 
 
 @settings(max_examples=15)

@@ -8,16 +8,15 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_td.data import load_episodes
+from torchrl_td.data.source_info import SourceInfo, source_info
 from torchrl_td.data.statistics import (
-    SourceInfo,
     describe,
     episode_returns,
+    quality_warnings,
     saturated_share,
-    source_info,
     suggested_returns_scale,
     suggested_target_return,
 )
-from torchrl_td.data.suspicions import suspicions
 
 
 def dataset(lengths: tuple[int, ...] = (4, 2, 6), **replace: torch.Tensor) -> TensorDict:
@@ -87,7 +86,7 @@ def test_saturated_share_uses_the_bounds() -> None:
 
 
 def test_sound_data_raises_no_suspicion() -> None:
-    assert suspicions(dataset()) == []
+    assert quality_warnings(dataset()) == []
 
 
 @pytest.mark.parametrize(
@@ -110,15 +109,19 @@ def test_sound_data_raises_no_suspicion() -> None:
     ],
 )
 def test_suspicions(change: dict, message: str) -> None:
-    assert any(message in found for found in suspicions(dataset(**change)))
+    assert any(message in found for found in quality_warnings(dataset(**change)))
 
 
 def test_a_copy_is_told_from_a_near_copy() -> None:
     observation = torch.randn(1000, 2)
     observation[:, 1] = observation[:, 0]
-    assert any("repeats" in s for s in suspicions(dataset((500, 500), observation=observation)))
+    assert any(
+        "repeats" in s for s in quality_warnings(dataset((500, 500), observation=observation))
+    )
     observation[501, 1] += 1e-3
-    assert not any("repeats" in s for s in suspicions(dataset((500, 500), observation=observation)))
+    assert not any(
+        "repeats" in s for s in quality_warnings(dataset((500, 500), observation=observation))
+    )
 
 
 def test_info_of_a_minari_dataset(tiny_pointmaze: str) -> None:

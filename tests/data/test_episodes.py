@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from typing import Any
 
 import h5py
 import numpy as np
@@ -21,9 +19,6 @@ from torchrl_td.data import (
     returns_to_go,
 )
 from torchrl_td.data.sources import minari as minari_module
-from torchrl_td.data.sources import minari_torchrl
-from torchrl_td.data.sources.minari_torchrl import memmap_like_copies
-from torchrl_td.errors import InputError
 
 ENDS = ("done", "terminated", "truncated")
 
@@ -82,48 +77,19 @@ def test_nested_goals_are_joined_in_the_documented_order(
     check_equal(load_episodes("minari:made/goal-v0", observation_keys=chosen), episodes, want)
 
 
-@pytest.mark.parametrize("through_torchrl", [True, False])
+@pytest.mark.parametrize("data_format", FORMATS)
 @pytest.mark.parametrize("chunk", [1, 5, 7])
 def test_parts_join_seamlessly(
     chunk: int,
-    through_torchrl: bool,
+    data_format: str,
     monkeypatch: pytest.MonkeyPatch,
     write_minari: WriteMinari,
     check_equal: Check,
 ) -> None:
-    episodes = write_minari(lengths=(4, 1, 6, 2, 3))
+    episodes = write_minari(lengths=(4, 1, 6, 2, 3), data_format=data_format)
     monkeypatch.setattr(minari_module, "CHUNK_STEPS", chunk)
-    monkeypatch.setattr(minari_module, "_FEW", 5000 if through_torchrl else 0)
     data = load_episodes("minari:made/plain-v0", cache=False)
     check_equal(data, episodes, [e["observations"] for e in episodes])
-
-
-def test_torchrls_own_class_reads_it_and_is_not_believed_blindly(
-    monkeypatch: pytest.MonkeyPatch, write_minari: WriteMinari
-) -> None:
-    write_minari()
-    used = []
-
-    class Watched(minari_torchrl.MinariExperienceReplay):
-        def __init__(self, *args: Any, **kwargs: Any):
-            used.append(args)
-            super().__init__(*args, **kwargs)
-
-    monkeypatch.setattr(minari_torchrl, "MinariExperienceReplay", Watched)
-    load_episodes("minari:made/plain-v0", cache=False)
-    assert used
-    # As it is without our care, it gives zeros: that must not pass for data.
-    monkeypatch.setattr(minari_torchrl, "memmap_like_copies", contextlib.nullcontext)
-    with pytest.raises(InputError, match="of episode 0 is not what the file holds"):
-        load_episodes("minari:made/plain-v0", cache=False)
-
-
-def test_memmap_like_is_itself_again() -> None:
-    before = TensorDict.memmap_like
-    with pytest.raises(RuntimeError), memmap_like_copies():
-        assert TensorDict.memmap_like is TensorDict.memmap
-        raise RuntimeError
-    assert TensorDict.memmap_like is before
 
 
 @given(

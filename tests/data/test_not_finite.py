@@ -12,8 +12,7 @@ import torch
 
 from tests.data.helpers import SAMPLE, WriteMinari, main_file
 from torchrl_td.data import load_episodes
-from torchrl_td.data.statistics import describe, episode_returns
-from torchrl_td.data.suspicions import suspicions
+from torchrl_td.data.statistics import describe, episode_returns, quality_warnings
 from torchrl_td.data.validation import NotFiniteError
 
 
@@ -51,7 +50,7 @@ def test_a_damaged_d4rl_file(damaged_d4rl: str) -> None:
     column = np.delete(sound["observation"][:, 3].numpy(), 17)
     assert numbers["observation"]["low"][3] == pytest.approx(column.min())
     assert numbers["observation"]["high"][3] == pytest.approx(column.max())
-    found = [w for w in suspicions(data) if "NaN" in w]
+    found = [w for w in quality_warnings(data) if "NaN" in w]
     assert [w.partition(",")[0] for w in found] == [
         "observation holds NaN or Inf in 2 of 600 steps",
         "next/observation holds NaN or Inf in 2 of 600 steps",
@@ -67,7 +66,7 @@ def test_a_damaged_d4rl_file(damaged_d4rl: str) -> None:
 def test_a_damaged_minari_dataset(damaged_minari: str) -> None:
     with pytest.raises(NotFiniteError, match="actions holds NaN or Inf, first in row 53"):
         load_episodes(damaged_minari)
-    found = suspicions(load_episodes(damaged_minari, finite=False))
+    found = quality_warnings(load_episodes(damaged_minari, finite=False))
     assert any(
         w.startswith("next/observation holds NaN or Inf in 1 of 75 steps, first in row 49 (epi")
         for w in found
@@ -86,7 +85,7 @@ def test_nothing_finite_at_all(damaged_d4rl: str) -> None:
     for key in ("return", "reward", "suggested_target_return", "suggested_returns_scale"):
         assert numbers[key] is None
     assert numbers["observation"]["low"][0] is None is numbers["observation"]["high"][0]
-    assert "all rewards are zero" not in suspicions(data)
+    assert "all rewards are zero" not in quality_warnings(data)
 
 
 def test_returns_that_float32_cannot_hold(tmp_path: Path) -> None:
@@ -102,4 +101,4 @@ def test_returns_that_float32_cannot_hold(tmp_path: Path) -> None:
     assert line.endswith("divide the rewards by a constant")
     data = load_episodes(f"d4rl:{path}", finite=False)
     assert describe(data)["return"]["min"] == pytest.approx(-1e39)
-    assert any(w.startswith("returns_to_go holds NaN or Inf in ") for w in suspicions(data))
+    assert any(w.startswith("returns_to_go holds NaN or Inf in ") for w in quality_warnings(data))

@@ -113,11 +113,20 @@ def test_steps_out_of_order_or_left_out_are_told() -> None:
     shuffled = steps.clone()
     shuffled["next", "observation"] = steps["next", "observation"].flip(0)
     assert "in 100 % of the steps, first in row 0 (episode 0)" in str(broken(shuffled))
+
+
+def test_a_trajectory_ends_where_its_next_step_is_another(warned: list[str]) -> None:
+    steps = walk(30, 20)
     kept = torch.arange(50) != 40  # a step of the second episode is missing
-    assert "in 2.13 % of the steps, first in row 39 (episode 1)" in str(broken(steps[kept]))
-    unmarked = steps.clone()
-    unmarked["next", "done"][29] = False  # where the first episode ends
-    assert "in 2.04 % of the steps, first in row 29 (episode 0)" in str(broken(unmarked))
+    data = load_episodes(steps[kept])
+    assert torch.equal(data["observation"], steps["observation"][[*range(30), *range(41, 50)]])
+    assert "1 of 3 trajectories (10 of 49 steps) end neither" in warned[0]
+    steps["next", "done"][29] = False  # where the first episode ends
+    data = load_episodes(steps)
+    assert torch.equal(data["observation"], steps["observation"][30:])
+    assert float(data["returns_to_go"][0]) == pytest.approx(
+        float(steps["next", "reward"][30:].sum())
+    )
 
 
 def test_a_sample_of_large_data_is_looked_at() -> None:

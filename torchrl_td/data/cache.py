@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,16 +26,18 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl import torchrl_logger
 from tqdm import tqdm
 
-from torchrl_td.data.identity import files_identity
-from torchrl_td.data.transitions import Source, finish
-from torchrl_td.data.validation import check_not_zero
+from torchrl_td.data.transitions import Counts, Source, finish
+from torchrl_td.data.validation import check_not_zero, warn_once
 from torchrl_td.errors import InputError
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Of the files' layout and meaning; a cache of another version is built anew."""
 
 _META = "meta.json"
 _BLOCK = 1 << 22  # bytes read at once
+_WHOLE = 1 << 26  # files of up to this size together are hashed whole
+_SAMPLES = 64  # blocks read of larger ones
+_SAMPLE = 1 << 16  # bytes of such a block
 _STALE_SECONDS = 6 * 3600.0
 _DTYPES = {"float32": torch.float32, "bool": torch.bool, "int64": torch.int64}
 
@@ -50,7 +52,9 @@ def cache_root() -> Path:
         return Path(os.environ["TORCHRL_TD_CACHE"])
     if os.environ.get("MINARI_DATASETS_PATH"):
         return Path(os.environ["MINARI_DATASETS_PATH"]) / ".torchrl_td"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrl_td"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "torchrl_td"
+    return Path(os.path.expanduser("~")) / ".cache" / "torchrl_td"  # "~" itself without a home
 
 
 def load_through_cache(
@@ -72,7 +76,10 @@ def load_through_cache(
     Raises:
         InputError: the source's data cannot be used, or there is no room for it.
     """
-    identity = {"files": files_identity(source.files, source.path), "variant": source.variant}
+    try:
+        identity = {"files": files_identity(source.files, source.path), "variant": source.variant}
+    except OSError as error:
+        raise InputError(f"{source.name}: cannot be read ({error}); get it again") from error
     identity = json.loads(json.dumps(identity))  # as it is read back
     folder = cache_root() / _folder_name(source)
     if use_cache and finite:
@@ -147,7 +154,7 @@ def build_cache(
         InputError: the data cannot be used.
         OSError: the files cannot be written.
     """
-    rows = episodes = 0
+    counts = Counts()
     bar = tqdm(
         total=source.steps,
         desc=f"loading {source.name}",
@@ -157,17 +164,21 @@ def build_cache(
     )
     with _Writer(folder) as writer, bar:
         for steps in source.chunks():
-            part = finish(
-                steps, source.name, row=rows, episode=episodes, keys=source.keys, finite=finite
-            )
+            part = finish(steps, source.name, counts, keys=source.keys, finite=finite)
             writer.append(part, source.name)
-            rows += len(part)
-            episodes = int(part["episode"][-1]) + 1
-            bar.update(len(part))
-    if rows == 0:
+            bar.update(len(steps.ends))
+    if counts.rows == 0:
         raise InputError(f"{source.name}: it holds no steps; record or download it again")
+    warning = counts.warning(source.name)
     check_not_zero(writer.seen, source.name)
-    meta = {"version": CACHE_VERSION, "identity": identity, "count": rows, "files": writer.files}
+    count = counts.rows - counts.unfinished_rows
+    meta = {
+        "version": CACHE_VERSION,
+        "identity": identity,
+        "count": count,
+        "files": writer.files,
+        "warning": warning,
+    }
     (folder / _META).write_text(json.dumps({**meta, "seal": _seal(meta)}))
 
 
@@ -181,6 +192,8 @@ class _Writer:
         self.seen: dict[str, bool] = {}
 
     def append(self, part: TensorDict, name: str) -> None:
+        if not len(part):
+            return
         for key, about in checksums(part).items():
             if key not in self.files:
                 about["file"] = key.replace("/", ".") + ".bin"
@@ -246,6 +259,35 @@ def open_cache(
         return None
 
 
+def files_identity(files: Sequence[Path], root: Path) -> dict[str, Any]:
+    """Size, number and a hash of files by name, size, times of change and contents.
+
+    Files of more than 64 MiB together are read in part: 64 blocks of 64 KiB, spread
+    over them by size, at least one of each.
+
+    Args:
+        files: the files.
+        root: where names are counted from.
+    """
+    sizes = [path.stat().st_size for path in files]
+    total = sum(sizes)
+    digest = hashlib.blake2b(digest_size=16)
+    for path, size in zip(files, sizes, strict=True):
+        name = path.relative_to(root) if path != root else Path(path.name)
+        times = path.stat().st_mtime_ns, path.stat().st_ctime_ns  # the second cannot be set back
+        digest.update(f"{name.as_posix()} {size} {times};".encode())
+        with path.open("rb") as file:
+            if total <= _WHOLE:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+            else:
+                count = max(1, round(_SAMPLES * size / total))
+                for start in np.linspace(0, max(0, size - _SAMPLE), count).astype(int).tolist():
+                    file.seek(start)
+                    digest.update(file.read(_SAMPLE))
+    return {"size": total, "count": len(files), "hash": digest.hexdigest()}
+
+
 def _seal(meta: Mapping[str, Any]) -> str:
     """A hash of the metadata itself, which a damage to it breaks."""
     return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -272,4 +314,6 @@ def _mapped(folder: Path) -> tuple[TensorDict, dict[str, Any]]:
             raise ValueError(f"{path}: not the size that its cache says")
         array = np.memmap(path, dtype=about["dtype"], mode="c", shape=shape)
         data[tuple(key.split("/"))] = torch.from_numpy(array)
+    if meta["warning"] is not None:
+        warn_once(str(meta["warning"]))
     return data, meta["files"]

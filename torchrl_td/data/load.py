@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,15 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from torchrl_td.data.cache import checksums, load_through_cache
-from torchrl_td.data.identity import content_hash
 from torchrl_td.data.keys import Key
 from torchrl_td.data.sources.d4rl import d4rl_source
 from torchrl_td.data.sources.minari import minari_source
-from torchrl_td.data.sources.tensordict import buffer_contents, goal_entries, steps_from_tensordict
-from torchrl_td.data.transitions import Source, finish
+from torchrl_td.data.sources.tensordict import buffer_contents, steps_from_tensordict
+from torchrl_td.data.transitions import Counts, Source, finish
 from torchrl_td.data.validation import (
     broken_successors,
-    check_achieved_goal,
     check_not_zero,
+    unlikely_ends,
     warn_once,
 )
 from torchrl_td.errors import InputError
@@ -37,6 +38,10 @@ def load_episodes(
     progress: bool = True,
 ) -> TensorDict:
     """Load offline episodes as one flat TensorDict, checked.
+
+    Trajectories that end neither terminated nor truncated, as where a collector stopped in
+    mid-episode, are left out with a warning that counts them: what they would have returned is
+    not known, so nothing can be learnt from their returns-to-go.
 
     Data from files is memory-mapped: it is read once, a bounded part at a time, into
     a cache (:func:`torchrl_td.data.cache.cache_root` says where) and opened from there
@@ -95,8 +100,8 @@ def load_episodes(
     else:
         episodes = _from_memory(source, observation_keys, finite)
     broken = broken_successors(episodes)
-    if broken is not None:
-        warn_once(f"{source if isinstance(source, str) else _kind(source)}: {broken}")
+    for words in [broken] if broken else unlikely_ends(episodes):
+        warn_once(f"{source if isinstance(source, str) else _kind(source)}: {words}")
     return episodes if device is None else episodes.to(device)
 
 
@@ -148,7 +153,7 @@ def dataset_identity(
         "source": name,
         "path": path,
         "size": int(size),
-        "hash": content_hash(files),
+        "hash": _content_hash(files),
         "transitions": len(episodes),
         "episodes": int(episodes["episode"][-1]) + 1,
     }
@@ -187,9 +192,11 @@ def _from_memory(
     """The episodes of a tensordict or replay buffer, on the CPU."""
     name = _kind(source)
     raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
-    episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name, finite=finite)
-    if keys is None:
-        check_achieved_goal(goal_entries(raw), name)
+    counts = Counts()
+    episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name, counts, finite=finite)
+    warning = counts.warning(name)
+    if warning is not None:
+        warn_once(warning)
     check_not_zero({key: bool(episodes[key].any()) for key in ("observation", "action")}, name)
     return episodes
 
@@ -204,3 +211,12 @@ def _kind(source: Any) -> str:
         f"unknown data source of type {type(source).__name__}: use 'minari:<id>', "
         "'d4rl:<id or path>', a TensorDict or a replay buffer"
     )
+
+
+def _content_hash(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """One hash of a dataset's values, of their checksums by key."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(entries):
+        about = [key, entries[key]["dtype"], entries[key]["shape"], entries[key]["crc32"]]
+        digest.update(json.dumps(about).encode())
+    return digest.hexdigest()

@@ -3,88 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_td.data.source_info import SourceInfo
+from torchrl_td.data.validation import broken_successors, unlikely_ends
+
 SATURATED = 1e-3
 """An action counts as saturated within this share of its range from a bound."""
-
-# D4RL's reference returns (minimum, maximum), by the beginning of a dataset's name.
-D4RL_REFERENCES: dict[str, tuple[float, float]] = {
-    "hopper": (-20.272305, 3234.3),
-    "halfcheetah": (-280.178953, 12135.0),
-    "walker2d": (1.629008, 4592.3),
-    "maze2d-umaze": (23.85, 161.86),
-    "maze2d-medium": (13.13, 277.39),
-    "maze2d-large": (6.7, 273.99),
-    "pen": (96.262799, 3076.833102),
-    "hammer": (-274.856578, 12794.134825),
-    "door": (-56.512833, 2880.569309),
-    "relocate": (-6.425911, 4233.877798),
-    "kitchen": (0.0, 4.0),
-    "antmaze": (0.0, 1.0),
-}
-
-
-@dataclass(frozen=True)
-class SourceInfo:
-    """What is known of a dataset beside its steps."""
-
-    environment: str | None = None
-    """Gymnasium id of the environment it was recorded in."""
-    action_low: tuple[float, ...] | None = None
-    """Lower bound of each action."""
-    action_high: tuple[float, ...] | None = None
-    """Upper bound of each action."""
-    ref_min_score: float | None = None
-    """Return that scores 0."""
-    ref_max_score: float | None = None
-    """Return that scores 100."""
-
-
-def source_info(source: str) -> SourceInfo:
-    """Environment, bounds and score references of a named source, as far as they are known.
-
-    Args:
-        source: as for :func:`torchrl_td.data.load_episodes`; a Minari dataset has to be
-            there already.
-
-    >>> source_info("d4rl:hopper-medium-v2").ref_max_score
-    3234.3
-    """
-    kind, _, name = source.partition(":")
-    if kind == "minari":
-        return _minari_info(name)
-    if kind == "d4rl":
-        # What a path's last part begins with tells the task; D4RL's actions are in [-1, 1].
-        stem = re.split(r"[/\\]", name)[-1].lower().replace("_", "-")
-        for prefix, (low, high) in D4RL_REFERENCES.items():
-            if stem.startswith(prefix):
-                return SourceInfo(ref_min_score=low, ref_max_score=high)
-    return SourceInfo()
-
-
-def _minari_info(dataset_id: str) -> SourceInfo:
-    """The same from a local Minari dataset's own metadata."""
-    import minari
-
-    dataset = minari.load_dataset(dataset_id)
-    metadata: dict[str, Any] = dataset.storage.metadata
-    space = dataset.action_space
-    low, high = getattr(space, "low", None), getattr(space, "high", None)
-    references = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-    return SourceInfo(
-        environment=None if dataset.env_spec is None else dataset.env_spec.id,
-        action_low=None if low is None else tuple(np.ravel(low).tolist()),
-        action_high=None if high is None else tuple(np.ravel(high).tolist()),
-        ref_min_score=None if references[0] is None else float(references[0]),
-        ref_max_score=None if references[1] is None else float(references[1]),
-    )
 
 
 def episode_returns(episodes: TensorDictBase) -> tuple[torch.Tensor, torch.Tensor]:
@@ -233,3 +161,92 @@ def _range(values: torch.Tensor) -> dict[str, list[float | None]]:
         [x if math.isfinite(x) else None for x in bound.tolist()] for bound in extremes(values)
     )
     return {"low": low, "high": high}
+
+
+def quality_warnings(episodes: TensorDictBase, info: SourceInfo | None = None) -> list[str]:
+    """What looks wrong, one sentence each; empty where nothing does.
+
+    Args:
+        episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
+        info: with the bounds of the actions, where they are known.
+    """
+    info = info or SourceInfo()
+    returns, lengths = episode_returns(episodes)
+    returns = finite_entries(returns)
+    found = _not_finite(episodes)
+    for key in ("observation", "action"):
+        found += _odd_dimensions(episodes[key], key)
+    low, high = action_bounds(episodes["action"], info)
+    outside = ((episodes["action"] < low) | (episodes["action"] > high)).any(-1)
+    if outside.any():
+        bounds = "the environment's bounds" if info.action_low is not None else "[-1, 1]"
+        found.append(
+            f"{100 * float(outside.float().mean()):.3g} % of the actions lie outside {bounds}, "
+            f"first in row {int(torch.nonzero(outside)[0])}"
+        )
+    if len(lengths) == 1:
+        found.append("there is one episode only: its end may not have been recorded")
+    elif len(returns) and float(returns.max()) == float(returns.min()):
+        found.append("all returns are equal: there is nothing for the target return to choose")
+    if not episodes["next", "reward"].any():
+        found.append("all rewards are zero")
+    broken = broken_successors(episodes)
+    found += [broken] if broken else unlikely_ends(episodes)
+    short = int((lengths == 1).sum())
+    if short:
+        found.append(f"{short} of {len(lengths)} episodes have a single step")
+    return found
+
+
+def _not_finite(episodes: TensorDictBase) -> list[str]:
+    """Where NaN or Inf stands, a sentence a key."""
+    found: list[str] = []
+    keys: dict[str, Any] = {
+        "observation": "observation",
+        "next/observation": ("next", "observation"),
+        "action": "action",
+        "reward": ("next", "reward"),
+    }
+    if torch.isfinite(episodes["next", "reward"]).all():  # else they are not, for that reason
+        keys["returns_to_go"] = "returns_to_go"
+    for name, key in keys.items():
+        wrong = ~torch.isfinite(episodes[key])  # [N, D]
+        rows = torch.nonzero(wrong.any(-1)).flatten()
+        if len(rows):
+            row = int(rows[0])
+            which = torch.nonzero(wrong.any(0)).flatten().tolist()
+            where = f", in dimension {_listed(which)}" if wrong.shape[-1] > 1 else ""
+            found.append(
+                f"{name} holds NaN or Inf in {len(rows):,} of {len(wrong):,} steps, first in row "
+                f"{row} (episode {int(episodes['episode'][row])}){where}: it cannot be trained on; "
+                "drop or mend those episodes"
+            )
+    return found
+
+
+def _odd_dimensions(value: torch.Tensor, key: str) -> list[str]:
+    """Dimensions of ``value`` [N, D] that never change, or are another's copy."""
+    found = []
+    low, high = extremes(value)
+    constant = (low == high).tolist()
+    dimensions = [d for d, flag in enumerate(constant) if flag]
+    if dimensions:
+        found.append(f"{key} is constant in dimension {_listed(dimensions)}")
+    copies = []
+    changing = [d for d, flag in enumerate(constant) if not flag]
+    first_of: dict[tuple[float, ...], list[int]] = {}
+    probe = value[:: max(1, len(value) // 64)]  # rows that tell most pairs apart cheaply
+    for d in changing:
+        alike = first_of.setdefault(tuple(probe[:, d].tolist()), [])
+        twin = next((e for e in alike if torch.equal(value[:, d], value[:, e])), None)
+        if twin is None:
+            alike.append(d)
+        else:
+            copies.append(f"{d} (of {twin})")
+    if copies:
+        found.append(f"{key} repeats itself in dimension {_listed(copies)}")
+    return found
+
+
+def _listed(items: list[Any]) -> str:
+    return ", ".join(str(item) for item in items)

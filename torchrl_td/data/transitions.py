@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl_td.data.keys import Key
-from torchrl_td.data.keys import observation_keys as ordered_keys
-from torchrl_td.data.validation import NotFiniteError, check_finite, check_precision
+from torchrl_td.data.conversion import as_float
+from torchrl_td.data.validation import LARGEST, NotFiniteError, check_finite
 from torchrl_td.errors import InputError
 
 CHUNK_STEPS = 1 << 16
@@ -22,7 +21,7 @@ CHUNK_STEPS = 1 << 16
 
 
 class Steps(NamedTuple):
-    """n steps in order, whole episodes; the last step of each is terminated or truncated."""
+    """n steps in order, whole trajectories."""
 
     observation: Any  # [n, O], array or tensor, as are the others
     action: Any  # [n, A]
@@ -30,6 +29,39 @@ class Steps(NamedTuple):
     reward: Any  # [n] or [n, 1]
     terminated: Tensor  # [n] bool
     truncated: Tensor  # [n] bool
+    ends: Tensor  # [n] bool, a trajectory's last step, be it terminated, truncated or neither
+
+
+@dataclass
+class Counts:
+    """What has been read of a source so far."""
+
+    rows: int = 0
+    trajectories: int = 0
+    unfinished: int = 0
+    """Trajectories that end neither terminated nor truncated."""
+    unfinished_rows: int = 0
+
+    def warning(self, name: str) -> str | None:
+        """What to say of the trajectories that were left out, if any were.
+
+        Args:
+            name: of the source.
+
+        Raises:
+            InputError: they are all there is.
+        """
+        if not self.unfinished:
+            return None
+        what = (
+            f"{name}: {self.unfinished} of {self.trajectories} trajectories "
+            f"({self.unfinished_rows:,} of {self.rows:,} steps) end neither terminated nor "
+            "truncated, or break off, so their returns are not known"
+        )
+        remedy = "mark the last step of those that are whole as truncated"
+        if self.unfinished == self.trajectories:
+            raise InputError(f"{what}; {remedy}, or record whole ones")
+        return f"{what}: they are left out; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +77,7 @@ class Source:
     chunks: Callable[[], Iterator[Steps]]
     """Reads it: whole episodes, a bounded number of steps at once."""
     steps: int
-    """How many steps there are."""
+    """How many steps there are, for the progress bar."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """What the file calls ``observation``, ``action``, ``next/observation``, ``next/reward``."""
     variant: Mapping[str, Any] = field(default_factory=dict)
@@ -94,51 +126,71 @@ def successor_known(episodes: TensorDictBase) -> Tensor:
 def finish(
     steps: Steps,
     name: str,
+    counts: Counts,
     *,
-    row: int = 0,
-    episode: int = 0,
     keys: Mapping[str, str] | None = None,
     finite: bool = True,
 ) -> TensorDict:
     """Check steps and bring them into the layout of :func:`torchrl_td.data.load_episodes`.
 
+    A trajectory that ends neither terminated nor truncated, as where a collector stopped in
+    mid-episode, is left out: its returns-to-go are not known.
+
     Args:
-        steps: whole episodes.
+        steps: whole trajectories.
         name: of the source, for messages.
-        row: how many steps of the source came before.
-        episode: how many episodes of the source came before.
+        counts: of what came before in the source; these steps are added.
         keys: what the source calls our keys, for messages.
         finite: False lets NaN and Inf pass.
 
     Returns:
-        Float32 values; those that were float32 already share the source's memory.
+        Float32 values; those that were float32 already share the source's memory where all
+        trajectories are finished.
 
     Raises:
         InputError: lengths differ, or a value is no number.
         NotFiniteError: a value is NaN or Inf, or a return too large for float32.
     """
-    count = len(steps.terminated)
-    done = steps.terminated | steps.truncated
-    number = episode + torch.cumsum(done, 0) - done.long()  # [n]
-    columns = _columns(steps, name, dict(keys or {}))
+    keys = dict(keys or {})
+    count, done = len(steps.terminated), steps.terminated | steps.truncated
+    within = torch.cumsum(steps.ends, 0) - steps.ends.long()  # [n] the trajectory, from 0
+    number = counts.trajectories + within
+    columns = _columns(steps, name, keys)
     if finite:
         for key, column in columns.items():
-            check_finite(column, name, (keys or {}).get(key, key), row, number)
-    to_go = returns_to_go(columns["next/reward"][:, 0], done)  # [n] float64: long sums stay exact
+            largest = None if key == "next/reward" else LARGEST
+            check_finite(column, name, keys.get(key, key), counts.rows, number, largest)
+    to_go = returns_to_go(columns["next/reward"][:, 0], steps.ends)  # [n] float64: sums stay exact
+    finished = done[steps.ends]  # [trajectories]
     if finite:
-        _check_returns(to_go, number, name, (keys or {}).get("next/reward", "next/reward"))
-    to_go_next = to_go - columns["next/reward"][:, 0].double()
-    following = {
-        "observation": columns["next/observation"],
-        "reward": columns["next/reward"],
-        "returns_to_go": to_go_next.float().unsqueeze(-1),
-        "done": done.unsqueeze(-1),
-        "terminated": steps.terminated.unsqueeze(-1),
-        "truncated": steps.truncated.unsqueeze(-1),
-    }
-    now = {"observation": columns["observation"], "action": columns["action"], "episode": number}
-    now["returns_to_go"] = to_go.float().unsqueeze(-1)
-    return TensorDict({**now, "next": following}, batch_size=[count])
+        known = to_go.where(finished[within], 0.0)
+        _check_returns(known, number, name, keys.get("next/reward", "next/reward"))
+    left_out = torch.cumsum(~finished, 0)  # [trajectories]
+    episode = number - counts.unfinished - left_out[within]
+    episodes = TensorDict(
+        {
+            "observation": columns["observation"],
+            "action": columns["action"],
+            "episode": episode,
+            "returns_to_go": to_go.float().unsqueeze(-1),
+            "next": {
+                "observation": columns["next/observation"],
+                "reward": columns["next/reward"],
+                "returns_to_go": (to_go - columns["next/reward"][:, 0].double()).float()[:, None],
+                "done": done.unsqueeze(-1),
+                "terminated": steps.terminated.unsqueeze(-1),
+                "truncated": steps.truncated.unsqueeze(-1),
+            },
+        },
+        batch_size=[count],
+    )
+    if not finished.all():
+        episodes = episodes[finished[within]]
+    counts.rows += count
+    counts.trajectories += len(finished)
+    counts.unfinished += int((~finished).sum())
+    counts.unfinished_rows += count - len(episodes)
+    return episodes
 
 
 def _check_returns(to_go: Tensor, number: Tensor, name: str, called: str) -> None:
@@ -168,7 +220,9 @@ def _columns(steps: Steps, name: str, keys: Mapping[str, str]) -> dict[str, Tens
                 "every entry needs one row a step"
             )
         column = as_float(value, name, called, continuous=key == "action")
-        columns[key] = column.reshape(count, -1)
+        columns[key] = column.reshape(count, -1 if count else math.prod(column.shape[1:]))
+        if columns[key].shape[-1] == 0:
+            raise InputError(f"{name}: {called} holds no number a step; record or convert it again")
     if columns["next/reward"].shape[-1] != 1:
         called = keys.get("next/reward", "next/reward")
         raise InputError(f"{name}: {called} has several numbers a step; keep one reward of them")
@@ -177,81 +231,3 @@ def _columns(steps: Steps, name: str, keys: Mapping[str, str]) -> dict[str, Tens
         sizes = " and ".join(f"{called} {size}" for called, size in both.items())
         raise InputError(f"{name}: {sizes} numbers a step differ; they need the same entries")
     return columns
-
-
-def as_float(value: Any, name: str, key: str, *, continuous: bool = False) -> Tensor:
-    """Numbers as float32; a warning says where that loses what they tell.
-
-    Args:
-        value: array or tensor.
-        name: of the source, for messages.
-        key: of the value, for messages.
-        continuous: whether integers are refused as well, as of a discrete action.
-
-    Raises:
-        InputError: the values are no real numbers, or integers where ``continuous``.
-    """
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "fiub":
-        raise InputError(
-            f"{name}: {key} has dtype {value.dtype}, not numbers; convert it to float32"
-        )
-    value = torch.as_tensor(value)
-    if value.is_complex() or (continuous and not value.dtype.is_floating_point):
-        kind = "continuous actions are" if continuous else "real numbers are"
-        raise InputError(
-            f"{name}: {key} has dtype {value.dtype}, but only {kind} planned with; "
-            "convert it to float32 or take another dataset"
-        )
-    check_precision(value, name, key)
-    return value.float()
-
-
-def join(
-    entries: Mapping[Key, Any], keys: Sequence[str | Key] | None, name: str, called: str
-) -> Any:
-    """Join the entries of an observation to one vector a step.
-
-    Args:
-        entries: arrays or tensors [n, ...] by path; what is no Dict is ``observation``.
-        keys: which, in order; None for the documented order.
-        name: of the source, for messages.
-        called: what the source calls the observation, for messages.
-
-    Returns:
-        [n, O]; float32 where several entries were joined.
-
-    Raises:
-        InputError: an entry is missing or holds no numbers.
-    """
-    chosen = ordered_keys(list(entries)) if keys is None else list(keys)
-    parts = []
-    for key in chosen:
-        path = key if isinstance(key, tuple) else (key,)
-        if path not in entries:
-            have = ", ".join("/".join(p) for p in sorted(entries))
-            raise InputError(
-                f"{name}: {called} has no entry {'/'.join(path)!r}; choose observation_keys "
-                f"among {have}"
-            )
-        parts.append(entries[path])
-    if len(parts) == 1:
-        return parts[0]
-    named = [f"{called}/{'/'.join(k) if isinstance(k, tuple) else k}" for k in chosen]
-    flat = [
-        as_float(value, name, key).reshape(len(value), -1)
-        for key, value in zip(named, parts, strict=True)
-    ]
-    if len({len(value) for value in flat}) > 1:
-        sizes = ", ".join(f"{k} {len(v)}" for k, v in zip(named, flat, strict=True))
-        raise InputError(f"{name}: rows differ between {sizes}; every entry needs one row a step")
-    return torch.cat(flat, -1)
-
-
-def flat_entries(value: Any, path: Key = ()) -> dict[Key, Any]:
-    """The leaves of nested mappings (or TensorDicts) by path; a leaf alone is ``observation``."""
-    if isinstance(value, Mapping) or hasattr(value, "batch_size"):
-        found: dict[Key, Any] = {}
-        for key, entry in value.items():
-            found.update(flat_entries(entry, (*path, key)))
-        return found
-    return {path or ("observation",): value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,10 @@ _ROUNDING = 1e-3  # of the standard deviation: what storing a state twice may ch
 _LOST = 0.1  # of the standard deviation: an error of rounding that is worth a word
 _JITTER = 1e-11  # of the magnitude: a change as small is itself rounding, of a simulation
 _SAMPLED = 1 << 16  # steps looked at of larger data
+_JUMP = 30.0  # times the usual step: an end that is not marked, or marked too late
+LARGEST = 1e18
+"""Of an observation or action: the square of a larger number is out of float32's range."""
+
 _NOISE = 0.2  # of the standard deviation: what an environment may add to what it shows
 
 
@@ -57,7 +62,14 @@ def check_achieved_goal(entries: Mapping[tuple[str, ...], Any], name: str) -> No
         )
 
 
-def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) -> None:
+def check_finite(
+    value: Tensor,
+    name: str,
+    key: str,
+    row: int,
+    episode: Tensor,
+    largest: float | None = None,
+) -> None:
     """Refuse NaN and Inf, naming the first row of the source that holds one.
 
     Args:
@@ -66,9 +78,11 @@ def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) 
         key: of the value, for the message.
         row: how many steps of the source came before.
         episode: [n], number of each step's episode.
+        largest: what no number's magnitude may exceed, where there is such a limit.
 
     Raises:
-        NotFiniteError: a number is NaN or infinite, also where float32 cannot hold it.
+        NotFiniteError: a number is NaN or infinite, also where float32 cannot hold it, or too
+            large.
 
     >>> action = torch.tensor([[0.5], [0.1], [torch.nan]])
     >>> check_finite(action, "mine.hdf5", "actions", 100, torch.tensor([7, 7, 8]))
@@ -76,15 +90,19 @@ def check_finite(value: Tensor, name: str, key: str, row: int, episode: Tensor) 
     torchrl_td.data.validation.NotFiniteError: mine.hdf5: actions holds NaN or Inf, first in row
     102 (episode 8); drop or mend that episode
     """
-    if torch.isfinite(value.sum()):
+    low, high = torch.aminmax(value) if value.numel() else (torch.zeros(()),) * 2
+    bound = torch.finfo(torch.float32).max if largest is None else largest
+    if -bound <= low and high <= bound:  # neither where a number is NaN
         return
-    finite = torch.isfinite(value).reshape(len(value), -1).all(-1)
-    if finite.all():  # only the sum was out of range
-        return
-    first = int(torch.nonzero(~finite)[0])
+    wrong = ~torch.isfinite(value).reshape(len(value), -1).all(-1)
+    what, remedy = "holds NaN or Inf", "drop or mend that episode"
+    if not wrong.any():
+        wrong = (value.abs() > bound).reshape(len(value), -1).any(-1)
+        what, remedy = f"exceeds {bound:g}", "divide it by a constant, or drop that episode"
+    first = int(torch.nonzero(wrong)[0])
     raise NotFiniteError(
-        f"{name}: {key} holds NaN or Inf, first in row {row + first} (episode "
-        f"{int(episode[first])}); drop or mend that episode"
+        f"{name}: {key} {what}, first in row {row + first} (episode {int(episode[first])}); "
+        f"{remedy}"
     )
 
 
@@ -180,6 +198,51 @@ def broken_successors(episodes: TensorDictBase) -> str | None:
         f"{int(number[row])}): steps are out of order or left out, or an end is not marked; "
         "sort the steps by episode and time, and mark where episodes end"
     )
+
+
+def unlikely_ends(episodes: TensorDictBase) -> list[str]:
+    """What to say where episodes seem to end elsewhere than the data marks.
+
+    A step within an episode that goes far beyond the usual one leads to another episode's start:
+    the end was marked late, or not at all. Of large data 65,536 steps are looked at.
+
+    Args:
+        episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
+
+    >>> from tensordict import TensorDict
+    >>> state = torch.cat([torch.arange(50.0), torch.arange(50.0) + 900]).unsqueeze(-1)
+    >>> data = TensorDict(observation=state[:-1], episode=torch.zeros(99, dtype=torch.int64),
+    ...     next=TensorDict(observation=state[1:], batch_size=[99]), batch_size=[99])
+    >>> unlikely_ends(data)
+    ['1 of 99 steps within episodes go over 30 times as far as the usual one, first in row 49
+    (episode 0): an end is not marked, or marked late; check the timeouts']
+    """
+    found = []
+    number = episodes["episode"].reshape(-1)  # [N]
+    lengths = torch.bincount(number)
+    short = int((lengths == 1).sum())
+    if short > max(1, len(lengths) // 2):
+        found.append(
+            f"{short} of {len(lengths)} episodes have a single step: done, or the number of the "
+            "episode, may not be what marks their ends"
+        )
+    rows = torch.arange(len(number))
+    if len(rows) > _SAMPLED:
+        rows = torch.randint(len(rows), (_SAMPLED,), generator=torch.Generator().manual_seed(0))
+        rows = rows.unique()
+    before = episodes["observation"][rows]
+    spread = before.std(0, correction=0).clamp_min(1e-12)
+    step = ((episodes["next", "observation"][rows] - before) / spread).norm(dim=-1)  # [n]
+    usual = step[step > 0].median() if (step > 0).any() else step.new_tensor(math.inf)
+    far = torch.nonzero((step > _JUMP * usual) & (step > 1)).flatten()  # not where it is NaN
+    if 0 < len(far) < len(rows) // 20:
+        row = int(rows[far[0]])
+        found.append(
+            f"{len(far)} of {len(rows)} steps within episodes go over {_JUMP:g} times as far as "
+            f"the usual one, first in row {row} (episode {int(number[row])}): an end is not "
+            "marked, or marked late; check the timeouts"
+        )
+    return found
 
 
 def check_matches_env(episodes: TensorDictBase, env: Any, *, name: str = "dataset") -> None:

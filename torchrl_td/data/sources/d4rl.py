@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import re
@@ -20,13 +19,16 @@ from torch import Tensor
 from torchrl import torchrl_logger
 from torchrl.data.datasets import d4rl as torchrl_d4rl
 
+from torchrl_td.data.conversion import as_flags, join
 from torchrl_td.data.keys import Key
 from torchrl_td.data.sources.download import require_network
-from torchrl_td.data.transitions import CHUNK_STEPS, Source, Steps, join
+from torchrl_td.data.sources.hdf5 import check_array, find, opened
+from torchrl_td.data.transitions import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.validation import warn_once
 from torchrl_td.errors import InputError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
+_OPTIONAL = ("timeouts", "next_observations")
 _TIMEOUT = 30.0  # seconds without a byte before a download is given up
 
 # D4RL's step limits, by how the name of an id or file begins; the first that fits counts.
@@ -77,10 +79,11 @@ def d4rl_source(
     """
     path = _find(name)
     limit = max_episode_steps or step_limit(name)
-    with _opened(path) as file:
-        keys = _check(file, path)
-        steps = len(file["actions"])
-        ends = _ends(file, path, limit)
+    with opened(path) as file:
+        arrays = _arrays(file, path)
+        steps = len(arrays["actions"])
+        flags = _flags(arrays, path, limit)
+        following = "next_observations" if "next_observations" in arrays else "observations"
     variant = {
         "observation_keys": None if observation_keys is None else list(map(str, observation_keys)),
         "max_episode_steps": limit,
@@ -89,9 +92,14 @@ def d4rl_source(
         name=str(path),
         path=path,
         files=[path],
-        chunks=partial(_chunks, path, *ends, observation_keys),
+        chunks=partial(_chunks, path, *flags, observation_keys),
         steps=steps,
-        keys=keys,
+        keys={
+            "observation": "observations",
+            "action": "actions",
+            "next/observation": following,
+            "next/reward": "rewards",
+        },
         variant=variant,
     )
 
@@ -151,87 +159,54 @@ def _download(name: str, url: str, place: Path) -> None:
         socket.setdefaulttimeout(before)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """The open file; what HDF5 cannot read becomes one line."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: not a readable HDF5 file ({reason}); it is truncated or of another kind, "
-            "get it again"
-        ) from error
-
-
-def _check(file: h5py.File, path: Path) -> dict[str, str]:
-    """Refuse missing keys, odd types and lengths; returns what our keys are called.
+def _arrays(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    """The file's arrays by key, not read yet, their types and lengths checked.
 
     Raises:
         InputError: naming the file, the key and the remedy.
     """
+    found = {key: find(file, key, str(path)) for key in (*_REQUIRED, *_OPTIONAL)}
     for key in _REQUIRED:
-        if key not in file:
+        if found[key] is None:
             have = ", ".join(sorted(file)) or "nothing"
             raise InputError(
                 f"{path}: key {key!r} is missing (it holds {have}); a D4RL file needs "
                 f"{', '.join(_REQUIRED)}"
             )
-    count = None
-    for key in (*_REQUIRED, "timeouts", "next_observations"):
-        if key not in file:
-            continue
-        entry = file[key]
-        if not isinstance(entry, h5py.Dataset) or not entry.shape:
-            raise InputError(f"{path}: {key} is not an array; a D4RL file has one row a step")
-        if entry.dtype.kind not in "fiub":
-            raise InputError(f"{path}: {key} has dtype {entry.dtype}, not numbers; convert it")
-        count = len(entry) if count is None else count
-        if len(entry) != count:
+    arrays = {k: check_array(v, k, str(path)) for k, v in found.items() if v is not None}
+    count = len(arrays["observations"])
+    for key, array in arrays.items():
+        if len(array) != count:
             raise InputError(
-                f"{path}: {key} has {len(entry)} rows but observations {count}; "
+                f"{path}: {key} has {len(array)} rows but observations {count}; "
                 "every key needs one row a step"
             )
     if not count:
         raise InputError(f"{path}: it holds no steps; get it again")
-    following = "next_observations" if "next_observations" in file else "observations"
-    return {
-        "observation": "observations",
-        "action": "actions",
-        "next/observation": following,
-        "next/reward": "rewards",
-    }
+    return arrays
 
 
-def _ends(file: h5py.File, path: Path, limit: int | None) -> tuple[Tensor, Tensor]:
+def _flags(arrays: dict[str, h5py.Dataset], path: Path, limit: int | None) -> tuple[Tensor, Tensor]:
     """Terminated and truncated [N] of a file."""
-    terminated = _flags(file, path, "terminals")
-    timeouts = _flags(file, path, "timeouts") if "timeouts" in file else None
-    done = terminated if timeouts is None else terminated | timeouts
-    if timeouts is None or not timeouts.any():
-        if limit is None and not terminated.any():
-            raise InputError(
-                f"{path}: neither terminals nor timeouts mark an episode's end and the name tells "
-                "no step limit; pass max_episode_steps"
-            )
-        if limit is None:
-            warn_once(
-                f"{path}: no timeouts and no known step limit, so episodes end at terminals "
-                "alone; pass max_episode_steps if the environment has one"
-            )
-        else:
-            done = done | _after_limit(terminated, limit)
-    done[-1] = True  # the file ends
-    return terminated, done & ~terminated
-
-
-def _flags(file: h5py.File, path: Path, key: str) -> Tensor:
-    """A key of yes or no [N], of whatever type."""
-    value = np.asarray(file[key][()])
-    if value.size != len(value) or not np.isin(value, (0, 1)).all():
-        raise InputError(f"{path}: {key} must be one 0 or 1 a step; mend the file")
-    return torch.from_numpy(value.reshape(-1).astype(bool))
+    terminated, timeouts = (
+        as_flags(arrays[key][()], str(path), key) if key in arrays else None
+        for key in ("terminals", "timeouts")
+    )
+    assert terminated is not None
+    if timeouts is not None and timeouts.any():
+        return terminated, timeouts & ~terminated
+    if limit is None and not terminated.any():
+        raise InputError(
+            f"{path}: neither terminals nor timeouts mark an episode's end and the name tells "
+            "no step limit; pass max_episode_steps"
+        )
+    if limit is None:
+        warn_once(
+            f"{path}: no timeouts and no known step limit, so episodes end at terminals "
+            "alone; pass max_episode_steps if the environment has one"
+        )
+        return terminated, torch.zeros_like(terminated)
+    return terminated, _after_limit(terminated, limit) & ~terminated
 
 
 def _after_limit(terminated: Tensor, limit: int) -> Tensor:
@@ -252,39 +227,38 @@ def _chunks(
     truncated: Tensor,
     observation_keys: Sequence[str | Key] | None,
 ) -> Iterator[Steps]:
-    """The file's steps, whole episodes at once."""
-    ends = torch.nonzero(terminated | truncated).squeeze(-1) + 1  # [episodes]
+    """The file's steps, whole episodes at once; one that the file's end cuts off is unfinished."""
+    end = terminated | truncated
+    end[-1] = True
+    ends = torch.nonzero(end).squeeze(-1) + 1  # [trajectories]
     start = 0
-    with _opened(path) as file:
+    with opened(path) as file:
+        arrays = _arrays(file, path)
         while start < len(terminated):
             # As many episodes as fit, at least one.
             last = int(torch.searchsorted(ends, start + CHUNK_STEPS, right=True)) - 1
             at_least = int(torch.searchsorted(ends, start, right=True))
             stop = int(ends[max(last, at_least)])
-            rows = slice(start, stop)
-            yield _read(file, rows, terminated[rows], truncated[rows], path, observation_keys)
+            observation, following = _observations(arrays, slice(start, stop), end[start:stop])
+            yield Steps(
+                join({("observation",): observation}, observation_keys, str(path), "observations"),
+                arrays["actions"][start:stop],
+                join({("observation",): following}, observation_keys, str(path), "observations"),
+                arrays["rewards"][start:stop],
+                terminated[start:stop],
+                truncated[start:stop],
+                end[start:stop],
+            )
             start = stop
 
 
-def _read(
-    file: h5py.File,
-    rows: slice,
-    terminated: Tensor,
-    truncated: Tensor,
-    path: Path,
-    observation_keys: Sequence[str | Key] | None,
-) -> Steps:
-    """The steps of ``rows``, which end with an episode."""
-    observation: Any = file["observations"][rows]
-    if "next_observations" in file:
-        following = file["next_observations"][rows]
-    else:
-        following = np.concatenate([observation[1:], observation[-1:]])
-        done = (terminated | truncated).numpy()
-        following[done] = observation[done]
-    both = [
-        join({("observation",): value}, observation_keys, str(path), "observations")
-        for value in (observation, following)
-    ]
-    reward, action = file["rewards"][rows], file["actions"][rows]
-    return Steps(both[0], action, both[1], reward, terminated, truncated)
+def _observations(
+    arrays: dict[str, h5py.Dataset], rows: slice, end: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Observations [n, O] of ``rows``, whole trajectories, and what followed each."""
+    observation: Any = arrays["observations"][rows]
+    if "next_observations" in arrays:
+        return observation, arrays["next_observations"][rows]
+    following = np.concatenate([observation[1:], observation[-1:]])
+    following[end.numpy()] = observation[end.numpy()]
+    return observation, following

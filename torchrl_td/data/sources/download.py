@@ -1,16 +1,27 @@
-"""Whether a server can be reached, answered within seconds."""
+"""Downloads: whether a server can be reached, answered within seconds, and Minari's own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import threading
 import urllib.error
 import urllib.request
+import warnings
+from pathlib import Path
 from urllib.parse import urlparse
 
+import minari
+
+from torchrl_td.data.mazes.record import staged
+from torchrl_td.data.sources.hdf5 import one_line
 from torchrl_td.errors import InputError
 
 PATIENCE = 6.0
 """Seconds to wait for a server's first answer."""
+
+_REMOTES = {"hf": "https://huggingface.co", "gcp": "https://storage.googleapis.com"}
 
 
 def require_network(url: str, name: str, remedy: str) -> None:
@@ -46,3 +57,29 @@ def require_network(url: str, name: str, remedy: str) -> None:
     if reason:
         host = urlparse(url).hostname
         raise InputError(f"{name} {host} cannot be reached ({reason}); {remedy}")
+
+
+def download_minari(dataset_id: str, name: str, path: Path) -> None:
+    """Fetch a dataset from Minari's remote; it appears whole or not at all."""
+    others = [o for o in _local_ids() if o.rpartition("-v")[0] == dataset_id.rpartition("-v")[0]]
+    remedy = f"run 'minari download {dataset_id}' where there is a network and copy it to {path}"
+    if others:
+        remedy = f"use {', '.join(others)}, which is here, or {remedy}"
+    remote = os.environ.get("MINARI_REMOTE", "hf://farama-minari").partition("://")[0]
+    url = os.environ.get("HF_ENDPOINT") or _REMOTES["hf"] if remote == "hf" else _REMOTES[remote]
+    require_network(url, f"{name}: not found at {path}, and", remedy)
+    try:
+        with staged(dataset_id), contextlib.redirect_stdout(io.StringIO()):
+            minari.download_dataset(dataset_id)
+    except Exception as error:  # whatever the remote's library raises
+        raise InputError(
+            f"{name}: not found at {path}, and not downloaded ({one_line(error)}); {remedy}"
+        ) from error
+
+
+def _local_ids() -> list[str]:
+    """The ids of all local datasets."""
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # another, damaged dataset is not this one's matter
+        return list(minari.list_local_datasets())
+    return []

@@ -1,51 +1,46 @@
-"""Minari datasets, through TorchRL's own ``MinariExperienceReplay``, proved."""
+"""Minari datasets: every entry of every episode read from the dataset's own files, and checked."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import io
+import json
+import math
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-import minari
+import h5py
 import numpy as np
 import torch
 from minari.dataset.minari_dataset import parse_dataset_id
+from minari.dataset.minari_storage import MinariStorage
 
+from torchrl_td.data.conversion import as_flags, join
 from torchrl_td.data.keys import Key
 from torchrl_td.data.mazes.maze2d import ensure_maze2d
 from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
-from torchrl_td.data.mazes.record import dataset_path, staged
-from torchrl_td.data.sources.download import require_network
-from torchrl_td.data.sources.minari_files import (
-    COLUMNS,
-    hdf5_lengths,
-    one_line,
-    open_dataset,
-    read_episodes,
-    stated_lengths,
-)
-from torchrl_td.data.sources.minari_torchrl import load_part
-from torchrl_td.data.sources.tensordict import steps_from_tensordict
-from torchrl_td.data.transitions import CHUNK_STEPS, Source, Steps, join
+from torchrl_td.data.mazes.record import dataset_path
+from torchrl_td.data.sources.download import download_minari
+from torchrl_td.data.sources.hdf5 import check_array, find, flatten, one_line, opened
+from torchrl_td.data.transitions import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.validation import check_achieved_goal
 from torchrl_td.errors import InputError
 
-_PROVED = 3  # episodes of each part compared with Minari's own reading
-_FEW = 1000  # episodes: beyond, TorchRL's class (6 ms an episode) takes too long
+_COLUMNS = ("actions", "rewards", "terminations", "truncations")  # one row a step
+_FLAGS = ("terminations", "truncations")
 _KEYS = {
     "observation": "observations",
     "next/observation": "observations",
     "action": "actions",
     "next/reward": "rewards",
 }
-_REMOTES = {"hf": "https://huggingface.co", "gcp": "https://storage.googleapis.com"}
+_AGAIN = "delete the dataset and get it again"
+_LARGEST_SPACE = 10**7  # numbers of an observation or action
+
+Episode = dict[str, np.ndarray]
+"""An episode's arrays by name, as in ``observations/velocity``."""
 
 
 def minari_source(
@@ -56,10 +51,8 @@ def minari_source(
 ) -> Source:
     """A Minari dataset as a source of steps: the local one, else downloaded.
 
-    The PointMaze and Maze2D datasets are recorded if they are missing. HDF5 is read through
-    TorchRL's ``MinariExperienceReplay``, a part at a time, and compared with the file;
-    directly beyond 1,000 episodes. Arrow, which that class cannot read, is read through
-    Minari's own storage.
+    The PointMaze and Maze2D datasets are recorded if they are missing. HDF5 is read directly,
+    Arrow and Parquet through Minari's own storage.
 
     Args:
         dataset_id: such as ``D4RL/door/human-v2``.
@@ -82,18 +75,22 @@ def minari_source(
             ensure_maze2d(size, progress=progress)  # type: ignore[arg-type]
     path = dataset_path(dataset_id)
     if not (path / "data").exists():
-        _download(dataset_id, name, path)
-    dataset = open_dataset(dataset_id, path)
-    if int(dataset.total_episodes) == 0:
+        download_minari(dataset_id, name, path)
+    metadata = dataset_metadata(dataset_id)
+    if metadata["total_episodes"] == 0:
         raise InputError(f"{name}: it holds no episodes; delete it and record or download it again")
+    read = _read_hdf5 if metadata["data_format"] == "hdf5" else _read_arrow
+    episodes = partial(read, path / "data", metadata["total_episodes"])
     if observation_keys is None:
-        check_achieved_goal(_first_observations(dataset, path), name)
+        with contextlib.suppress(InputError):  # reading all of it tells
+            first = next(episodes())
+            check_achieved_goal({_path(k): v for k, v in first.items() if k not in _COLUMNS}, name)
     return Source(
         name=name,
         path=path,
-        files=sorted(file for file in (path / "data").rglob("*") if file.is_file()),
-        chunks=partial(_chunks, dataset, path, observation_keys),
-        steps=int(dataset.total_steps),
+        files=_files(path / "data"),
+        chunks=partial(_chunks, episodes, path, observation_keys),
+        steps=metadata["total_steps"],
         keys=_KEYS,
         variant={
             "observation_keys": None
@@ -103,142 +100,203 @@ def minari_source(
     )
 
 
-def _first_observations(dataset: Any, path: Path) -> dict[Key, np.ndarray]:
-    """The entries of the first episode's observations, by path; none where it is no Dict."""
-    if not isinstance(dataset.observation_space, gymnasium.spaces.Dict):
-        return {}
-    try:
-        entries = next(read_episodes(dataset, path, [0]))
-    except Exception:  # of a damaged file: reading all of it tells
-        return {}
-    return {tuple(k.split("/")[1:]): v for k, v in entries.items() if k not in COLUMNS}
+def dataset_metadata(dataset_id: str) -> dict[str, Any]:
+    """What a local dataset says of itself, checked; nothing that it names is built or run.
 
-
-def _download(dataset_id: str, name: str, path: Path) -> None:
-    """Fetch a dataset from Minari's remote; it appears whole or not at all."""
-    others = [o for o in _local_ids() if o.rpartition("-v")[0] == dataset_id.rpartition("-v")[0]]
-    remedy = f"run 'minari download {dataset_id}' where there is a network and copy it to {path}"
-    if others:
-        remedy = f"use {', '.join(others)}, which is here, or {remedy}"
-    remote = os.environ.get("MINARI_REMOTE", "hf://farama-minari").partition("://")[0]
-    url = os.environ.get("HF_ENDPOINT") or _REMOTES["hf"] if remote == "hf" else _REMOTES[remote]
-    require_network(url, f"{name}: not found at {path}, and", remedy)
+    Raises:
+        InputError: it is not readable, or another dataset.
+    """
+    path = dataset_path(dataset_id)
     try:
-        with staged(dataset_id), contextlib.redirect_stdout(io.StringIO()):
-            minari.download_dataset(dataset_id)
-    except Exception as error:  # whatever the remote's library raises
+        metadata = MinariStorage.read_raw_metadata(path / "data")
+        if not isinstance(metadata, dict):
+            raise ValueError("metadata.json is no mapping")
+        for key in ("observation_space", "action_space", "data_format"):
+            # Minari would build the environment that the file names, which runs what it names.
+            if key not in metadata:
+                raise InputError(
+                    f"{path}: metadata.json has no {key!r}, as of an old Minari; {_AGAIN}"
+                )
+        for key in ("observation_space", "action_space"):
+            _check_space(json.loads(metadata[key]), key)
+        for key in ("total_episodes", "total_steps"):
+            if type(metadata.get(key)) is not int or metadata[key] < 0:
+                raise ValueError(f"{key} is {metadata.get(key)!r}, no count")
+        if metadata["data_format"] not in ("hdf5", "arrow", "parquet"):
+            raise ValueError(f"data_format is {metadata['data_format']!r}")
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise InputError(
-            f"{name}: not found at {path}, and not downloaded ({one_line(error)}); {remedy}"
+            f"{path}: not a readable Minari dataset ({one_line(error)}); {_AGAIN}"
         ) from error
+    if metadata.get("dataset_id", dataset_id) != dataset_id:
+        raise InputError(
+            f"{path}: it holds {metadata['dataset_id']}, not {dataset_id}; "
+            "move it to the folder of its own id"
+        )
+    return metadata
 
 
-def _local_ids() -> list[str]:
-    """The ids of all local datasets."""
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # another, damaged dataset is not this one's matter
-        return list(minari.list_local_datasets())
-    return []
+def _check_space(space: Any, name: str) -> None:
+    """Refuse a space that claims more numbers than any observation has."""
+    if isinstance(space, Mapping):
+        shape = space.get("shape", space.get("n", 0) if space.get("type") == "MultiBinary" else 0)
+        if math.prod(np.ravel(shape).tolist()) > _LARGEST_SPACE:
+            raise ValueError(f"{name} has the shape {shape}")
+    for entry in space.values() if isinstance(space, Mapping) else space:
+        if isinstance(entry, (Mapping, list)):
+            _check_space(entry, name)
+
+
+def _files(data: Path) -> list[Path]:
+    """All files of a dataset, also those in linked folders: what is read of them may change."""
+    found, seen = [], set()
+    for folder, below, names in os.walk(data, followlinks=True):
+        below[:] = [n for n in below if os.path.realpath(Path(folder) / n) not in seen]
+        seen |= {os.path.realpath(Path(folder) / n) for n in below}
+        found += [Path(folder) / n for n in names if (Path(folder) / n).is_file()]
+    return sorted(found)
+
+
+def _path(name: str) -> Key:
+    """An entry of the observation by its path; what is no Dict is ``observation``."""
+    return tuple(name.split("/")[1:]) or ("observation",)
+
+
+def _read_hdf5(data: Path, total: int) -> Iterator[Episode]:
+    """Every episode of an HDF5 dataset, in order, without the infos."""
+    path = data / "main_data.hdf5"
+    with opened(path, _AGAIN) as file:
+        if len(file) < total:
+            raise InputError(
+                f"{path}: it holds {len(file)} episodes where metadata.json says {total}; {_AGAIN}"
+            )
+        for number in range(total):
+            where = f"{path}: episode {number}"
+            group = find(file, f"episode_{number}", str(path))
+            if not isinstance(group, h5py.Group):
+                raise InputError(f"{where} is missing; {_AGAIN}")
+            arrays: dict[str, Any] = {}
+            for key in (*_COLUMNS, "observations"):
+                entry = find(group, key, where)
+                if entry is not None:
+                    arrays |= {k: check_array(v, k, where) for k, v in flatten(entry, key, where)}
+            _check_lengths(arrays, where)
+            yield {key: value[()] for key, value in arrays.items()}
+
+
+def _read_arrow(data: Path, total: int) -> Iterator[Episode]:
+    """Every episode of an Arrow or Parquet dataset, in order, without the infos."""
+    if sum(1 for entry in data.iterdir() if entry.is_dir()) < total:
+        raise InputError(f"{data}: it holds fewer episodes than metadata.json's {total}; {_AGAIN}")
+    try:
+        storage: Any = MinariStorage.read(data)
+        for number in range(total):
+            where = f"{data}: episode {number}"
+            (about,) = storage.get_episode_metadata([number])
+            (episode,) = storage.get_episodes([number])
+            arrays = {key: np.asarray(episode[key]) for key in _COLUMNS}
+            _flatten_mapping(episode["observations"], "observations", arrays)
+            for key, value in arrays.items():
+                if value.dtype.kind not in "fiub":
+                    raise InputError(
+                        f"{where}: {key} has dtype {value.dtype}, not numbers; convert it"
+                    )
+            if _check_lengths(arrays, where) != about.get("total_steps"):
+                raise InputError(
+                    f"{where} has not the {about.get('total_steps')} steps it says; {_AGAIN}"
+                )
+            yield arrays
+    except (InputError, ImportError) as error:
+        raise InputError(one_line(error)) from error
+    except Exception as error:  # whatever Minari and pyarrow raise of a damaged file
+        raise InputError(f"{data}: cannot be read ({one_line(error)}); {_AGAIN}") from error
+
+
+def _flatten_mapping(value: Any, name: str, into: Episode) -> None:
+    """Put the leaves of nested mappings into a dict by their path."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _flatten_mapping(entry, f"{name}/{key}", into)
+    else:
+        into[name] = np.asarray(value)
+
+
+def _check_lengths(arrays: Mapping[str, Any], where: str) -> int:
+    """Steps of one episode, from arrays by name that are checked against each other.
+
+    Raises:
+        InputError: an array is missing, too short or too long.
+    """
+    for key in _COLUMNS:
+        if key not in arrays:
+            more = "; one continuous action is planned for" if key == "actions" else ""
+            raise InputError(f"{where} has no {key!r}{more}; {_AGAIN}")
+    if not any(key.startswith("observations") for key in arrays):
+        raise InputError(f"{where} has no 'observations'; {_AGAIN}")
+    length = len(arrays["actions"])
+    if length == 0:
+        raise InputError(f"{where} has no steps; remove it from the dataset")
+    for key, value in arrays.items():
+        want = length if key in _COLUMNS else length + 1
+        if len(value) != want:
+            raise InputError(
+                f"{where}: {key} has {len(value)} rows where {length} actions need {want}; "
+                "remove the episode or get the dataset again"
+            )
+    return length
 
 
 def _chunks(
-    dataset: Any, path: Path, observation_keys: Sequence[str | Key] | None
+    episodes: Callable[[], Iterator[Episode]],
+    path: Path,
+    observation_keys: Sequence[str | Key] | None,
 ) -> Iterator[Steps]:
-    """The dataset's steps, whole episodes at once."""
-    total, first = int(dataset.total_episodes), 0
-    through_torchrl = dataset.storage.FORMAT == "hdf5" and total <= _FEW
-    if through_torchrl:
-        lengths = hdf5_lengths(path / "data" / "main_data.hdf5", total)
-    else:
-        lengths = stated_lengths(dataset, path)  # checked as they are read
-    while first < len(lengths):
-        fit = int(np.searchsorted(np.cumsum(lengths[first:]), CHUNK_STEPS, side="right"))
-        numbers = range(first, first + max(fit, 1))
-        first = numbers.stop
-        try:
-            if not through_torchrl:
-                yield _read(dataset, numbers, lengths, observation_keys, path)
-                continue
-            with load_part(dataset.id, path / "data", numbers) as part:
-                steps = steps_from_tensordict(part, str(path), observation_keys)
-                _prove(steps, dataset, numbers, lengths, observation_keys, path)
-                yield steps
-            del part, steps
-            gc.collect()  # TorchRL's class holds itself, and its mapped files, in cycles
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{path}: cannot be read ({one_line(error)}); get it again") from error
-
-
-def _read(
-    dataset: Any,
-    numbers: Sequence[int],
-    lengths: np.ndarray,
-    observation_keys: Sequence[str | Key] | None,
-    path: Path,
-) -> Steps:
-    """The steps of some episodes as their files hold them."""
-    now: dict[Key, list[Any]] = {}
-    following: dict[Key, list[Any]] = {}
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in COLUMNS}
-    for number, entries in zip(numbers, read_episodes(dataset, path, numbers), strict=True):
-        if len(entries["actions"]) != lengths[number]:
-            raise InputError(
-                f"{path}: episode {number} has not the {lengths[number]} steps it says; "
-                "get it again"
-            )
-        for name, value in entries.items():
-            if name in columns:
-                columns[name].append(value)
-                continue
-            key = tuple(name.split("/")[1:]) or ("observation",)
-            now.setdefault(key, []).append(value[:-1])
-            following.setdefault(key, []).append(value[1:])
-        columns["truncations"][-1] = np.array(columns["truncations"][-1])  # was read-only
-        columns["truncations"][-1][-1] |= not entries["terminations"][-1]  # the data ends
-    both = [
-        join(
-            {key: np.concatenate(values) for key, values in entries.items()},
-            observation_keys,
-            str(path),
-            "observations",
-        )
-        for entries in (now, following)
-    ]
-    action, reward, terminated, truncated = (np.concatenate(columns[key]) for key in COLUMNS)
-    flags = [torch.from_numpy(value.astype(bool)) for value in (terminated, truncated)]
-    return Steps(both[0], action, both[1], reward, *flags)
-
-
-def _prove(
-    steps: Steps,
-    dataset: Any,
-    numbers: range,
-    lengths: np.ndarray,
-    observation_keys: Sequence[str | Key] | None,
-    path: Path,
-) -> None:
-    """Compare a few episodes of what was loaded with their files.
-
-    Raises:
-        InputError: a length or a number differs.
-    """
-    starts = np.concatenate([[0], np.cumsum(lengths[numbers.start : numbers.stop])])
-    wrong = "this version of TorchRL reads Minari wrongly, install another"
-    if len(steps.terminated) != starts[-1]:
-        raise InputError(
-            f"{path}: {len(steps.terminated)} steps were read of {starts[-1]}; {wrong}"
-        )
-    chosen = np.unique(np.linspace(0, len(numbers) - 1, _PROVED).round().astype(int))
-    for at in chosen.tolist():
-        number = numbers[at]
-        wanted = _read(dataset, [number], lengths, observation_keys, path)
-        rows = slice(int(starts[at]), int(starts[at + 1]))
-        for field, value, want in zip(Steps._fields, steps, wanted, strict=True):
-            read, want = np.asarray(value[rows]), np.asarray(want)
-            if not np.array_equal(
-                read.reshape(want.shape), want, equal_nan=want.dtype.kind == "f"
-            ):  # NaN is refused later, by name
+    """The dataset's steps, whole episodes at once, each of the same entries and widths."""
+    waiting: list[Episode] = []
+    steps = 0
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, arrays in enumerate(episodes()):
+        have = {key: value.shape[1:] for key, value in arrays.items()}
+        shapes = shapes or have
+        for key in sorted(shapes.keys() | have.keys()):
+            if have.get(key) != shapes.get(key):
+                has = f"shape {list(have[key])} a step" if key in have else "no such entry"
+                first = f"shape {list(shapes[key])}" if key in shapes else "none"
                 raise InputError(
-                    f"{path}: {field} of episode {number} is not what the file holds; {wrong}"
+                    f"{path}: {key} has {has} in episode {number} and {first} in episode 0; remove "
+                    "the episode or split the dataset"
                 )
+        waiting.append(arrays)
+        steps += len(arrays["actions"])
+        if steps >= CHUNK_STEPS:
+            yield _joined(waiting, path, observation_keys)
+            waiting, steps = [], 0
+    if waiting:
+        yield _joined(waiting, path, observation_keys)
+
+
+def _joined(
+    episodes: Sequence[Episode], path: Path, observation_keys: Sequence[str | Key] | None
+) -> Steps:
+    """The steps of some episodes."""
+    columns = {key: np.concatenate([e[key] for e in episodes]) for key in _COLUMNS}
+    names = [key for key in episodes[0] if key not in _COLUMNS]
+    now, following = (
+        {_path(key): np.concatenate([e[key][rows] for e in episodes]) for key in names}
+        for rows in (slice(None, -1), slice(1, None))
+    )
+    lengths = torch.tensor([len(e["actions"]) for e in episodes])
+    ends = torch.zeros(int(lengths.sum()), dtype=torch.bool)
+    ends[lengths.cumsum(0) - 1] = True
+    terminated, truncated = (as_flags(columns[key], str(path), key) for key in _FLAGS)
+    return Steps(
+        observation=join(now, observation_keys, str(path), "observations"),
+        action=columns["actions"],
+        next_observation=join(following, observation_keys, str(path), "observations"),
+        reward=columns["rewards"],
+        terminated=terminated,
+        truncated=truncated,
+        ends=ends | terminated | truncated,
+    )

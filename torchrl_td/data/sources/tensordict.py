@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tensordict import LazyStackedTensorDict, TensorDictBase
+from tensordict import LazyStackedTensorDict, TensorDictBase, lazy_stack
 from torch import Tensor
 from torchrl.data import ReplayBuffer, TensorDictMaxValueWriter
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
 
+from torchrl_td.data.conversion import as_flags, as_float, flat_entries, join
 from torchrl_td.data.keys import Key
-from torchrl_td.data.transitions import Steps, as_float, flat_entries, join
+from torchrl_td.data.sources.rows import NUMBERS, broken_off, ordered_rows, repeated_ends, written
+from torchrl_td.data.transitions import Steps
+from torchrl_td.data.validation import check_achieved_goal, warn_once
 from torchrl_td.errors import InputError, first_line
 
-_NUMBERS: tuple[str | Key, ...] = ("episode", ("collector", "traj_ids"))
-_MASK = ("collector", "mask")
 _GOAL_TASK = ("observation", "achieved_goal", "desired_goal")
 _LOOKED_AT = 1000  # steps that tell whether the observation holds the goal achieved
-_ENDS = ("done", "terminated", "truncated")
 
 
 def buffer_contents(buffer: ReplayBuffer) -> TensorDictBase:
@@ -38,8 +38,6 @@ def buffer_contents(buffer: ReplayBuffer) -> TensorDictBase:
         )
     try:
         contents = buffer[:]
-        if isinstance(contents, LazyStackedTensorDict):
-            contents = contents.contiguous()
     except Exception as error:  # whatever putting its entries together raises
         raise InputError(
             f"replay buffer: its entries do not make one TensorDict ({first_line(error)}); store "
@@ -51,13 +49,17 @@ def buffer_contents(buffer: ReplayBuffer) -> TensorDictBase:
             "use a TensorDictReplayBuffer"
         )
     cursor = int(writer._cursor) if isinstance(writer, RoundRobinWriter) else 0
-    length = contents.batch_size[-1]
-    if contents.batch_size.numel() == buffer.storage.max_size and 0 < cursor < length:
-        # A full ring: what comes after the cursor is older than what stands before it.
-        dim = contents.batch_dims - 1
-        older, newer = contents.split([cursor, length - cursor], dim)[::-1]
-        contents = torch.cat([older, newer], dim)
-    return contents
+    dim = buffer.storage.ndim - 1
+    length = contents.batch_size[dim]
+    full = contents.batch_size[: dim + 1].numel() == buffer.storage.max_size
+    if not full or not 0 < cursor < length:
+        return contents
+    # A full ring: what comes after the cursor is older than what stands before it.
+    if isinstance(contents, LazyStackedTensorDict) and contents.stack_dim == dim == 0:
+        stacked = contents.tensordicts
+        return lazy_stack([*stacked[cursor:], *stacked[:cursor]])
+    newer, older = contents.split([cursor, length - cursor], dim)
+    return torch.cat([older, newer], dim)
 
 
 def steps_from_tensordict(
@@ -66,10 +68,7 @@ def steps_from_tensordict(
     """The steps of a TED tensordict, each trajectory's together and in order.
 
     Args:
-        raw: steps in order, of batch size [N], or [..., T] with a piece of trajectory a
-            row. Where ``("collector", "traj_ids")`` or ``episode`` numbers the
-            trajectories, their steps may be interleaved; where ``("collector", "mask")``
-            marks padding, it is left out.
+        raw: as for :func:`torchrl_td.data.sources.rows.ordered_rows`.
         name: of the source, for messages.
         keys: entries of the observation to join; None for the documented order.
 
@@ -78,89 +77,80 @@ def steps_from_tensordict(
     """
     if raw.batch_dims == 0 or raw.batch_size.numel() == 0:
         raise InputError(f"{name}: it holds no steps; it needs a batch size of [N], N > 0")
+    raw, ends = ordered_rows(raw.detach(), name)
     have = set(raw.keys(True))
     for key in ("action", ("next", "reward")):
         if key not in have:
-            raise InputError(f"{name}: key {_written(key)!r} is missing; steps need TED keys")
+            raise InputError(f"{name}: key {written(key)!r} is missing; steps need TED keys")
         if isinstance(raw.get(key), TensorDictBase):
             raise InputError(
-                f"{name}: {_written(key)!r} is a Dict; one vector a step is planned for"
+                f"{name}: {written(key)!r} is a Dict; one vector a step is planned for"
             )
-    raw, break_after = _in_order(raw, name)
     count = raw.batch_size[0]
-    terminated, truncated = _ends(raw, name, break_after)
+    numbered = any(key in have for key in NUMBERS)
+    terminated, truncated = _flags(raw, name, ends, numbered)
+    done = terminated | truncated
+    if keys is None:
+        check_achieved_goal(_goal_entries(raw), name)
     keys = _chosen(raw, keys, name)
     observation = _observation(raw, keys, name, "observation")
     following = _observation(raw.get("next"), keys, name, "next/observation")
-    return Steps(
+    if observation.shape == following.shape:  # else it is refused later, by its sizes
+        following = _without_zeros(observation, following, done)
+        begins = torch.zeros_like(done)
+        if "is_init" in have:
+            begins = as_flags(raw.get("is_init"), name, "is_init")
+        repeated = repeated_ends(observation, following, done, ends)
+        known = done | ends
+        ends = known | broken_off(observation, following, begins, known, name, numbered)
+    else:
+        repeated, ends = torch.zeros_like(done), done | ends
+    steps = Steps(
         observation=observation,
         action=raw.get("action").reshape(count, -1),
-        next_observation=_without_zeros(observation, following, terminated | truncated),
+        next_observation=following,
         reward=raw.get(("next", "reward")).reshape(count, -1),
         terminated=terminated,
         truncated=truncated,
+        ends=ends,
     )
+    if repeated.any():
+        warn_once(
+            f"{name}: {int(repeated.sum())} of {count} rows repeat the end of an episode (as of "
+            "break_when_all_done=True) and are left out"
+        )
+        steps = Steps(*(value[~repeated] for value in steps))
+    return steps
 
 
-def _in_order(raw: TensorDictBase, name: str) -> tuple[TensorDictBase, Tensor]:
-    """Steps [N] with each trajectory's together, and where a trajectory's data breaks off."""
-    row_end = torch.zeros(raw.batch_size, dtype=torch.bool, device=raw.device)
-    if raw.batch_dims > 1:
-        row_end[..., -1] = True  # a row's last step is followed by another row's first
-    if _MASK in raw.keys(True):
-        mask = raw.get(_MASK).reshape(raw.batch_size).bool()
-        if not mask.any():
-            raise InputError(f"{name}: all its steps are masked out; there is nothing to load")
-        row_end[..., :-1] |= mask[..., :-1] & ~mask[..., 1:]
-        raw, row_end = raw[mask], row_end[mask]
-    raw, row_end = raw.reshape(-1), row_end.reshape(-1)
-    number = next((raw.get(key) for key in _NUMBERS if key in raw.keys(True)), None)
-    if number is None:
-        row_end[-1] = True
-        return raw, row_end
-    number = number.reshape(raw.batch_size[0], -1)[:, 0]
-    change = torch.ones_like(number, dtype=torch.bool)
-    change[:-1] = number[1:] != number[:-1]
-    found, inverse = torch.unique(number, return_inverse=True)
-    if int(change.sum()) != len(found):  # interleaved
-        row = torch.arange(len(number), device=number.device)
-        begins = torch.full_like(found, len(number)).scatter_reduce(0, inverse, row, "amin")
-        order = torch.argsort(begins[inverse], stable=True)  # as they began
-        raw, number = raw[order], number[order]
-        change[:-1] = number[1:] != number[:-1]
-    return raw, change  # the number says where trajectories end; rows may share one
-
-
-def _ends(raw: TensorDictBase, name: str, break_after: Tensor) -> tuple[Tensor, Tensor]:
-    """Terminated and truncated [N]; where data breaks off without either, truncated."""
-    nxt, count = raw.get("next"), raw.batch_size[0]
-    flags = {}
-    for key in _ENDS:
-        if key in nxt.keys():
-            flags[key] = nxt.get(key).reshape(count, -1)[:, 0].bool()
-    if not flags and not any(key in raw.keys(True) for key in _NUMBERS):
+def _flags(raw: TensorDictBase, name: str, ends: Tensor, numbered: bool) -> tuple[Tensor, Tensor]:
+    """Terminated and truncated [N], from whichever flags there are."""
+    following = raw.get("next")
+    flags = {
+        key: as_flags(following.get(key), name, f"next/{key}")
+        for key in ("done", "terminated", "truncated")
+        if key in following.keys()
+    }
+    no = torch.zeros_like(ends)
+    if not flags and numbered:
+        return no, ends  # the numbers alone say where episodes end
+    if not flags:
         raise InputError(
             f"{name}: key 'next/done' is missing, as are 'next/terminated' and "
             "'next/truncated'; steps need one of them to tell where episodes end"
         )
-    no = torch.zeros(count, dtype=torch.bool, device=break_after.device)
     truncated = flags.get("truncated", no)
     # As in TorchRL, an end that is said to be neither is a termination.
     terminated = flags.get("terminated", flags.get("done", no) & ~truncated)
-    done = terminated | truncated | flags.get("done", no) | break_after
-    return terminated.cpu(), (truncated | (done & ~terminated)).cpu()
+    return terminated, truncated | (flags.get("done", no) & ~terminated)
 
 
-def goal_entries(raw: TensorDictBase) -> dict[Key, Tensor]:
+def _goal_entries(raw: TensorDictBase) -> dict[Key, Tensor]:
     """Goal and observation of some steps [n, ...], by path, as far as there are any."""
     shown = raw.get("observation", None)
     entries = flat_entries(shown if isinstance(shown, TensorDictBase) else raw)
-    dims = raw.batch_dims
-    return {
-        path: value.flatten(0, dims - 1)[:_LOOKED_AT]
-        for path, value in entries.items()
-        if path[0] in _GOAL_TASK
-    }
+    shown = {p: value[:_LOOKED_AT] for p, value in entries.items() if p[0] in _GOAL_TASK}
+    return {p: value for p, value in shown.items() if not value.is_complex()}
 
 
 def _chosen(
@@ -214,7 +204,3 @@ def _without_zeros(observation: Tensor, following: Tensor, done: Tensor) -> Tens
     if observation.shape != following.shape or following[done].any():
         return following
     return following.where(~done.unsqueeze(-1), observation)
-
-
-def _written(key: str | Key) -> str:
-    return key if isinstance(key, str) else "/".join(key)

@@ -1,0 +1,93 @@
+"""What is known of a dataset beside its steps: environment, bounds, references for scores."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from torchrl_td.data.sources.minari import dataset_metadata
+
+# D4RL's reference returns (minimum, maximum), by the beginning of a dataset's name.
+D4RL_REFERENCES: dict[str, tuple[float, float]] = {
+    "hopper": (-20.272305, 3234.3),
+    "halfcheetah": (-280.178953, 12135.0),
+    "walker2d": (1.629008, 4592.3),
+    "maze2d-umaze": (23.85, 161.86),
+    "maze2d-medium": (13.13, 277.39),
+    "maze2d-large": (6.7, 273.99),
+    "pen": (96.262799, 3076.833102),
+    "hammer": (-274.856578, 12794.134825),
+    "door": (-56.512833, 2880.569309),
+    "relocate": (-6.425911, 4233.877798),
+    "kitchen": (0.0, 4.0),
+    "antmaze": (0.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a dataset beside its steps."""
+
+    environment: str | None = None
+    """Gymnasium id of the environment it was recorded in."""
+    action_low: tuple[float, ...] | None = None
+    """Lower bound of each action."""
+    action_high: tuple[float, ...] | None = None
+    """Upper bound of each action."""
+    ref_min_score: float | None = None
+    """Return that scores 0."""
+    ref_max_score: float | None = None
+    """Return that scores 100."""
+
+
+def source_info(source: str) -> SourceInfo:
+    """Environment, bounds and score references of a named source, as far as they are known.
+
+    Args:
+        source: as for :func:`torchrl_td.data.load_episodes`; a Minari dataset has to be
+            there already.
+
+    >>> source_info("d4rl:hopper-medium-v2").ref_max_score
+    3234.3
+    """
+    kind, _, name = source.partition(":")
+    if kind == "minari":
+        return _minari_info(name)
+    if kind == "d4rl":
+        # What a path's last part begins with tells the task; D4RL's actions are in [-1, 1].
+        stem = re.split(r"[/\\]", name)[-1].lower().replace("_", "-")
+        for prefix, (low, high) in D4RL_REFERENCES.items():
+            if stem.startswith(prefix):
+                return SourceInfo(ref_min_score=low, ref_max_score=high)
+    return SourceInfo()
+
+
+def _minari_info(dataset_id: str) -> SourceInfo:
+    """The same from a local Minari dataset's own metadata."""
+    metadata = dataset_metadata(dataset_id)
+    space = json.loads(metadata["action_space"])
+    spec = json.loads(metadata.get("env_spec") or "{}")
+    return SourceInfo(
+        environment=spec.get("id") if isinstance(spec, Mapping) else None,
+        action_low=_bound(space, "low"),
+        action_high=_bound(space, "high"),
+        ref_min_score=_number(metadata.get("ref_min_score")),
+        ref_max_score=_number(metadata.get("ref_max_score")),
+    )
+
+
+def _bound(space: Any, key: str) -> tuple[float, ...] | None:
+    """A bound of each action, of a space as Minari writes it."""
+    if not isinstance(space, Mapping) or space.get("type") != "Box":
+        return None
+    bound = np.broadcast_to(np.asarray(space[key], dtype=np.float64), space["shape"])
+    return tuple(bound.ravel().tolist())
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
