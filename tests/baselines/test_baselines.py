@@ -27,7 +27,8 @@ MakeConfig = Callable[[str], Config]
 CPU = torch.device("cpu")
 # What makes each algorithm's run one of seconds.
 TINY: dict[str, tuple[str, ...]] = {
-    name: ("algorithm.hidden_dims=[16]",) for name in ("bc", "bc_best", "rcbc")
+    "dt": ("algorithm.width=16", "algorithm.layers=1", "algorithm.context=4"),
+    **dict.fromkeys(("bc", "bc_best", "rcbc", "iql", "td3_bc"), ("algorithm.hidden_dims=[16]",)),
 }
 RUN = (
     "task.max_episode_steps=12",
@@ -143,3 +144,60 @@ def test_several_processes_are_refused(make_config: Any, tiny_pointmaze: str) ->
 
     with pytest.raises(InputError, match="algorithm=bc trains in one process, this run has 2"):
         Trainer(make_config("bc"), load_episodes(tiny_pointmaze), CPU, World(0, 2))
+
+
+def test_td3_bc_trains_its_policy_every_other_step(make_config: Any, tiny_pointmaze: str) -> None:
+    trainer = Trainer(make_config("td3_bc"), load_episodes(tiny_pointmaze), CPU)
+    moved = []
+    for _ in range(4):
+        before = {n: [p.clone() for p in ps] for n, ps in trainer.algorithm.parts().items()}
+        trainer.train_step()
+        after = trainer.algorithm.parts()
+        pairs = {n: zip(before[n], after[n], strict=True) for n in after}
+        moved.append({n for n, both in pairs.items() if any((a != b).any() for a, b in both)})
+    assert moved == [{"qvalue"}, {"actor", "qvalue"}] * 2
+
+
+def test_iql_learns_from_whole_transitions_in_scaled_rewards(
+    make_config: Any, tiny_pointmaze: str
+) -> None:
+    """The best episode is worth 1000 more than the worst; what followed must be in the data."""
+    episodes = load_episodes(tiny_pointmaze)
+    last = episodes["next", "done"].reshape(-1)
+    known = episodes.clone()
+    known["next", "observation"][last] = known["observation"][last]
+    trainer = Trainer(make_config("iql", "dataset.validation_share=0"), known, CPU)
+    data = trainer.buffer.storage.get(slice(0, len(trainer.buffer)))
+    assert len(data) == len(episodes) - int(last.sum())
+    number = episodes["episode"].reshape(-1)[~last]
+    returns = [float(data["next", "reward"][number == i].sum()) for i in range(12)]
+    assert max(returns) - min(returns) == pytest.approx(1000, rel=0.02)
+
+
+def test_what_follows_the_present_is_not_seen_by_the_decision_transformer(
+    make_config: Any, tiny_pointmaze: str
+) -> None:
+    """Its action is the one that training saw at the end of the same steps, however many."""
+    trainer = Trainer(make_config("dt"), load_episodes(tiny_pointmaze), CPU)
+    model = trainer.planner_model()
+    actor, normalizer, K = model.actor(trainer.config), model.normalizer, model.context
+    steps = load_episodes(tiny_pointmaze)[:7]
+    state = actor._spec.zero()[None]
+    for t in range(7):
+        step = TensorDict(
+            observation=steps["observation"][t, None],
+            target_return=steps["returns_to_go"][t, None],
+            is_init=torch.tensor([[t == 0]]),
+            context=state,
+            batch_size=[1],
+        )
+        action = actor(step)["action"]
+        state = step["next", "context"]
+        seen = slice(max(0, t + 1 - K), t + 1)
+        taken = state["action"][:, : min(t + 1, K)]
+        inputs = (
+            normalizer.normalize(steps["observation"][seen])[None],
+            taken,
+            normalizer.scale_returns(steps["returns_to_go"][seen])[None],
+        )
+        torch.testing.assert_close(action, model.network(*inputs)[:, -1].clamp(-1, 1))

@@ -8,11 +8,16 @@ from torchrl_td.baselines.cloning import (
     BestTenthCloning,
     ReturnConditionedCloning,
 )
+from torchrl_td.baselines.critics import ImplicitQLearning, TD3BehaviourCloning
+from torchrl_td.baselines.decision_transformer import DecisionTransformerCloning
 
 BASELINES: dict[str, type[Baseline]] = {
     "bc": BehaviourCloning,
     "bc_best": BestTenthCloning,
     "rcbc": ReturnConditionedCloning,
+    "dt": DecisionTransformerCloning,
+    "iql": ImplicitQLearning,
+    "td3_bc": TD3BehaviourCloning,
 }
 """The baselines by the name that ``algorithm=`` takes."""
 
@@ -22,5 +27,8 @@ __all__ = [
     "Baseline",
     "BehaviourCloning",
     "BestTenthCloning",
+    "DecisionTransformerCloning",
+    "ImplicitQLearning",
     "ReturnConditionedCloning",
+    "TD3BehaviourCloning",
 ]

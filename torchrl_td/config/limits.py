@@ -11,13 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl_td.config.settings import Config
 from torchrl_td.errors import InputError
 
+_CRITICS = ("hidden_dims", "discount", "tau", "normalize_rewards")
 # What each algorithm reads of `algorithm` beside its name.
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "trajectory_diffuser": (),
     "bc": ("hidden_dims",),
     "bc_best": ("hidden_dims",),
     "rcbc": ("hidden_dims",),
+    "dt": ("context", "width", "layers", "heads", "dropout", "weight_decay"),
+    "iql": (*_CRITICS, "expectile", "temperature"),
+    "td3_bc": (*_CRITICS, "alpha", "policy_delay"),
 }
+PLANNERS = ("trajectory_diffuser",)
+"""Those that make plans."""
 # Sections and settings that only plans have a use for.
 OF_PLANS = (
     "generator",
@@ -69,6 +75,18 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "task.target_return": (-_LARGEST_RETURN, _LARGEST_RETURN),
     "task.training_steps": (1, None),
     "dataset.validation_share": (0, 0.5),
+    "algorithm.context": (2, 1024),
+    "algorithm.width": (1, _LARGEST_SIZE),
+    "algorithm.layers": (1, 256),
+    "algorithm.heads": (1, _LARGEST_SIZE),
+    "algorithm.dropout": (0, 1),
+    "algorithm.weight_decay": (0, None),
+    "algorithm.discount": (0, 1),
+    "algorithm.tau": (0, 1),
+    "algorithm.expectile": (0, 1),
+    "algorithm.temperature": (0, None),
+    "algorithm.alpha": (0, None),
+    "algorithm.policy_delay": (1, None),
     "generator.width": (2, _LARGEST_SIZE),
     "generator.layers": (1, 256),
     "generator.heads": (1, _LARGEST_SIZE),
@@ -192,7 +210,7 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
 
 def unread_settings(config: Config) -> tuple[str, ...]:
     """Sections and settings that the run's algorithm has no use for."""
-    return OF_PLANS if config.algorithm.name in ("bc", "bc_best", "rcbc") else ()
+    return () if config.algorithm.name in PLANNERS else OF_PLANS
 
 
 def _check_algorithm(config: Any) -> None:

@@ -52,6 +52,19 @@ class AlgorithmConfig:
 
     name: str = "trajectory_diffuser"
     hidden_dims: list[int] | None = None
+    context: int | None = None
+    width: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    dropout: float | None = None
+    weight_decay: float | None = None
+    discount: float | None = None
+    tau: float | None = None
+    normalize_rewards: bool | None = None
+    expectile: float | None = None
+    temperature: float | None = None
+    alpha: float | None = None
+    policy_delay: int | None = None
 
 
 @dataclass

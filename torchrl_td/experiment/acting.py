@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
-from torchrl_td.config import Config
+from torchrl_td.config import PLANNERS, Config
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 
 
@@ -35,6 +35,6 @@ def make_actor(
 
 def variants(config: Config) -> Sequence[int | None]:
     """The refine steps that a run is evaluated with: a planner's drafts alone, and refined."""
-    if config.algorithm.name != "trajectory_diffuser":
+    if config.algorithm.name not in PLANNERS:
         return [None]
     return sorted({0, config.planner.refine_steps})
