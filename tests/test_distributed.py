@@ -82,7 +82,7 @@ def test_two_processes_are_one(
     # The same numbers were drawn, so a run may go on with another number of processes.
     left, right = (state["trainer"]["rng"]["torch_cpu"] for state in states)
     assert torch.equal(left, right)
-    assert torch.equal(*(s["trainer"]["sampler"]["generator"] for s in states))
+    assert torch.equal(*(s["trainer"]["samplers"]["windows"]["generator"] for s in states))
 
 
 def test_each_process_touches_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:

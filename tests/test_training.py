@@ -52,12 +52,11 @@ def test_a_step_is_the_one_written_by_hand(
         ],
         lr=settings.learning_rate,
     )
-    sampler: Any = trainer.buffer.sampler
     for step in range(3):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (1 - 0.99 * step / settings.decay_steps)
         before = torch.random.get_rng_state()
-        state = sampler.state_dict()
+        state = trainer.buffer.sampler._rng.get_state()
         batch = trainer.buffer.sample()
         total = sum(loss(batch)[f"loss_{name}"] for name, loss in losses.items())
         total.backward()
@@ -73,10 +72,7 @@ def test_a_step_is_the_one_written_by_hand(
             ):
                 slow.mul_(0.9).add_(0.1 * fast)
         torch.random.set_rng_state(before)
-        if state["generator"] is not None:
-            sampler.load_state_dict(state)
-        else:
-            sampler.reseed(trainer.config.seed)
+        trainer.buffer.sampler._rng.set_state(state)
         trainer.train_step()
         assert trainer.learning_rate() == optimizer.param_groups[0]["lr"]  # the step's own
         means = trainer.read_metrics()

@@ -14,7 +14,7 @@ from torchrl import torchrl_logger
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.data.validation import warn_once
-from torchrl_td.training.buffers import split_episodes
+from torchrl_td.training.buffers import draws_state, make_buffer, restore_draws, split_episodes
 from torchrl_td.training.trainer import Trainer
 
 
@@ -110,3 +110,20 @@ def test_the_share_that_the_warning_names_holds_one_out() -> None:
         share = float(warning.call_args.args[0].split("set it to ")[1].split()[0])
         validation = split_episodes(numbered(*[2] * count), share, seed=0, horizon=2)[1]
         assert validation is not None and 0.01 <= share <= 0.5
+
+
+@pytest.mark.parametrize("kept", [None, torch.zeros(16, dtype=torch.uint8)])
+def test_draws_saved_on_a_gpu_or_before_the_first(kept: torch.Tensor | None) -> None:
+    """Of older checkpoints; a GPU's state is neither refused nor the start's windows once more."""
+    data = numbered(9, 12)
+    count = len(data)
+    data["observation"] = data["action"] = torch.rand(count, 2)
+    data["returns_to_go"] = torch.rand(count, 1)
+    data["next"] = data.select("observation", "returns_to_go")
+    data["next", "done"] = torch.zeros(count, 1, dtype=torch.bool)
+    buffer, other = (make_buffer(data, 8, 16, 5, torch.device("cpu")) for _ in range(2))
+    first = buffer.sample()["index"]
+    restore_draws(other, {"generator": kept})
+    assert torch.equal(other.sample()["index"], first) == (kept is None)
+    restore_draws(other, draws_state(buffer))
+    assert torch.equal(other.sample()["index"], buffer.sample()["index"])

@@ -70,6 +70,11 @@ def buffer_of(
     return buffer
 
 
+def seeded_sample(buffer: TensorDictReplayBuffer, seed: int = 0) -> TensorDict:
+    torch.manual_seed(seed)
+    return buffer.sample()
+
+
 def window_by_hand(
     lengths: list[int], row: int, history: int, horizon: int, stride: int = 1
 ) -> tuple[list[tuple[int, int]], list[bool]]:
@@ -208,109 +213,40 @@ def test_short_histories_occur_as_often_as_in_play() -> None:
     assert shares[5].item() == pytest.approx(0.6, abs=0.016)
 
 
-def test_the_seed_decides() -> None:
-    data = episodes([30, 40])
-
-    def rows(seed: int) -> torch.Tensor:
-        torch.manual_seed(torch.initial_seed() + 1)  # the global state does not matter
-        buffer = buffer_of(data, horizon=4, seed=seed)
-        return torch.stack([buffer.sample()["action"] for _ in range(3)])
-
-    assert torch.equal(rows(1), rows(1))
-    assert not torch.equal(rows(1), rows(2))
-    assert not torch.equal(rows(1)[0], rows(1)[1])
-
-
-@pytest.mark.parametrize("sampled_before", [False, True])
-@pytest.mark.parametrize("after", [0, 3])
-def test_state_dict_continues_where_it_was(after: int, sampled_before: bool) -> None:
-    data = episodes([30, 40])
-    buffer, other = buffer_of(data, horizon=4, seed=5), buffer_of(data, horizon=4, seed=5)
-    for _ in range(after):
-        buffer.sample()
-    if sampled_before:
-        other.sample()
-    other.sampler.load_state_dict(buffer.sampler.state_dict())
-    # Saving what was just loaded, before a draw, must not lose it.
-    again = buffer_of(data, horizon=4, seed=5)
-    again.sampler.load_state_dict(other.sampler.state_dict())
-    for _ in range(3):
-        want = buffer.sample()["action"]
-        assert torch.equal(other.sample()["action"], want)
-        assert torch.equal(again.sample()["action"], want)
-
-
-@pytest.mark.parametrize("sampled_before", [False, True])
-def test_a_state_saved_on_another_kind_of_device(sampled_before: bool) -> None:
-    """A GPU's state has 16 bytes; neither refused nor the start's windows once more."""
-    buffer = buffer_of(episodes([30, 40]), horizon=4, seed=5)
-    first = buffer.sample()["action"] if sampled_before else None
-    buffer.sampler.load_state_dict({"generator": torch.zeros(16, dtype=torch.uint8)})
-    drawn = buffer.sample()["action"]
-    other = buffer_of(episodes([30, 40]), horizon=4, seed=5).sample()["action"]
-    assert not torch.equal(drawn, other)
-    assert first is None or torch.equal(first, other)
-
-
-def test_extending_after_sampling_is_noticed() -> None:
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(100), sampler=WindowSampler(horizon=4), batch_size=500
-    )
-    buffer.extend(episodes([20, 10]))
-    assert buffer.sample()["observation"][..., 0].max() == 1
-    buffer.extend(episodes([15, 25], first=2))
-    drawn = buffer.sample()["observation"]
-    assert sorted(set(drawn[..., 0].flatten().tolist())) == [0, 1, 2, 3]
-    assert (drawn[..., 0] == drawn[:, :1, 0]).all()
-
-
-def test_a_full_storage_written_over_is_noticed() -> None:
-    """The length stays the same and the episodes' bounds do not."""
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(40), sampler=WindowSampler(horizon=4), batch_size=500
-    )
-    buffer.extend(episodes([20, 20]))
-    buffer.sample()
-    buffer.extend(episodes([7, 33], first=2))
-    drawn = buffer.sample()["observation"]
-    assert set(drawn[..., 0].flatten().tolist()) == {2, 3}
-    assert (drawn[..., 0] == drawn[:, :1, 0]).all()  # no window holds two episodes
-
-
-def test_emptied_and_filled_again() -> None:
-    buffer = buffer_of(episodes([20, 20]), 200, horizon=4)
-    buffer.sample()
-    buffer.empty()
-    buffer.extend(episodes([33, 7], first=5))
-    drawn = buffer.sample()["observation"]
-    assert set(drawn[..., 0].flatten().tolist()) == {5, 6}
-    assert (drawn[..., 0] == drawn[:, :1, 0]).all()
-
-
 def test_memory_mapped_storage(tmp_path: Path) -> None:
     data = episodes([30, 12])
     mapped = TensorDictReplayBuffer(
         storage=LazyMemmapStorage(len(data), scratch_dir=tmp_path),
-        sampler=WindowSampler(horizon=5, seed=3),
+        sampler=WindowSampler(horizon=5),
         batch_size=16,
     )
     mapped.extend(data)
-    plain = buffer_of(data, 16, horizon=5, seed=3)
-    for _ in range(3):
-        got, want = mapped.sample(), plain.sample()
+    plain = buffer_of(data, 16, horizon=5)
+    for seed in range(3):
+        got, want = (seeded_sample(buffer, seed) for buffer in (mapped, plain))
         assert torch.equal(got["observation"], want["observation"])
         assert torch.equal(got["mask"], want["mask"])
 
 
 def test_other_keys() -> None:
-    data = episodes([12, 9]).rename_key_("episode", ("collector", "traj_ids"))
-    buffer = buffer_of(data, horizon=4, episode_key=("collector", "traj_ids"), seed=2)
-    plain = buffer_of(episodes([12, 9]), horizon=4, seed=2)
-    assert torch.equal(buffer.sample()["action"], plain.sample()["action"])
+    data = episodes([12, 9])
+    want = seeded_sample(buffer_of(data, horizon=4))["action"]
+    ids = episodes([12, 9]).rename_key_("episode", ("collector", "traj_ids"))
+    named = episodes([12, 9]).rename_key_("episode", "which")
     ended = episodes([12, 9]).exclude("episode").rename_key_(("next", "done"), "last")
-    buffer = buffer_of(ended, horizon=4, done_key="last", seed=2)
-    plain = buffer_of(episodes([12, 9]), horizon=4, seed=2)
-    assert torch.equal(buffer.sample()["action"], plain.sample()["action"])
+    both = episodes([12, 9]).set(("collector", "traj_ids"), torch.arange(21) // 12)
+    both["episode"] = torch.arange(21) // 5  # the collector's own numbers come first
+    wrong = episodes([12, 9])
+    wrong["episode"] = torch.arange(21)  # an end_key alone is what is read
+    for found, keys in (
+        (ids, {}),
+        (ids, {"traj_key": ("collector", "traj_ids")}),
+        (named, {"traj_key": "which"}),
+        (ended, {"end_key": "last"}),
+        (both, {}),
+        (wrong, {"end_key": ("next", "done")}),
+    ):
+        assert torch.equal(seeded_sample(buffer_of(found, horizon=4, **keys))["action"], want)
 
 
 def test_episode_numbers_may_have_gaps_and_fall() -> None:
@@ -354,16 +290,27 @@ def test_data_is_refused_before_it_is_drawn_from() -> None:
 
 
 def test_episodes_in_pieces() -> None:
+    """Pieces of an episode that do not lie together are episodes of their own."""
     data = episodes([10, 10])
-    buffer = buffer_of(torch.cat([data[:5], data[10:], data[5:10]]), horizon=4)
-    with pytest.raises(InputError, match=r"not contiguous.*sort") as error:
-        buffer.sample()
-    assert "\n" not in str(error.value)
+    buffer = buffer_of(torch.cat([data[:5], data[10:], data[5:10]]), 300, horizon=4)
+    drawn = buffer.sample()
+    follow = drawn["observation"].diff(dim=1) == torch.tensor([0, 1])
+    assert (follow.all(-1) | ~(drawn["mask"][:, 1:] & drawn["mask"][:, :-1])).all()
+    with pytest.raises(InputError, match="longest has 1 steps"):
+        buffer_of(data[torch.arange(20).view(2, 10).T.reshape(-1)], horizon=4).sample()
 
 
-def test_nothing_tells_the_episodes_apart() -> None:
-    buffer = buffer_of(episodes([10]).select("observation"), horizon=4)
-    with pytest.raises(InputError, match=r"neither 'episode' nor .*done"):
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({}, r"no entry \('collector', 'traj_ids'\) or 'episode' or \('next', 'done'\)"),
+        ({"traj_key": "which"}, "no entry 'which'"),
+        ({"end_key": "last"}, "no entry 'last'"),
+    ],
+)
+def test_nothing_tells_the_episodes_apart(keys: dict, named: str) -> None:
+    buffer = buffer_of(episodes([10]).select("observation"), horizon=4, **keys)
+    with pytest.raises(InputError, match=named + ".*traj_key or end_key"):
         buffer.sample()
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
-from tensordict.utils import NestedKey
+from tensordict import is_tensor_collection
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
-from torchrl import torchrl_logger
+from torchrl.data import find_start_stop_traj
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
 from torchrl_td.errors import InputError
 
+_TRAJECTORY_KEYS: tuple[NestedKey, ...] = (("collector", "traj_ids"), "episode")
+_END_KEY = ("next", "done")
+
 
 class WindowSampler(Sampler):
-    """Draws windows [B, T] around steps chosen evenly from the whole dataset.
+    """Draws windows [B, T] around steps chosen evenly from everything that is stored.
 
     A window is L = H − 1 steps of history, the last of them the present, and the H − 1 steps
-    that follow, T = 2H − 2 in all. Where it reaches past its episode's ends the first or last
+    that follow, T = 2H − 2 in all. Where it reaches past its trajectory's ends the first or last
     step is repeated and ``mask`` is False, so the short histories of an episode's start occur
     as often as in play. Drawing is a handful of tensor operations on the storage's device,
     whatever the batch and the dataset's size.
@@ -28,24 +33,29 @@ class WindowSampler(Sampler):
     so that ``("next", "observation")`` is the state m steps on, as ``observation`` is at position
     j + 1, and ``("next", "returns_to_go")`` likewise. Everything else, the action too, is that of
     the step itself. ``("next", "known")`` [B, T, 1] is then added, False where the successor lies
-    past the episode's end: there ``"next"`` holds what followed the last step.
+    past the trajectory's end: there ``"next"`` holds what followed the last step.
 
-    Use it with a :class:`~torchrl.data.TensorDictReplayBuffer` over a flat storage [N] whose
-    episodes are contiguous; the buffer then yields ``[B, T]`` with the key ``mask``.
+    It finds trajectories as TorchRL's :class:`~torchrl.data.SliceSampler` does, with
+    :func:`~torchrl.data.find_start_stop_traj`: in a buffer that is still written to, one that goes
+    round and overwrites its oldest steps included, and in storages with ``ndim=2``. Where several
+    environments share a storage of one dimension, only trajectory ids tell their steps apart.
+    Random numbers come from the buffer's ``generator``, or from PyTorch's own.
+
+    Use it with a :class:`~torchrl.data.TensorDictReplayBuffer`, which then yields ``[B, T]`` with
+    the key ``mask``; its ``batch_size`` counts windows.
 
     Args:
         horizon: H, the plan's length, the present included.
         history: L, steps of history, the present included; ``None`` takes H − 1. With 1 a window
             is the present and the plan, which is cheap to draw in large batches.
         stride: m, how many steps lie between a window's neighbours.
-        episode_key: entry that numbers the episodes, shape [N] or [N, 1]. Without it, the
-            episodes' ends are read from ``done_key``.
-        done_key: entry that is True at each episode's last step.
-        seed: seed of the sampler's own random number generator.
+        traj_key: entry that differs between neighbouring trajectories. By default
+            ``("collector", "traj_ids")`` if there is one, else ``"episode"``, else ``end_key``.
+        end_key: entry that is True at each trajectory's last step, ``("next", "done")`` by
+            default; if it is given, and no ``traj_key``, it alone is read.
 
     Raises:
-        InputError: if no episode is as long as the horizon, or the episodes are not contiguous or
-            cannot be told apart.
+        InputError: if no trajectory is as long as the horizon, or they cannot be told apart.
 
     Examples:
         >>> import torch
@@ -64,15 +74,22 @@ class WindowSampler(Sampler):
         (torch.Size([4, 14]), torch.Size([4, 14]))
     """
 
+    # Read off the storage, and again when that changes:
+    _storage: weakref.ref[Storage] | None
+    _state: tuple[Any, int] | None  # of the storage, when it was read
+    _signal: Tensor  # [T, ...], what tells trajectories apart
+    _reach: Tensor  # [N, 2], each step's distance to its trajectory's first (negative) and last
+    _offsets: Tensor  # [T], of a window's positions from the present
+    _shape: torch.Size
+
     def __init__(
         self,
         horizon: int,
         history: int | None = None,
         *,
         stride: int = 1,
-        episode_key: NestedKey = "episode",
-        done_key: NestedKey = ("next", "done"),
-        seed: int = 0,
+        traj_key: NestedKey | None = None,
+        end_key: NestedKey | None = None,
     ) -> None:
         if horizon < 2:
             raise InputError(f"horizon must be at least 2, got {horizon}")
@@ -81,162 +98,185 @@ class WindowSampler(Sampler):
         if stride < 1:
             raise InputError(f"stride must be at least 1, got {stride}")
         self.horizon = horizon
-        self.stride = stride
         self.history = horizon - 1 if history is None else history
-        self.episode_key = episode_key
-        self.done_key = done_key
-        self.seed = seed
-        self._generator: torch.Generator | None = None
-        self._pending_state: Tensor | None = None
-        self._bounds: Tensor | None = None  # [N, 2], first and last row of each step's episode
-        self._offsets: Tensor | None = None
-        self._indexed_length = -1
+        self.stride = stride
+        self.traj_key = traj_key
+        self.end_key = end_key
+        self._empty()
 
     @property
     def length(self) -> int:
         """T, the number of steps in a window."""
         return self.history + self.horizon - 1
 
-    @property
-    def _span(self) -> int:
-        """Steps from a plan's first to its last, both included."""
-        return (self.horizon - 1) * self.stride + 1
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        """Returns an index into the storage [B, T] and the mask [B, T]."""
+        self.refresh(storage)
+        reach, rng = self._reach, self._rng
+        device = reach.device if rng is None else rng.device
+        present = torch.randint(len(reach), (batch_size,), generator=rng, device=device)
+        return self.window(storage, present.to(reach.device))
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        """Returns indices into the storage [B, T] and the mask [B, T]."""
-        if len(storage) != self._indexed_length:
-            self.index(storage)
-        assert self._bounds is not None
-        device = self._bounds[0].device
-        present = torch.randint(
-            self._indexed_length, (batch_size,), generator=self._generator, device=device
-        )
-        return self.window(storage, present)
+    def window(self, storage: Storage, present: Tensor) -> tuple[Any, dict[str, Any]]:
+        """The windows around steps [B] of a storage, numbered as in one flattened.
 
-    def window(self, storage: Storage, present: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """The windows around given steps [B] of the storage, which must have been indexed."""
-        assert self._bounds is not None and self._offsets is not None
-        bounds = self._bounds.index_select(0, present)  # [B, 2]
-        wanted = present.unsqueeze(-1) + self._offsets  # [B, T]
-        index = wanted.clamp(bounds[:, :1], bounds[:, 1:])
-        info: dict[str, Any] = {"mask": index == wanted}
-        data = storage.get(slice(0, len(storage))) if self.stride > 1 else {}
-        if "next" in data:
-            before = wanted + (self.stride - 1)  # [B, T], the steps before the successors
-            last = before.clamp(bounds[:, :1], bounds[:, 1:])
+        Args:
+            storage: the one drawn from, or refreshed for, last.
+            present: numbers of the windows' present steps.
+        """
+        reach = self._reach.index_select(0, present)  # [B, 2]
+        wanted = self._offsets.expand(len(present), -1)  # [B, T], steps from the present
+        steps = wanted.clamp(reach[:, :1], reach[:, 1:])
+        info: dict[Any, Any] = {"mask": steps == wanted}
+        if self.stride > 1:
+            before = wanted + (self.stride - 1)  # [B, T], to the step before the successor
+            last = before.clamp(reach[:, :1], reach[:, 1:])
             known = info["mask"] & (last == before)
-            following = data["next"][last]  # [B, T]
-            stored = following.get("known", None)  # [B, T, 1]
-            known = known.unsqueeze(-1) if stored is None else known.unsqueeze(-1) & stored.bool()
-            following.set("known", known)
-            info.update({("next", *_path(k)): v for k, v in following.items(True, True)})
-        return index, info
+            info.update(_following(storage, self._index(present, last), known))
+        return self._index(present, steps), info
 
-    def index(self, storage: Storage) -> None:
-        """Finds each step's episode bounds, once per dataset.
+    def _index(self, present: Tensor, steps: Tensor) -> Any:
+        """Where steps [B, T] from the present ones [B] lie, which in a ring may be at its start."""
+        if len(self._shape) == 1:
+            return (present.unsqueeze(-1) + steps) % self._shape[0]
+        time, *lane = torch.unravel_index(present, self._shape)
+        time = (time.unsqueeze(-1) + steps) % self._shape[0]
+        return time, *(place.unsqueeze(-1).expand_as(time) for place in lane)
+
+    def refresh(self, storage: Storage) -> None:
+        """Finds each step's place in its trajectory, if that may have changed.
 
         Drawing does so by itself; before it, this refuses data early.
 
         Raises:
-            InputError: no episode is as long as the horizon, they cannot be told apart, or the
-                storage holds no tensors.
+            InputError: no trajectory is as long as the horizon, they cannot be told apart, or the
+                storage is empty or holds no tensors.
         """
-        count = len(storage)
-        _check_tensors(storage)
-        data = storage.get(slice(0, count))
-        episode = data.get(self.episode_key, None)
-        if episode is None:
-            done = data.get(self.done_key, None)
-            if done is None:
-                raise InputError(
-                    f"the data has neither {self.episode_key!r} nor {self.done_key!r} to tell "
-                    f"episodes apart; name the entry with episode_key or done_key"
-                )
-            done = done.reshape(count).long()
-            episode = done.cumsum(0) - done
-        episode = episode.reshape(count)
-        change = torch.nonzero(episode[1:] != episode[:-1]).flatten() + 1
-        starts = torch.cat([change.new_zeros(1), change])
-        ends = torch.cat([change, change.new_full((1,), count)])
-        if torch.unique(episode[starts]).numel() != starts.numel():
+        revision = storage._mutation_revision
+        seen = self._storage is not None and self._storage() is storage
+        if seen and self._state == (revision, _version(self._signal)):
+            return
+        signal, is_end = self._signal_of(storage)
+        end = signal.bool() if is_end else signal != signal.roll(-1, 0)
+        end = end.index_fill(0, _seams(storage, end), True)
+        start, _, lengths = find_start_stop_traj(end=end, at_capacity=storage._is_full)
+        self._check_length(int(lengths.max()))
+        self._shape = signal.shape
+        self._reach = _reach(start, lengths, signal.shape)
+        offsets = torch.arange(1 - self.history, self.horizon, device=signal.device)
+        self._offsets = self.stride * offsets
+        self._storage, self._signal = weakref.ref(storage), signal
+        self._state = (revision, _version(signal))
+
+    def _signal_of(self, storage: Storage) -> tuple[Tensor, bool]:
+        """The entry that tells trajectories apart [T, ...], and whether it marks their ends."""
+        if not isinstance(storage, TensorStorage):
             raise InputError(
-                f"{self.episode_key!r} is not contiguous: an episode's steps lie in several "
-                f"places; sort the data by episode"
+                f"windows are drawn from a storage of tensors, not from a "
+                f"{type(storage).__name__}; use LazyTensorStorage"
             )
-        longest = int((ends - starts).max())
-        if longest < self._span:
+        if not len(storage):
+            raise InputError("the replay buffer is empty; extend it before drawing windows")
+        data = storage.get(slice(None))
+        if not is_tensor_collection(data):
+            raise InputError("windows are drawn from tensordicts; extend the buffer with one")
+        end_key = _END_KEY if self.end_key is None else self.end_key
+        keys = [end_key] if self.end_key is not None else [*_TRAJECTORY_KEYS, end_key]
+        keys = keys if self.traj_key is None else [self.traj_key]
+        found = [key for key in keys if data.get(key, None) is not None]
+        if not found:
+            raise InputError(
+                f"the data has no entry {' or '.join(map(repr, keys))} to tell episodes apart; "
+                "name one with traj_key or end_key"
+            )
+        signal, shape = data[found[0]], data.shape[: storage.ndim]
+        if signal.numel() != shape.numel():
+            raise InputError(
+                f"{found[0]!r} has shape {tuple(signal.shape)} where the storage has "
+                f"{tuple(shape)}; give the storage an ndim that counts the environments"
+            )
+        return signal.reshape(shape), found[0] == end_key
+
+    def _check_length(self, longest: int) -> None:
+        """Refuses data that holds no whole plan."""
+        if longest < (self.horizon - 1) * self.stride + 1:
             stride = f", stride={self.stride}" if self.stride > 1 else ""
             raise InputError(
                 f"no episode is as long as the horizon: the longest has {longest} steps, "
                 f"horizon={self.horizon}{stride}; use a smaller horizon or longer episodes"
             )
-        number = torch.zeros_like(episode, dtype=torch.long)
-        number[change] = 1
-        number = number.cumsum(0)
-        self._bounds = torch.stack([starts, ends - 1], -1)[number]
-        self._offsets = torch.arange(self.length, device=episode.device) - (self.history - 1)
-        self._offsets *= self.stride
-        if self._generator is None:
-            self._generator = torch.Generator(device=episode.device)
-            self._restore(self._generator)
-        self._indexed_length = count
-
-    def reseed(self, seed: int) -> None:
-        """Starts the random number generator anew."""
-        self.seed = seed
-        self._pending_state = None
-        if self._generator is not None:
-            self._generator.manual_seed(seed)
 
     def _empty(self) -> None:
-        self._indexed_length = -1
+        """Forgets the storage, and with it what it was seen to hold."""
+        self._storage = self._state = None
+        self._signal = self._reach = self._offsets = torch.empty(0)
+        self._shape = torch.Size([])
 
-    # Not only a length that changed asks for a new index: a full storage is written over.
-    def add(self, index: int) -> None:
-        self._indexed_length = -1
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the generator, which the buffer sends, and what is read off the storage anew."""
+        kept = ("horizon", "history", "stride", "traj_key", "end_key")
+        return {name: value for name, value in super().__getstate__().items() if name in kept}
 
-    def extend(self, index: Tensor) -> None:
-        self._indexed_length = -1
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._empty()
 
     def state_dict(self) -> dict[str, Any]:
-        """The random number generator's state; the dataset is not part of it."""
-        if self._generator is None:
-            return {"generator": self._pending_state}
-        return {"generator": self._generator.get_state()}
+        """Empty: random numbers are the buffer's, and the rest is read off the storage."""
+        return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._pending_state = state_dict["generator"]
-        if self._generator is not None:
-            self._restore(self._generator)
-
-    def _restore(self, generator: torch.Generator) -> None:
-        state = self._pending_state
-        if state is None:  # saved before the first draw
-            generator.manual_seed(self.seed)
-        elif state.numel() == generator.get_state().numel():
-            generator.set_state(state)
-        else:
-            torchrl_logger.warning(
-                "the windows' random state was saved on another kind of device: from here on other "
-                "windows are drawn than would have been there"
-            )
-            generator.manual_seed(self.seed + 1)  # not the windows of the start again
+        """Loads nothing."""
 
     def dumps(self, path: Any) -> None:
-        """Not needed: the trainer's checkpoint holds :meth:`state_dict`."""
+        """Writes nothing."""
 
     def loads(self, path: Any) -> None:
-        """Not needed: the trainer's checkpoint holds :meth:`state_dict`."""
+        """Reads nothing."""
 
 
-def _path(key: NestedKey) -> tuple[str, ...]:
-    return key if isinstance(key, tuple) else (key,)
+def _reach(start: Tensor, lengths: Tensor, shape: torch.Size) -> Tensor:
+    """How far each step [N] is from its trajectory's ends [N, 2]: before, negative, and after.
+
+    Args:
+        start: coordinates of the trajectories' first steps [E, ndim], time first.
+        lengths: of the trajectories [E].
+        shape: of the storage, of N steps.
+    """
+    place = torch.arange(shape.numel(), device=start.device)
+    place = place - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)  # [N]
+    time, *lane = start.repeat_interleave(lengths, 0).unbind(-1)
+    reach = start.new_empty((*shape, 2))
+    after = lengths.repeat_interleave(lengths) - 1 - place
+    reach[((time + place) % shape[0], *lane)] = torch.stack([-place, after], -1)
+    return reach.flatten(0, -2)
 
 
-def _check_tensors(storage: Storage) -> None:
-    """Refuses a storage that keeps its entries apart, and so cannot gather [B, T] of them."""
-    if not isinstance(storage, TensorStorage):
-        raise InputError(
-            f"windows are drawn from a storage of tensors, not from a {type(storage).__name__}; "
-            "use LazyTensorStorage"
-        )
+def _seams(storage: Storage, end: Tensor) -> Tensor:
+    """The rows that are not followed by the next one: in a ring, those written last.
+
+    A buffer's writer knows, also once it was read from disk. Where several buffers share the
+    storage it may be any of theirs, and a cut too many does no harm.
+    """
+    writers = [buffer._writer for buffer in storage._attached_entities]
+    rows = [writer._cursor - 1 for writer in writers if hasattr(writer, "_cursor")]
+    if len(rows) != 1:
+        rows.append(-1 if storage._last_cursor_index is None else storage._last_cursor_index)
+    return torch.tensor(rows, device=end.device) % len(end)
+
+
+def _following(storage: Storage, index: Any, known: Tensor) -> dict[Any, Tensor]:
+    """The entries under ``"next"`` at an index, with ``known`` [B, T] among them, by their keys."""
+    following = storage.get(slice(None)).get("next", None)
+    if following is None:
+        return {}
+    following = following[index]  # [B, T]
+    stored = following.get("known", None)  # [B, T, 1]
+    known = known.unsqueeze(-1) if stored is None else known.unsqueeze(-1) & stored.bool()
+    following["known"] = known
+    return {unravel_key(("next", key)): value for key, value in following.items(True, True)}
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts what is written in place, where PyTorch does."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import TensorDictReplayBuffer
+from torchrl import torchrl_logger
+from torchrl.data import ReplayBuffer, TensorDictReplayBuffer, TensorStorage
 
 from torchrl_td.data.transitions import successor_known
 from torchrl_td.data.validation import warn_once
 from torchrl_td.data.window_sampler import WindowSampler
-from torchrl_td.training.packed_storage import PackedStorage
 
 _TRAINED_ON = (
     "observation",
@@ -39,7 +40,8 @@ def make_buffer(
     Where some step's successor is not known (:func:`~torchrl_td.data.transitions.successor_known`),
     they hold ``("next", "known")`` [B, T, 1], 1 or 0, for the losses that learn from pairs.
     The dataset goes to the device; where it does not fit, it stays on the CPU. History and
-    stride are as for :class:`~torchrl_td.data.WindowSampler`.
+    stride are as for :class:`~torchrl_td.data.WindowSampler`. The buffer's own generator is one of
+    the CPU, and so draws the same windows on every device.
 
     Raises:
         InputError: no episode is as long as the horizon.
@@ -49,12 +51,48 @@ def make_buffer(
     if not known.all():
         data["next", "known"] = known.float()
     try:
-        storage = PackedStorage(data, device=device)
+        storage = _storage(data, device)
     except torch.OutOfMemoryError:
-        storage = PackedStorage(data, device=torch.device("cpu"))
-    sampler = WindowSampler(horizon, history, stride=stride, seed=seed)
-    sampler.index(storage)
-    return TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=batch_size)
+        storage = _storage(data, torch.device("cpu"))
+    sampler = WindowSampler(horizon, history, stride=stride)
+    sampler.refresh(storage)
+    return TensorDictReplayBuffer(
+        storage=storage,
+        sampler=sampler,
+        batch_size=batch_size,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _storage(data: TensorDictBase, device: torch.device) -> TensorStorage:
+    """A copy of the data in the device's memory, of which some is mapped from a file so far."""
+    held = data.clone() if device.type == "cpu" else data.to(device)
+    return TensorStorage(held, device=device)
+
+
+def draws_state(buffer: ReplayBuffer) -> dict[str, Tensor]:
+    """For a checkpoint: the state of a buffer's own generator, if it has one."""
+    generator = buffer.sampler._rng
+    return {} if generator is None else {"generator": generator.get_state()}
+
+
+def restore_draws(buffer: ReplayBuffer, state: Mapping[str, Tensor | None]) -> None:
+    """Restores :func:`draws_state`.
+
+    In older checkpoints windows were drawn on the GPU where there was one, whose state does not
+    fit; or nothing had been drawn, and there is none.
+    """
+    generator, kept = buffer.sampler._rng, state.get("generator")
+    if generator is None or kept is None:
+        return
+    if kept.numel() == generator.get_state().numel():
+        generator.set_state(kept.cpu())
+        return
+    torchrl_logger.warning(
+        "the windows' random state was saved on another kind of device: from here on other "
+        "windows are drawn than would have been there"
+    )
+    generator.manual_seed(generator.initial_seed() + 1)  # not the windows of the start again
 
 
 def split_episodes(

@@ -17,7 +17,7 @@ from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import Scales
-from torchrl_td.training.buffers import split_episodes
+from torchrl_td.training.buffers import draws_state, restore_draws, split_episodes
 from torchrl_td.training.cuda_graph import CudaGraphStep, check_cuda_graph
 from torchrl_td.training.distributed import World
 from torchrl_td.training.joint_loss import JointLoss
@@ -141,8 +141,8 @@ class Trainer:
         if not self.validation:
             return {}
         for buffer in self.validation.values():
-            if hasattr(buffer.sampler, "reseed"):
-                buffer.sampler.reseed(0)
+            if buffer.sampler._rng is not None:
+                buffer.sampler._rng.manual_seed(0)
         losses, reads = self.algorithm.validation_losses(), self.algorithm.reads
         totals: dict[str, float] = {}
         self.algorithm.take_shard(0, 1)
@@ -190,7 +190,7 @@ class Trainer:
             "losses": {name: loss.state_dict() for name, loss in self.losses.items()},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "samplers": {n: b.sampler.state_dict() for n, b in self.buffers.items()},
+            "samplers": {name: draws_state(buffer) for name, buffer in self.buffers.items()},
             "means": self.means.state_dict(),
             "watch": self.watch.state_dict(),
             "rng": RandomState(self.device).state_dict(),
@@ -207,7 +207,7 @@ class Trainer:
         # Checkpoints made before there were several have the one's state as "sampler".
         samplers = state.get("samplers") or {"windows": state["sampler"]}
         for name, buffer in self.buffers.items():
-            buffer.sampler.load_state_dict(samplers[name])
+            restore_draws(buffer, samplers[name])
         self.means.load_state_dict(state["means"], self.device)
         self.watch.load_state_dict(state["watch"])
         RandomState(self.device).load_state_dict(state["rng"])
