@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from tests.settings import PRESETS, TASKS, composed
-from torchrl_td.actors.receding_horizon import WARM_STARTS
 from torchrl_td.config import (
     Config,
     DatasetConfig,
@@ -25,8 +24,6 @@ from torchrl_td.config import (
 from torchrl_td.config.limits import CHOICES, POSITIVE, RANGES
 from torchrl_td.errors import InputError
 from torchrl_td.inference.runners import MODES
-from torchrl_td.modules import NoiseSchedule
-from torchrl_td.modules.refiner import INITS, SAMPLERS
 
 
 def minimal() -> dict[str, Any]:
@@ -193,11 +190,6 @@ def test_wrong_type(key: str, value: Any) -> None:
 
 def test_choices_are_those_of_what_they_choose() -> None:
     assert CHOICES["evaluation.compile"] == MODES
-    assert CHOICES["planner.sampler"] == SAMPLERS
-    assert CHOICES["planner.init"] == INITS
-    assert CHOICES["planner.warm_start"] == WARM_STARTS
-    for kind in CHOICES["refiner.schedule"]:
-        NoiseSchedule(schedule=kind)
 
 
 @pytest.mark.parametrize("key", CHOICES)

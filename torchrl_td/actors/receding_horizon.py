@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_number, check_whole
 from torchrl_td.inference.runners import PlannerRunner, accelerate
-from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
+from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner, WarmStart
 
-WARM_STARTS = ("none", "previous")
 State = dict[str, Tensor]
 
 
@@ -75,13 +74,13 @@ class RecedingHorizon(nn.Module):
         planner: TrajectoryPlanner,
         *,
         replan_every: int = 1,
-        warm_start: str = "none",
+        warm_start: WarmStart = "none",
         refresh_every: int = 10,
         refresh_distance: float = 0.1,
     ) -> None:
         super().__init__()
-        if warm_start not in WARM_STARTS:
-            allowed = ", ".join(WARM_STARTS)
+        if warm_start not in get_args(WarmStart):
+            allowed = ", ".join(get_args(WarmStart))
             raise InputError(f"unknown warm_start {warm_start!r}; allowed are {allowed}")
         if warm_start == "previous" and planner.generator is None:
             raise InputError("warm_start='previous' needs a generator")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -27,6 +27,7 @@ from torchrl_td.modules import TrajectoryPlanner
 from torchrl_td.modules.action_bounds import action_bounds
 from torchrl_td.modules.refiner import DETERMINISTIC
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
+from torchrl_td.modules.trajectory_planner import WarmStart
 
 # What the keys are of, and what to do where one is missing.
 _INPUTS = {
@@ -114,7 +115,7 @@ class TDPlannerActor(TensorDictModuleBase):
         *,
         action_spec: Any | None = None,
         replan_every: int = 1,
-        warm_start: str = "none",
+        warm_start: WarmStart = "none",
         refresh_every: int = 10,
         refresh_distance: float = 0.1,
         returns_floor: float | None = None,
@@ -131,7 +132,7 @@ class TDPlannerActor(TensorDictModuleBase):
             refresh_distance=refresh_distance,
         )
         width = normalizer.loc.shape[0]
-        needed = planner.refiner.network.observation_dim
+        needed = planner.observation_dim
         if width != needed:
             raise InputError(
                 f"the normalizer is of {width} dimensions, the planner's states {needed}"
@@ -216,7 +217,7 @@ class TDPlannerActor(TensorDictModuleBase):
             model.normalizer,
             action_spec=action_spec,
             replan_every=settings.replan_every,
-            warm_start=settings.warm_start,
+            warm_start=cast(WarmStart, settings.warm_start),
             refresh_every=settings.refresh_every,
             refresh_distance=settings.refresh_distance,
             returns_floor=None if share is None else share * config.evaluation.target_return,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -18,6 +18,8 @@ from torchrl_td.modules import (
     PlanCritic,
     TrajectoryGenerator,
 )
+from torchrl_td.modules.generator import Predict
+from torchrl_td.modules.noise_schedule import Schedule
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 from torchrl_td.networks import MLP, RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
 
@@ -68,7 +70,7 @@ def build_model(
         # The order in which the networks are made decides their weights under a seed.
         generator = TrajectoryGenerator(
             _sequence_network(config, observation_dim),
-            predict=config.generator.predict,
+            predict=cast(Predict, config.generator.predict),
             change_scale=step_scale,
             returns_change_scale=scales.returns_change,
         )
@@ -121,7 +123,10 @@ def _noise_network(config: Config, observation_dim: int) -> TemporalUNet:
 def _noise_schedule(config: Config) -> NoiseSchedule:
     settings = config.refiner
     return NoiseSchedule(
-        settings.denoising_steps, settings.schedule, settings.beta_start, settings.beta_end
+        settings.denoising_steps,
+        cast(Schedule, settings.schedule),
+        settings.beta_start,
+        settings.beta_end,
     )
 
 

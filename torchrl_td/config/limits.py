@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_td.config.settings import Config
 from torchrl_td.errors import InputError
+from torchrl_td.modules.generator import Predict
+from torchrl_td.modules.noise_schedule import Schedule
+from torchrl_td.modules.refiner import Init, Sampler
+from torchrl_td.modules.trajectory_planner import WarmStart
 
 _CRITICS = ("hidden_dims", "discount", "tau", "normalize_rewards")
 # What each algorithm reads of `algorithm` beside its name.
@@ -42,13 +46,13 @@ OF_PLANS = (
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.name": tuple(ALGORITHMS),
     "generator.kind": ("transformer", "gru", "lstm"),
-    "generator.predict": ("state", "change"),
-    "refiner.schedule": ("linear", "cosine"),
+    "generator.predict": get_args(Predict),
+    "refiner.schedule": get_args(Schedule),
     "refiner.coordinates": ("absolute", "displacement"),
     "inverse_dynamics.input": ("states", "change"),
-    "planner.sampler": ("ddpm", "ddim"),
-    "planner.init": ("draft", "noise"),
-    "planner.warm_start": ("none", "previous"),
+    "planner.sampler": get_args(Sampler),
+    "planner.init": get_args(Init),
+    "planner.warm_start": get_args(WarmStart),
     "evaluation.compile": (
         "none",
         "auto",

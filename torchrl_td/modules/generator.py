@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, check_whole
+from torchrl_td.modules.common import KeyedModule, dispatched, get_entry, per_step
 
-_PREDICT = ("state", "change")
+Predict = Literal["state", "change"]
+_PREDICTIONS = (("predicted", "observation"), ("predicted", "returns_to_go"))
+_DRAFT = (("plan", "draft"), ("plan", "returns_to_go"))
 
 
-class TrajectoryGenerator(TensorDictModuleBase):
+class TrajectoryGenerator(KeyedModule):
     """Predicts the next state and returns-to-go, and continues a history into a draft.
 
     Args:
@@ -27,11 +30,17 @@ class TrajectoryGenerator(TensorDictModuleBase):
         change_scale: root mean square of the change in a step, shape [O]; with
             ``predict="change"`` only. Dimensions with scale 0 are copied.
         returns_change_scale: likewise for the scaled returns-to-go.
-        in_keys: keys of the states [B, T, O], returns-to-go [B, T, 1] and mask [B, T].
-        out_keys: keys of the two predictions.
+        horizon: H, if the module shall continue the windows it reads into drafts, as in a
+            ``TensorDictSequential`` that plans; ``None`` predicts the next of every position.
+        in_keys: keys of the states [..., T, O], returns-to-go [..., T, 1] and mask [..., T];
+            without the third, or where that entry is missing, all steps are real.
+        out_keys: keys of the states and the returns-to-go written: predictions [..., T, O] and
+            [..., T, 1], by default under ``"predicted"``; with a horizon the draft [..., H, O],
+            the present first, and its returns-to-go [..., H, 1], by default under ``"plan"``.
 
     Raises:
-        InputError: if ``predict`` is unknown or comes without its scale.
+        InputError: if ``predict`` is unknown or comes without its scale, or the horizon is below 2.
+        KeyError: in use, if an entry is missing.
 
     Examples:
         >>> import torch
@@ -60,24 +69,26 @@ class TrajectoryGenerator(TensorDictModuleBase):
         self,
         network: nn.Module,
         *,
-        predict: str = "state",
+        predict: Predict = "state",
         change_scale: Tensor | None = None,
         returns_change_scale: Tensor | float | None = None,
+        horizon: int | None = None,
         in_keys: Sequence[NestedKey] = ("observation", "returns_to_go", "mask"),
-        out_keys: Sequence[NestedKey] = (
-            ("predicted", "observation"),
-            ("predicted", "returns_to_go"),
-        ),
+        out_keys: Sequence[NestedKey] | None = None,
     ) -> None:
         super().__init__()
-        if predict not in _PREDICT:
-            raise InputError(f"unknown predict={predict!r}; allowed are {', '.join(_PREDICT)}")
+        if predict not in get_args(Predict):
+            allowed = ", ".join(get_args(Predict))
+            raise InputError(f"unknown predict={predict!r}; allowed are {allowed}")
+        if horizon is not None:
+            check_whole("horizon", horizon, 2)
         if predict == "change" and (change_scale is None or returns_change_scale is None):
             raise InputError("predict='change' needs change_scale and returns_change_scale")
         self.network = network
         self.predict = predict
+        self.horizon = horizon
         self.in_keys = list(in_keys)
-        self.out_keys = list(out_keys)
+        self.out_keys = list(out_keys or (_DRAFT if horizon else _PREDICTIONS))
         self.register_buffer(
             "change_scale", torch.ones(1) if change_scale is None else change_scale.float()
         )
@@ -85,14 +96,31 @@ class TrajectoryGenerator(TensorDictModuleBase):
             "returns_change_scale", torch.as_tensor(returns_change_scale or 1.0).float().view(1)
         )
 
+    @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes, at every position of a window, the predictions for the next."""
-        observation, returns_to_go, mask = (tensordict.get(key) for key in self.in_keys)
-        output = self.predict_raw(observation, returns_to_go, mask)
-        predicted = self._predict(observation, returns_to_go, *output)
-        for key, value in zip(self.out_keys, predicted, strict=True):
-            tensordict.set(key, value)
-        return tensordict
+        """Writes the predictions, or with a horizon the draft."""
+        observation, returns_to_go = (get_entry(self, tensordict, k) for k in self.in_keys[:2])
+        mask = observation.new_ones(observation.shape[:-1], dtype=torch.bool)
+        for key in self.in_keys[2:]:
+            mask = per_step(tensordict.get(key, mask), observation, key)
+        if self.horizon is None:
+            output = self.predict_raw(observation, returns_to_go, mask)
+            values = self._predict(observation, returns_to_go, *output)
+        else:
+            values = self._draft(observation, returns_to_go, mask, self.horizon)
+        return self.write_entries(tensordict, *values)
+
+    def _draft(
+        self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, horizon: int
+    ) -> tuple[Tensor, Tensor]:
+        batch = observation.shape[:-2]
+        draft, returns = self.generate(
+            observation.reshape(-1, *observation.shape[-2:]),
+            returns_to_go.reshape(-1, *returns_to_go.shape[-2:]),
+            mask.reshape(-1, mask.shape[-1]),
+            horizon - 1,
+        )
+        return draft.reshape(*batch, *draft.shape[1:]), returns.reshape(*batch, *returns.shape[1:])
 
     def predict_raw(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor

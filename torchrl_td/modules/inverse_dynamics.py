@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_td.modules.common import KeyedModule, dispatched
 from torchrl_td.networks import MLP
 
 
-class InverseDynamics(TensorDictModuleBase):
+class InverseDynamics(KeyedModule):
     """The action that leads from one state to the next: a_t = f_φ(s_t, s_{t+1}).
 
     Args:
@@ -22,8 +22,12 @@ class InverseDynamics(TensorDictModuleBase):
             network reads (s_t, (s_{t+1} − s_t) / scale) in place of the two states, so the
             difference that holds the action is of the size of the rest. ``None`` as in the
             paper.
-        in_keys: keys of the two states [..., O], normalised with the same statistics.
+        in_keys: keys of the two states [..., O], normalised with the same statistics; or one
+            key, that of a plan [..., H, O], whose first two states they are.
         out_keys: key of the action [..., A].
+
+    Raises:
+        KeyError: in use, if an entry is missing.
 
     Examples:
         >>> import torch
@@ -57,10 +61,13 @@ class InverseDynamics(TensorDictModuleBase):
         *_, last = self.network.children()
         return getattr(last, "out_features", None)
 
+    @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes the action [..., A] between the two states."""
-        observation, next_observation = (tensordict.get(key) for key in self.in_keys)
-        return tensordict.set(self.out_keys[0], self.act(observation, next_observation))
+        entries = self.read_entries(tensordict)
+        if len(entries) == 1:
+            entries = [entries[0][..., 0, :], entries[0][..., 1, :]]
+        return self.write_entries(tensordict, self.act(*entries))
 
     def act(self, observation: Tensor, next_observation: Tensor) -> Tensor:
         """The action [..., A] between two states [..., O]."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_whole
 
-_SCHEDULES = ("linear", "cosine")
+Schedule = Literal["linear", "cosine"]
 
 
 class NoiseSchedule(nn.Module):
@@ -46,7 +47,7 @@ class NoiseSchedule(nn.Module):
     def __init__(
         self,
         denoising_steps: int = 100,
-        schedule: str = "linear",
+        schedule: Schedule = "linear",
         beta_start: float = 1e-3,
         beta_end: float = 2e-2,
     ) -> None:
@@ -64,9 +65,8 @@ class NoiseSchedule(nn.Module):
         elif schedule == "cosine":
             beta = _cosine_beta(denoising_steps)
         else:
-            raise InputError(
-                f"unknown noise schedule {schedule!r}; allowed are {', '.join(_SCHEDULES)}"
-            )
+            allowed = ", ".join(get_args(Schedule))
+            raise InputError(f"unknown noise schedule {schedule!r}; allowed are {allowed}")
         self.denoising_steps = denoising_steps
         self.schedule = schedule
         # Entry 0 is the clean sample, so that step k is entry k and k = 1 needs no special case.

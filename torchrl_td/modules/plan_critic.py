@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from torchrl_td.modules.common import KeyedModule, dispatched
 from torchrl_td.networks import MLP
 
 
-class PlanCritic(TensorDictModuleBase):
+class PlanCritic(KeyedModule):
     """Monte-Carlo critic Q(s, a), the scaled returns-to-go of an action.
 
     The paper does not mention it; the authors' code picks among candidate plans with it.
@@ -21,6 +21,9 @@ class PlanCritic(TensorDictModuleBase):
         network: an MLP on a state and an action.
         in_keys: keys of the state [..., O] and the action [..., A].
         out_keys: key of the value [..., 1].
+
+    Raises:
+        KeyError: in use, if an entry is missing.
 
     Examples:
         >>> import torch
@@ -43,10 +46,10 @@ class PlanCritic(TensorDictModuleBase):
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
 
+    @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes Q [..., 1] of state and action."""
-        observation, action = (tensordict.get(key) for key in self.in_keys)
-        return tensordict.set(self.out_keys[0], self.value(observation, action))
+        return self.write_entries(tensordict, self.value(*self.read_entries(tensordict)))
 
     def value(self, observation: Tensor, action: Tensor) -> Tensor:
         """Q [..., 1] of states [..., O] and actions [..., A]."""

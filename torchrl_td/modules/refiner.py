@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_td.errors import InputError, check_number
+from torchrl_td.modules.common import KeyedModule, dispatched
 from torchrl_td.modules.noise_schedule import NoiseSchedule
 from torchrl_td.modules.plan_coordinates import PlanCoordinates
-from torchrl_td.networks import TemporalUNet
 
-SAMPLERS = ("ddpm", "ddim")
-INITS = ("draft", "noise")
+Sampler = Literal["ddpm", "ddim"]
+Init = Literal["draft", "noise"]
 # Exploration types for which a plan is made without sampling noise.
 DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 _MOST_SIGNAL = 0.1  # left at the step that a sample from pure noise is taken to be at
 
 
-class DiffusionRefiner(TensorDictModuleBase):
+class DiffusionRefiner(KeyedModule):
     """Runs the last denoising steps of a returns-conditioned diffusion model on a draft.
 
     With ``init="noise"`` it ignores the draft but for its first state and samples a plan from
     pure noise, as Decision Diffuser does; that wants a schedule which ends at noise.
 
     Args:
-        network: the noise model.
+        network: the noise model: any module that predicts the noise [B, H, O] in a noisy plan as
+            ``network(plan, step, condition, keep)`` does, from denoising steps [B], returns-to-go
+            [B, 1] and a bool [B], False where the condition is dropped. If it has a ``project``
+            and a ``run`` as :class:`~torchrl_td.networks.TemporalUNet` does, what steps and
+            condition add is computed once for all steps. It may say ``horizon_multiple``, by which
+            H must be divisible, and ``observation_dim``.
         schedule: the noise schedule it was trained with.
         refine_steps: k, the step the draft is taken to be at; 0 returns the draft.
         sampler: ``"ddpm"`` (k evaluations) or ``"ddim"``.
@@ -41,12 +46,14 @@ class DiffusionRefiner(TensorDictModuleBase):
         add_noise: whether the draft is noised to step k first (Algorithm 1, line 1).
         init: ``"draft"`` or ``"noise"``.
         coordinates: the space the diffusion runs in; ``None`` takes the plan itself.
-        in_keys: keys of the draft [B, H, O] and of the present returns-to-go [B, 1].
-        out_keys: key of the refined plan [B, H, O].
+        in_keys: keys of the draft [..., H, O] and of the present returns-to-go [..., 1], or of a
+            history of them [..., T, 1], whose last is taken.
+        out_keys: key of the refined plan [..., H, O].
 
     Raises:
         InputError: if a setting is out of its range, or the schedule does not end at noise where
             ``init="noise"`` starts.
+        KeyError: in use, if an entry is missing.
 
     Examples:
         >>> import torch
@@ -67,30 +74,30 @@ class DiffusionRefiner(TensorDictModuleBase):
 
     def __init__(
         self,
-        network: TemporalUNet,
+        network: nn.Module,
         schedule: NoiseSchedule,
         *,
         refine_steps: int = 5,
-        sampler: str = "ddpm",
+        sampler: Sampler = "ddpm",
         evaluations: int | None = None,
         guidance_scale: float = 1.2,
         temperature: float = 1.0,
         add_noise: bool = True,
-        init: str = "draft",
+        init: Init = "draft",
         coordinates: PlanCoordinates | None = None,
         in_keys: Sequence[NestedKey] = (("plan", "draft"), "returns_to_go"),
         out_keys: Sequence[NestedKey] = (("plan", "refined"),),
     ) -> None:
         super().__init__()
-        if sampler not in SAMPLERS:
-            raise InputError(f"unknown sampler {sampler!r}; allowed are {', '.join(SAMPLERS)}")
-        if init not in INITS:
-            raise InputError(f"unknown init {init!r}; allowed are {', '.join(INITS)}")
+        for name, value, kind in (("sampler", sampler, Sampler), ("init", init, Init)):
+            if value not in get_args(kind):
+                allowed = ", ".join(get_args(kind))
+                raise InputError(f"unknown {name} {value!r}; allowed are {allowed}")
         if sampler == "ddpm" and evaluations not in (None, refine_steps):
             raise InputError("evaluations below refine_steps need sampler='ddim', got 'ddpm'")
         check_number("temperature", temperature, negative=False)
         check_number("guidance_scale", guidance_scale)
-        self.network = network
+        self.network: Any = network
         self.schedule = schedule
         self.coordinates = coordinates or PlanCoordinates()
         self.refine_steps = refine_steps
@@ -101,7 +108,7 @@ class DiffusionRefiner(TensorDictModuleBase):
         self.init = init
         self.steps = schedule.sampling_steps(refine_steps, evaluations)
         self._check_start()
-        steps = torch.tensor(self.steps, dtype=torch.float32, device=schedule.beta.device)
+        steps = torch.tensor(self.steps, dtype=torch.int64, device=schedule.beta.device)
         self.register_buffer("_step_values", steps, persistent=False)
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
@@ -132,14 +139,19 @@ class DiffusionRefiner(TensorDictModuleBase):
             return 0
         return len(self.steps) if self.sampler == "ddpm" else 1
 
+    @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Refines the draft; without sampling noise if the exploration type is deterministic."""
-        draft, returns_to_go = (tensordict.get(key) for key in self.in_keys)
+        draft, returns_to_go = self.read_entries(tensordict)
+        if returns_to_go.ndim == draft.ndim:
+            returns_to_go = returns_to_go[..., -1, :]
+        rows = draft.reshape(-1, *draft.shape[-2:])  # [B, H, O]
         noise = None
         if exploration_type() not in DETERMINISTIC:
-            shape = (draft.shape[0], self.noise_draws, *draft.shape[1:])
+            shape = (rows.shape[0], self.noise_draws, *rows.shape[1:])
             noise = torch.randn(shape, dtype=draft.dtype, device=draft.device)
-        return tensordict.set(self.out_keys[0], self.refine(draft, returns_to_go, noise))
+        plan = self.refine(rows, returns_to_go.reshape(-1, 1), noise)
+        return self.write_entries(tensordict, plan.reshape(draft.shape))
 
     def refine(self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None = None) -> Tensor:
         """Algorithm 1 on plain tensors, with static shapes and no wait for the device.
@@ -159,10 +171,10 @@ class DiffusionRefiner(TensorDictModuleBase):
         present = x[:, 0]
         x = self._start(x, noise)
         x[:, 0] = present
-        step_parts, condition_part = self._embeddings(returns_to_go)
+        predict = self._noise_model(returns_to_go)
         following = [*self.steps[1:], 0]
         for i, (step, to_step) in enumerate(zip(self.steps, following, strict=True)):
-            predicted = self._guided_noise(x, step_parts[i] + condition_part)
+            predicted = self._guided_noise(x, predict, i)
             if self.sampler == "ddim":
                 x = self.schedule.ddim_step(x, predicted, step, to_step)
             else:
@@ -178,25 +190,44 @@ class DiffusionRefiner(TensorDictModuleBase):
             return first.clone()
         return self.schedule.add_noise(x, first, self.steps[0]) if self.add_noise else x.clone()
 
-    def _embeddings(self, returns_to_go: Tensor) -> tuple[Tensor, Tensor]:
-        """What steps and condition add inside the U-Net: [steps, ΣC] and [P·B, ΣC].
+    def _noise_model(self, returns_to_go: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """The network as a function of P·B plans and the number of the step, conditions bound.
 
         P is the number of passes that guidance needs, without and with the condition.
         """
-        step_parts = self.network.project(self.network.embed_step(self._step_values), None)
+        if hasattr(self.network, "project"):
+            return self._projected(returns_to_go)
+        batch, passes = returns_to_go.shape[0], self._passes
+        condition = torch.cat([returns_to_go] * passes)
+        keep = torch.ones_like(condition[:, 0], dtype=torch.bool)
+        if self.guidance_scale != 1.0:
+            keep[:batch] = False
+        return lambda x, i: self.network(
+            x, self._step_values[i].expand(passes * batch), condition, keep
+        )
+
+    def _projected(self, returns_to_go: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """:meth:`_noise_model` of a network that can say apart what steps and condition add."""
+        steps = self.network.project(self.network.embed_step(self._step_values), None)  # [k, ΣC]
         embedding = self.network.embed_condition(returns_to_go)
         nothing = torch.zeros_like(embedding)
         if self.guidance_scale == 0.0:
             embedding = nothing
         elif self.guidance_scale != 1.0:
             embedding = torch.cat([nothing, embedding])
-        return step_parts, self.network.project(None, embedding)
+        condition = self.network.project(None, embedding)  # [P·B, ΣC]
+        return lambda x, i: self.network.run(x, steps[i] + condition)
 
-    def _guided_noise(self, x: Tensor, projected: Tensor) -> Tensor:
+    @property
+    def _passes(self) -> int:
+        return 1 if self.guidance_scale in (0.0, 1.0) else 2
+
+    def _guided_noise(
+        self, x: Tensor, predict: Callable[[Tensor, int], Tensor], number: int
+    ) -> Tensor:
         """ε̂ = ε_∅ + ω (ε_y − ε_∅), both passes in one batch (eq. 11)."""
-        passes = 1 if self.guidance_scale in (0.0, 1.0) else 2
-        predicted = self.network.run(torch.cat([x] * passes), projected).to(x.dtype)
-        if passes == 1:
+        predicted = predict(torch.cat([x] * self._passes), number).to(x.dtype)
+        if self._passes == 1:
             return predicted
         unconditional, conditional = predicted.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale)

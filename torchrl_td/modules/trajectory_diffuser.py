@@ -17,7 +17,6 @@ from torchrl_td.modules.plan_coordinates import PlanCoordinates
 from torchrl_td.modules.plan_critic import PlanCritic
 from torchrl_td.modules.refiner import DiffusionRefiner
 from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
-from torchrl_td.networks import TemporalUNet
 
 
 @dataclass
@@ -101,7 +100,7 @@ class TrajectoryDiffuser(nn.Module):
     def __init__(
         self,
         generator: TrajectoryGenerator,
-        refiner_network: TemporalUNet,
+        refiner_network: nn.Module,
         schedule: NoiseSchedule,
         inverse_dynamics: InverseDynamics,
         normalizer: Normalizer,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from torchrl_td.modules.refiner import DiffusionRefiner
 
 # Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
 Plan = tuple[Tensor, Tensor, Tensor, Tensor]
+WarmStart = Literal["none", "previous"]
 
 
 class TrajectoryPlanner(nn.Module):
@@ -29,6 +32,7 @@ class TrajectoryPlanner(nn.Module):
         horizon: H.
         critic: scores candidates.
         candidates: plans refined from one draft.
+        observation_dim: O, if the refiner's network has no ``observation_dim`` that says it.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -66,8 +70,12 @@ class TrajectoryPlanner(nn.Module):
         horizon: int,
         critic: PlanCritic | None = None,
         candidates: int = 1,
+        observation_dim: int | None = None,
     ) -> None:
         super().__init__()
+        width = observation_dim or getattr(refiner.network, "observation_dim", None)
+        if width is None:
+            raise InputError("the refiner's network has no observation_dim; give observation_dim")
         check_whole("horizon", horizon, 2)
         check_whole("candidates", candidates, 1)
         if generator is None and refiner.init != "noise":
@@ -80,9 +88,10 @@ class TrajectoryPlanner(nn.Module):
         self.critic = critic if candidates > 1 else None
         self.horizon = horizon
         self.candidates = candidates
+        self.observation_dim: int = width
         # Deterministic planning with several candidates needs them to differ all the same: a
         # fixed set of noises, the first of them zero.
-        shape = (candidates, refiner.noise_draws, horizon, refiner.network.observation_dim)
+        shape = (candidates, refiner.noise_draws, horizon, width)
         generator_of_noise = torch.Generator().manual_seed(0)
         fixed = torch.randn(shape, generator=generator_of_noise, dtype=torch.float32, device="cpu")
         fixed[0] = 0
@@ -93,8 +102,8 @@ class TrajectoryPlanner(nn.Module):
 
     def _check_fit(self) -> None:
         """Raises where the parts, or one and the horizon, do not go together."""
-        horizon, network = self.horizon, self.refiner.network
-        width, multiple = network.observation_dim, network.horizon_multiple
+        horizon, width = self.horizon, self.observation_dim
+        multiple = getattr(self.refiner.network, "horizon_multiple", 1)
         scale = self.refiner.coordinates.scale
         if self.refiner.steps and horizon % multiple:
             raise InputError(

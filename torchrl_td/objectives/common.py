@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.errors import InputError
+from torchrl_td.modules.common import get_entry, per_step
 
 Reduction = Literal["none", "mean", "sum"]
 # Written by TorchRL's SliceSampler with pad_output=True: False marks steps that are repeated.
@@ -99,16 +100,7 @@ class WindowLoss(LossModule):
 
     def _read(self, tensordict: TensorDictBase, *names: str) -> list[Tensor]:
         """The entries [..., T, D] of the keys that have these names."""
-        return [self._get(tensordict, getattr(self.tensor_keys, name)) for name in names]
-
-    def _get(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
-        value = tensordict.get(key, None)
-        if value is None:
-            raise KeyError(
-                f"{type(self).__name__} found no {key!r} in the batch; add it, or rename keys with "
-                f"set_keys() or loss_mask_key"
-            )
-        return value
+        return [get_entry(self, tensordict, getattr(self.tensor_keys, name)) for name in names]
 
     def _masks(self, tensordict: TensorDictBase, like: Tensor) -> tuple[Tensor, Tensor]:
         """Which steps [..., T] of the entry ``like`` [..., T, D] are real, and which count.
@@ -120,10 +112,10 @@ class WindowLoss(LossModule):
         counted = real
         for key in (self.tensor_keys.mask, *self._loss_mask_keys()):
             if key == self.loss_mask_key:
-                mask = self._get(tensordict, key)
+                mask = get_entry(self, tensordict, key)
             elif (mask := tensordict.get(key, None)) is None:
                 continue
-            mask = _per_step(mask, like, key)
+            mask = per_step(mask, like, key)
             counted = counted & mask
             if key in (self.tensor_keys.mask, _COLLECTOR_MASK):
                 real = real & mask
@@ -135,7 +127,7 @@ class WindowLoss(LossModule):
         known = tensordict.get(key, None)
         if known is None:
             return error
-        return error.where(_per_step(known, error, key).unsqueeze(-1), 0.0)
+        return error.where(per_step(known, error, key).unsqueeze(-1), 0.0)
 
     def _reduced(self, error: Tensor, counted: Tensor) -> Tensor:
         """The error [..., T, D] reduced over the steps that count [..., T].
@@ -145,15 +137,3 @@ class WindowLoss(LossModule):
         if self.reduction == "none":
             return error.where(counted.unsqueeze(-1), 0.0)
         return self._reduce_loss(error, mask=counted)
-
-
-def _per_step(mask: Tensor, like: Tensor, key: NestedKey) -> Tensor:
-    """A mask [..., T] or [..., T, 1] as bool [..., T], for an entry ``like`` [..., T, D]."""
-    steps = like.shape[:-1]
-    if mask.shape == (*steps, 1):
-        mask = mask.squeeze(-1)
-    if mask.shape != steps:
-        raise InputError(
-            f"{key!r} has shape {list(mask.shape)}, but the batch's steps are {list(steps)}"
-        )
-    return mask.bool()

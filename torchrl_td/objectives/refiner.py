@@ -98,7 +98,7 @@ class DiffusionRefinerLoss(WindowLoss):
             create_target_params=delay_refiner,
         )
         denoising_steps = refiner_network.schedule.denoising_steps
-        multiple = refiner_network.network.horizon_multiple
+        multiple = getattr(refiner_network.network, "horizon_multiple", 1)
         if horizon % multiple:
             raise InputError(
                 f"the U-Net halves the plan {multiple.bit_length() - 1} times, so horizon must be "

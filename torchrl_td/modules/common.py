@@ -1,0 +1,91 @@
+"""What the TensorDictModules share: entries of any batch shape, read and written by key."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from torchrl_td.errors import InputError
+
+
+def dispatched(forward: Callable) -> Callable:
+    """TensorDict's ``dispatch``, with a signature that ``torch.export`` finds tensors in."""
+    wrapper = dispatch(auto_batch_size=False)(forward)
+    kinds = inspect.Parameter
+    wrapper.__signature__ = inspect.Signature(
+        [
+            kinds("self", kinds.POSITIONAL_OR_KEYWORD),
+            kinds("tensordict", kinds.POSITIONAL_OR_KEYWORD, default=None),
+            kinds("tensors", kinds.VAR_POSITIONAL),
+            kinds("keywords", kinds.VAR_KEYWORD),
+        ]
+    )
+    return wrapper
+
+
+class KeyedModule(TensorDictModuleBase):
+    """Reads the entries of ``in_keys`` and writes those of ``out_keys``; ``"_"`` writes nothing."""
+
+    def read_entries(self, tensordict: TensorDictBase) -> list[Tensor]:
+        """The entries of ``in_keys``.
+
+        Raises:
+            KeyError: if one is missing.
+        """
+        return [get_entry(self, tensordict, key) for key in self.in_keys]
+
+    def write_entries(self, tensordict: TensorDictBase, *values: Tensor) -> TensorDictBase:
+        """Writes the values, in the order of the ``out_keys`` that the module was made with."""
+        for key, value in zip(self.out_keys_source, values, strict=False):
+            if key != "_" and key in self.out_keys:
+                tensordict.set(key, value)
+        return tensordict
+
+
+def get_entry(reader: object, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
+    """An entry that must be there.
+
+    Raises:
+        KeyError: if it is not; the message names it and who reads it.
+
+    >>> from tensordict import TensorDict
+    >>> get_entry("planner", TensorDict(), "observation")
+    Traceback (most recent call last):
+    KeyError: "str found no 'observation'; add it, or rename the keys that are read"
+    """
+    value = tensordict.get(key, None)
+    if value is None:
+        raise KeyError(
+            f"{type(reader).__name__} found no {key!r}; add it, or rename the keys that are read"
+        )
+    return value
+
+
+def per_step(mask: Tensor, like: Tensor, key: NestedKey) -> Tensor:
+    """A mask [..., T] or [..., T, 1] as bool [..., T].
+
+    Args:
+        mask: the mask.
+        like: what it masks, shape [..., T, D].
+        key: what errors call the mask.
+
+    Raises:
+        InputError: if it is of another shape.
+
+    >>> import torch
+    >>> per_step(torch.ones(2, 2, 1), torch.zeros(2, 2, 3), "mask").shape
+    torch.Size([2, 2])
+    """
+    steps = like.shape[:-1]
+    if mask.shape == (*steps, 1):
+        mask = mask.squeeze(-1)
+    if mask.shape != steps:
+        raise InputError(
+            f"{key!r} has shape {list(mask.shape)}, but the batch's steps are {list(steps)}"
+        )
+    return mask.bool()
