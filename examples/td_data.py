@@ -78,9 +78,10 @@ def parser() -> argparse.ArgumentParser:
     record = commands.add_parser("record", help="record a local Minari dataset")
     record.add_argument("what", help="pointmaze/umaze, maze2d/large, ... or an environment's id")
     record.add_argument("--dataset", help="id to record under, <namespace>/<name>-v<number>")
-    record.add_argument("--steps", type=int, default=200_000, help="transitions, at least")
+    steps = "transitions, at least; else D4RL's 1, 2 or 4 million of a maze, and 200,000 elsewhere"
+    record.add_argument("--steps", type=int, help=steps)
     record.add_argument("--seed", type=int, default=0)
-    record.add_argument("--workers", type=int, default=1, help="processes (PointMaze only)")
+    record.add_argument("--workers", type=int, help="processes (PointMaze only); else all cores")
     record.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     record.add_argument("--max-episode-steps", type=int, help="other than the environment's own")
     record.add_argument("--checkpoint", type=Path, help="a trained planner; else random actions")
@@ -236,7 +237,7 @@ def record_environment(options: argparse.Namespace) -> str:
             env,
             options.dataset,
             policy,
-            options.steps,
+            200_000 if options.steps is None else options.steps,
             seed=options.seed,
             name=name,
             references=references,

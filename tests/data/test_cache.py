@@ -6,17 +6,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from tests.data.helpers import SAMPLE, same
+from tests.data.helpers import SAMPLE, forked, same
 from torchrl_td.data import cache as cache_module
 from torchrl_td.data import dataset_identity, load_episodes
 from torchrl_td.data.cache import cache_root
@@ -167,31 +167,25 @@ def test_a_full_disk_is_one_line(root: Path, file: Path, monkeypatch: pytest.Mon
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache_module._Writer, "append", full)
+    monkeypatch.setattr(cache_module.Writer, "append", full)
     with pytest.raises(InputError, match=r"no room .*TORCHRL_TD_CACHE") as caught:
         load_episodes(f"d4rl:{file}")
     assert "\n" not in str(caught.value)
     assert not list(root.iterdir())
 
 
-KILLED = """
-import os, signal, sys
-from torchrl_td.data import cache, load_episodes
-append = cache._Writer.append
-def killed(*args):
-    append(*args)
-    os.kill(os.getpid(), signal.SIGKILL)
-cache._Writer.append = killed
-load_episodes("d4rl:" + sys.argv[1])
-"""
-
-
-@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_is_believed(
-    root: Path, file: Path, reads: list[int]
+    root: Path, file: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(file)], timeout=120)
-    assert ended.returncode == -signal.SIGKILL
+    append = cache_module.Writer.append
+
+    def killed(*args: Any) -> None:
+        append(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module.Writer, "append", killed)
+        assert forked(lambda: load_episodes(f"d4rl:{file}")) == -signal.SIGKILL
     (left,) = root.iterdir()
     assert left.name.startswith(".building-")
     want = load_episodes(f"d4rl:{file}", cache=False)
@@ -202,43 +196,19 @@ def test_a_killed_process_leaves_nothing_that_is_believed(
     assert not left.exists()
 
 
-@pytest.mark.slow
-def test_two_processes_at_once(root: Path, file: Path) -> None:
-    code = (
-        "import sys; from torchrl_td.data import dataset_identity as d; "
-        "print(d('d4rl:' + sys.argv[1])['hash'])"
-    )
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=120)[0].split()[-1] for process in both]
+def test_two_processes_at_once(root: Path, file: Path, tmp_path: Path) -> None:
+    def load(number: int) -> None:
+        found = dataset_identity(f"d4rl:{file}")["hash"]
+        (tmp_path / f"said{number}").write_text(found)
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda number: forked(lambda: load(number)), range(2)))
+    assert ended == [0, 0]
+    said = [(tmp_path / f"said{number}").read_text() for number in range(2)]
     assert said == [dataset_identity(f"d4rl:{file}")["hash"]] * 2
     assert not list(root.glob(".*"))
 
 
-MEASURED = """
-import sys, threading, time
-from pathlib import Path
-from torchrl_td.data import load_episodes
-def anonymous():  # memory that is neither a file's nor shared
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(l.split()[1]) for l in lines if l.startswith(("RssAnon", "RssShmem"))) * 1024
-def watch():
-    global peak
-    while True:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-load_episodes("d4rl:" + sys.argv[2])  # libraries are loaded and warm
-before = peak = anonymous()
-threading.Thread(target=watch, daemon=True).start()
-data = load_episodes("d4rl:" + sys.argv[1])
-print(peak - before, sum(v.numel() * v.element_size() for v in data.values(True, True)))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounts")
 def test_a_change_between_the_sampled_blocks_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,8 +228,15 @@ def test_a_change_between_the_sampled_blocks_is_noticed(
     assert after["size"] == before["size"] and after["hash"] != before["hash"]
 
 
-def test_memory_stays_bounded(root: Path, file: Path, tmp_path: Path) -> None:
-    count = 600_000
+def anonymous() -> int:
+    """Bytes of this process' memory that is neither a file's nor shared."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(x.split()[1]) for x in lines if x.startswith(("RssAnon", "RssShmem"))) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounts")
+def test_memory_stays_bounded(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 300_000
     rng = np.random.default_rng(0)
     large = tmp_path / "hopper.hdf5"
     with h5py.File(large, "w") as out:
@@ -268,16 +245,26 @@ def test_memory_stays_bounded(root: Path, file: Path, tmp_path: Path) -> None:
         out["rewards"] = rng.uniform(size=count).astype(np.float32)
         out["terminals"] = np.zeros(count, dtype=bool)
         out["timeouts"] = np.arange(1, count + 1) % 1000 == 0
-    ran = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(large), str(file)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    peak, size = map(int, ran.stdout.split()[-2:])
-    assert size > 70e6
-    assert peak < 0.7 * size  # a part at a time, and no second copy
+    monkeypatch.setattr(d4rl, "CHUNK_STEPS", 20_000)
+
+    def measured() -> None:
+        peak = before = anonymous()
+        append = cache_module.Writer.append
+
+        def watched(*args: Any) -> None:
+            nonlocal peak
+            append(*args)
+            peak = max(peak, anonymous())
+
+        monkeypatch.setattr(cache_module.Writer, "append", watched)
+        data = load_episodes(f"d4rl:{large}")
+        size = sum(v.numel() * v.element_size() for v in data.values(True, True))
+        (tmp_path / "said").write_text(f"{peak - before} {size}")
+
+    assert forked(measured) == 0
+    peak, size = map(int, (tmp_path / "said").read_text().split())
+    assert size > 35e6
+    assert peak < 0.5 * size  # a part at a time, and no second copy
 
 
 def test_where_caches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

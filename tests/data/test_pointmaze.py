@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import h5py
 import minari
 import numpy as np
 import pytest
 
+from tests.data.helpers import forked
 from torchrl_td.data import load_episodes
+from torchrl_td.data.mazes import processes, record
 from torchrl_td.data.mazes.controller import Skill, Walker, free_cells, shortest_path
 from torchrl_td.data.mazes.pointmaze import (
     POINTMAZE_TASKS,
@@ -102,12 +105,11 @@ def test_metadata_recovers_the_environment_and_its_references(tiny_pointmaze: st
     env.close()
 
 
-@pytest.mark.slow
 def test_same_seed_same_recording_for_any_number_of_workers(empty_path: Path) -> None:
     recordings = []
     for seed, workers in ((0, 1), (0, 2), (1, 1)):
         record_pointmaze(
-            "umaze", 2700, seed, workers=workers, overwrite=bool(recordings), progress=False
+            "umaze", 9 * 300, seed, workers=workers, overwrite=bool(recordings), progress=False
         )
         recordings.append(contents(empty_path))
     first, parallel, other = recordings
@@ -154,21 +156,19 @@ def test_loading_records_with_a_bar_unless_told_not_to(
     assert ("recording pointmaze/umaze" in capfd.readouterr().err) == progress
 
 
-KILLED = """
-import os, signal, minari
-from torchrl_td.data.mazes.pointmaze import record_pointmaze
-create = minari.create_dataset_from_buffers
-def killed(*args, **kwargs):
-    create(*args, **kwargs)  # all is on the disk, but not yet in its place
-    os.kill(os.getpid(), signal.SIGKILL)
-minari.create_dataset_from_buffers = killed
-record_pointmaze("umaze", 600, progress=False)
-"""
+def test_a_killed_recording_leaves_no_dataset(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = minari.create_dataset_from_buffers
 
+    def killed(*args: Any, **kwargs: Any) -> None:
+        create(*args, **kwargs)  # all is on the disk, but not yet in its place
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def test_a_killed_recording_leaves_no_dataset(empty_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED], env=dict(os.environ), timeout=120)
-    assert ended.returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(minari, "create_dataset_from_buffers", killed)
+        ended = forked(lambda: record_pointmaze("umaze", 600, progress=False))
+    assert ended == -signal.SIGKILL
     assert list(empty_path.rglob("main_data.hdf5"))  # it had got that far
     assert not (empty_path / "pointmaze/umaze-v0").exists()
     assert not minari.list_local_datasets()
@@ -186,7 +186,7 @@ def test_a_recording_that_fails_keeps_the_one_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(minari, "create_dataset_from_buffers", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"no dataset can be written .*No space left"):
         record_pointmaze("umaze", 300, seed=1, overwrite=True, progress=False)
     after = contents(empty_path)
     assert all(np.array_equal(before[key], after[key]) for key in before)
@@ -246,3 +246,48 @@ def test_the_walker_stays_within_bounds_and_heads_for_its_target() -> None:
     walker = Walker([(3.0, 0.0)], shaky, np.random.default_rng(0))
     actions = np.array([walker.act(0.0, 0.0, 0.0, 0.0) for _ in range(200)])
     assert np.abs(actions).max() <= 1
+
+
+def test_a_full_disk_is_one_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 would end the process with a segmentation fault."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(small_disk))
+    monkeypatch.setattr(record, "_ROOM_AN_EPISODE", 1 << 20)  # to walk less
+    with pytest.raises(InputError, match=r"no dataset can be written .*No space left") as caught:
+        record_pointmaze("umaze", 9 * 300, progress=False)
+    assert str(small_disk) in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(small_disk.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_walking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("torchrl_td.data.mazes.pointmaze._walk_all", None)
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+        with pytest.raises(InputError, match="MINARI_DATASETS_PATH") as caught:
+            load_episodes("minari:pointmaze/umaze-v0")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes as Linux does")
+def test_a_worker_ends_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    said = tmp_path / "worker"
+
+    def parent() -> None:
+        number = os.getpid()
+        if os.fork() == 0:
+            processes._end_with(number)
+            said.write_text(str(os.getpid()))
+            time.sleep(60)
+        while not said.exists():
+            time.sleep(0.01)
+        os.kill(number, signal.SIGKILL)
+
+    assert forked(parent) == -signal.SIGKILL
+    worker = Path(f"/proc/{said.read_text()}")
+    for _ in range(100):
+        if not worker.exists() or ") Z " in (worker / "stat").read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker outlives its parent")

@@ -126,6 +126,31 @@ def test_discrete_actions_are_refused() -> None:
         record("test/cart-v0", env=make_environment("CartPole-v1"))
 
 
+class Odd(gymnasium.Env):
+    """An environment that is never reset: its observations are refused before."""
+
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, space: gymnasium.Space):
+        self.observation_space = space
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (gymnasium.spaces.Tuple([gymnasium.spaces.Box(-1, 1)]), "observation is a Tuple"),
+        (
+            gymnasium.spaces.Dict({"a": gymnasium.spaces.Dict({"b": gymnasium.spaces.Text(9)})}),
+            "observation/a/b is a Text, which makes no vector",
+        ),
+    ],
+)
+def test_observations_that_make_no_vector(space: gymnasium.Space, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        record("test/odd-v0", env=Odd(space))
+    assert "\n" not in str(caught.value)
+
+
 def test_unknown_environment() -> None:
     with pytest.raises(InputError, match="cannot build environment 'Nothing-v0'") as caught:
         make_environment("Nothing-v0")

@@ -18,14 +18,15 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torchrl import torchrl_logger
 from tqdm import tqdm
 
+from torchrl_td.data.raw_files import Writer
 from torchrl_td.data.transitions import Counts, Source, finish
 from torchrl_td.data.validation import check_not_zero, warn_once
 from torchrl_td.errors import InputError
@@ -162,7 +163,7 @@ def build_cache(
         delay=2,
         disable=None if progress else True,  # None: where there is no terminal
     )
-    with _Writer(folder) as writer, bar:
+    with Writer(folder) as writer, bar:
         for steps in source.chunks():
             part = finish(steps, source.name, counts, keys=source.keys, finite=finite)
             writer.append(part, source.name)
@@ -180,61 +181,6 @@ def build_cache(
         "warning": warning,
     }
     (folder / _META).write_text(json.dumps({**meta, "seal": _seal(meta)}))
-
-
-class _Writer:
-    """Appends tensordicts to one raw file per key, with checksums; keeps nothing in memory."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._open: dict[str, BinaryIO] = {}
-        self.files: dict[str, dict[str, Any]] = {}
-        self.seen: dict[str, bool] = {}
-
-    def append(self, part: TensorDict, name: str) -> None:
-        if not len(part):
-            return
-        for key, about in checksums(part).items():
-            if key not in self.files:
-                about["file"] = key.replace("/", ".") + ".bin"
-                self._open[key] = (self._folder / about["file"]).open("wb")
-                self.files[key] = {**about, "crc32": 0}
-                self.seen[key] = False
-            so_far = self.files[key]
-            if about["shape"] != so_far["shape"]:
-                raise InputError(
-                    f"{name}: {key} has {about['shape']} numbers a step in episode "
-                    f"{int(part['episode'][0])} and {so_far['shape']} before; split the dataset"
-                )
-            value = part.get(tuple(key.split("/")))
-            data = _bytes(value)
-            self._open[key].write(data)
-            so_far["crc32"] = zlib.crc32(data, so_far["crc32"])
-            self.seen[key] = self.seen[key] or bool(value.any())
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._open.values():
-            file.close()
-
-
-def checksums(data: TensorDictBase) -> dict[str, dict[str, Any]]:
-    """Type, shape of a row and checksum of each entry [N, ...], by key as in ``next/reward``."""
-    found = {}
-    for key in data.keys(True, True):
-        value = data.get(key)
-        found["/".join(key) if isinstance(key, tuple) else key] = {
-            "dtype": str(value.dtype).removeprefix("torch."),
-            "shape": list(value.shape[1:]),
-            "crc32": zlib.crc32(_bytes(value)),
-        }
-    return found
-
-
-def _bytes(value: torch.Tensor) -> memoryview:
-    return value.contiguous().numpy().data.cast("B")
 
 
 def open_cache(

@@ -12,8 +12,9 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
-from torchrl_td.data.cache import checksums, load_through_cache
+from torchrl_td.data.cache import load_through_cache
 from torchrl_td.data.keys import Key
+from torchrl_td.data.raw_files import checksums
 from torchrl_td.data.sources.d4rl import d4rl_source
 from torchrl_td.data.sources.minari import minari_source
 from torchrl_td.data.sources.tensordict import buffer_contents, steps_from_tensordict

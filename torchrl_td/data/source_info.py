@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from torchrl_td.data.sources.minari import dataset_metadata
+from torchrl_td.data.sources.minari_metadata import dataset_metadata
 
 # D4RL's reference returns (minimum, maximum), by the beginning of a dataset's name.
 D4RL_REFERENCES: dict[str, tuple[float, float]] = {

@@ -74,7 +74,7 @@ def walk(env: gymnasium.Env, goal_cell: Cell, seed: int) -> Iterator[dict[str, A
 
 def record_maze2d(
     size: Size,
-    steps: int = 200_000,
+    steps: int | None = None,
     seed: int = 0,
     *,
     overwrite: bool = False,
@@ -86,7 +86,8 @@ def record_maze2d(
 
     Args:
         size: umaze, medium or large.
-        steps: at least this many transitions, in whole episodes of 300, 600, 800.
+        steps: at least this many transitions, in whole episodes of 300, 600, 800; None takes
+            D4RL's number, 1, 2 and 4 million.
         seed: of start, cells, skills and noise.
         overwrite: replace a dataset of that id.
         progress: show a progress bar.
@@ -96,6 +97,7 @@ def record_maze2d(
     """
     task = pointmaze_task(size)
     dataset_id = f"maze2d/{size}-v0"
+    steps = task.steps if steps is None else steps
     check_recording(dataset_id, steps, overwrite, seed)
     length = task.max_episode_steps
     count = -(-steps // length)

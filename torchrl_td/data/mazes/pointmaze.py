@@ -8,12 +8,9 @@ returns vary widely and there is something to condition on.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from torchrl_td.data.mazes.controller import Cell, Skill, Walker, free_cells, shortest_path
+from torchrl_td.data.mazes.processes import default_workers, in_processes
 from torchrl_td.data.mazes.record import check_recording, dataset_path, write_dataset
 from torchrl_td.errors import InputError
 
@@ -41,12 +39,14 @@ class PointMazeTask:
     ref_min_score: float
     ref_max_score: float
     """D4RL's reference returns of maze2d, for goals in ``goal_cell``."""
+    steps: int
+    """D4RL's number of transitions, which a recording has unless told otherwise."""
 
 
 POINTMAZE_TASKS: dict[str, PointMazeTask] = {
-    "umaze": PointMazeTask("PointMaze_UMaze-v3", 300, (1, 1), 23.85, 161.86),
-    "medium": PointMazeTask("PointMaze_Medium-v3", 600, (6, 6), 13.13, 277.39),
-    "large": PointMazeTask("PointMaze_Large-v3", 800, (7, 9), 6.7, 273.99),
+    "umaze": PointMazeTask("PointMaze_UMaze-v3", 300, (1, 1), 23.85, 161.86, 1_000_000),
+    "medium": PointMazeTask("PointMaze_Medium-v3", 600, (6, 6), 13.13, 277.39, 2_000_000),
+    "large": PointMazeTask("PointMaze_Large-v3", 800, (7, 9), 6.7, 273.99, 4_000_000),
 }
 """The three sizes; episodes of 300, 600 and 800 steps."""
 
@@ -180,25 +180,16 @@ def _walk_all(size: str, seed: int, episodes: int, workers: int, progress: bool)
     """All episodes in order, whatever the number of workers."""
     task = pointmaze_task(size)
     chunks = [range(i, min(i + _CHUNK, episodes)) for i in range(0, episodes, _CHUNK)]
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(
-            tqdm(
-                total=episodes * task.max_episode_steps,
-                desc=f"recording pointmaze/{size}",
-                unit="step",
-                unit_scale=True,
-                disable=None if progress else True,
-            )
-        )
-        parts: Iterator[list[dict]]
-        if workers > 1:
-            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-            stack.enter_context(pool)
-            parts = pool.map(partial(_walk_chunk, size, seed), chunks)
-        else:
-            parts = (_walk_chunk(size, seed, chunk) for chunk in chunks)
-        recorded = []
-        for part in parts:
+    recorded: list[dict] = []
+    with tqdm(
+        total=episodes * task.max_episode_steps,
+        desc=f"recording pointmaze/{size}",
+        unit="step",
+        unit_scale=True,
+        disable=None if progress else True,
+    ) as bar:
+        walk = partial(_walk_chunk, size, seed)
+        for part in in_processes(walk, chunks, min(workers, len(chunks))):
             recorded.extend(part)
             bar.update(sum(len(episode["rewards"]) for episode in part))
     return recorded
@@ -206,10 +197,10 @@ def _walk_all(size: str, seed: int, episodes: int, workers: int, progress: bool)
 
 def record_pointmaze(
     size: Size,
-    steps: int = 200_000,
+    steps: int | None = None,
     seed: int = 0,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> str:
@@ -217,14 +208,16 @@ def record_pointmaze(
 
     The recording is written beside its place and moved there when whole, so one
     that is killed half way leaves no dataset. The same seed gives the same data
-    for any number of workers. With more than one, the calling script needs the
-    usual ``if __name__ == "__main__"`` guard.
+    for any number of workers.
 
     Args:
         size: umaze, medium or large.
-        steps: at least this many transitions, in whole episodes of 300, 600, 800.
+        steps: at least this many transitions, in whole episodes of 300, 600, 800; None takes
+            D4RL's number, 1, 2 and 4 million.
         seed: of skills, cells and noise.
-        workers: processes that walk; one needs about 15 seconds for 200,000 steps.
+        workers: processes that walk, each about 12,500 steps a second; None takes one for each
+            processor, on Linux, and one elsewhere, where more need the usual
+            ``if __name__ == "__main__"`` in the calling script.
         overwrite: replace a dataset of that id.
         progress: show a progress bar.
 
@@ -233,7 +226,10 @@ def record_pointmaze(
     """
     task = pointmaze_task(size)
     dataset_id = f"pointmaze/{size}-v0"
+    steps = task.steps if steps is None else steps
     check_recording(dataset_id, steps, overwrite, seed)
+    if workers is None:
+        workers = default_workers()
     if workers < 1:
         raise InputError(f"recording needs workers >= 1, got {workers}")
     episodes = -(-steps // task.max_episode_steps)

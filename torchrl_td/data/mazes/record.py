@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -14,17 +15,30 @@ from typing import Any
 
 import gymnasium
 import minari
+import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from torchrl_td.errors import InputError
 
 _STAGING = ".recording-"
+_ROOM = 1.5  # times the numbers' own size: HDF5 fills its chunks up
+_ROOM_AN_EPISODE = 1 << 15  # bytes: HDF5's own, of its groups
 _STALE_SECONDS = 6 * 3600.0
 
 
 def dataset_path(dataset_id: str) -> Path:
-    """The folder of a local Minari dataset, whether it exists or not."""
-    return Path(minari.storage.get_dataset_path(dataset_id))
+    """The folder of a local Minari dataset, whether it exists or not.
+
+    Raises:
+        InputError: Minari's folder cannot be made.
+    """
+    try:
+        return Path(minari.storage.get_dataset_path(dataset_id))
+    except OSError as error:
+        raise InputError(
+            f"Minari's folder of datasets cannot be made ({error}); set MINARI_DATASETS_PATH to "
+            "one that can"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -43,7 +57,10 @@ def staged(dataset_id: str) -> Iterator[None]:
         if time.time() - left.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
     before = os.environ.get("MINARI_DATASETS_PATH")
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
+    except OSError as error:
+        raise _not_written(root, error) from error
     try:
         os.environ["MINARI_DATASETS_PATH"] = str(staging)
         yield
@@ -77,8 +94,8 @@ def check_recording(dataset_id: str, steps: int, overwrite: bool, seed: int) -> 
     """Refuse a recording before it begins.
 
     Raises:
-        InputError: no steps are asked for, the seed is negative, or the dataset exists and may not
-            be replaced.
+        InputError: no steps are asked for, the seed is negative, the dataset exists and may not
+            be replaced, or its folder cannot be written.
     """
     check_seed(seed)
     if steps < 1:
@@ -89,6 +106,45 @@ def check_recording(dataset_id: str, steps: int, overwrite: bool, seed: int) -> 
             f"{place}: dataset {dataset_id} exists; replace it with overwrite=True (--overwrite), "
             "or take another id"
         )
+    root = dataset_path("")
+    try:
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        raise _not_written(root, error) from error
+
+
+def _not_written(root: Path, error: OSError) -> InputError:
+    """What to say where no dataset can be written."""
+    return InputError(
+        f"{root}: no dataset can be written there ({error.strerror or error}); make room, or set "
+        "MINARI_DATASETS_PATH to another folder"
+    )
+
+
+def _reserve(folder: Path, episodes: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a disk that is too full before HDF5 meets its end, which crashes the process."""
+    room = len(episodes) * _ROOM_AN_EPISODE + int(_ROOM * sum(map(_size, episodes)))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, room)
+        elif shutil.disk_usage(folder).free < room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _size(value: Any) -> int:
+    """Bytes of all arrays in nested mappings."""
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the disk refuses becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        raise _not_written(dataset_path(""), error) from error
 
 
 def write_dataset(
@@ -113,10 +169,14 @@ def write_dataset(
         references: returns that score 0 and 100, if the task has any.
         metadata: more to keep of each episode.
         **about: more arguments of ``minari.create_dataset_from_buffers``.
+
+    Raises:
+        InputError: there is no room for it, or its folder cannot be written.
     """
     low, high = references or (None, None)
     buffers = [EpisodeBuffer(id=i, infos=None, **episode) for i, episode in enumerate(episodes)]
-    with staged(dataset_id), warnings.catch_warnings():
+    with _one_line_errors(), staged(dataset_id), warnings.catch_warnings():
+        _reserve(dataset_path(""), episodes)
         warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
         dataset = minari.create_dataset_from_buffers(
             dataset_id,

@@ -86,6 +86,7 @@ def record_dataset(
     _check_id(dataset_id)
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise InputError(f"{dataset_id}: the environment's actions are not continuous (Box)")
+    _check_space(env.observation_space, dataset_id, "observation")
     check_recording(dataset_id, steps, overwrite, seed)
     episodes: list[dict[str, Any]] = []
     recorded = 0
@@ -117,6 +118,20 @@ def _check_id(dataset_id: str) -> None:
         raise InputError(
             f"dataset id {dataset_id!r}: it must look like <namespace>/<name>-v<number>, "
             "as in my/hopper/random-v0, the namespace of two characters or more"
+        )
+
+
+def _check_space(space: gymnasium.Space, dataset_id: str, name: str) -> None:
+    """Refuse observations that make no vector, before they are recorded."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        for key, entry in space.items():
+            _check_space(entry, dataset_id, f"{name}/{key}")
+    elif not space.shape and not isinstance(
+        space, (gymnasium.spaces.Box, gymnasium.spaces.Discrete)
+    ):
+        raise InputError(
+            f"{dataset_id}: {name} is a {type(space).__name__}, which makes no vector; record with "
+            "gymnasium's FlattenObservation, or leave it out (FilterObservation)"
         )
 
 

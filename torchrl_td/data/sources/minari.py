@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,6 +22,7 @@ from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
 from torchrl_td.data.mazes.record import dataset_path
 from torchrl_td.data.sources.download import download_minari
 from torchrl_td.data.sources.hdf5 import check_array, find, flatten, one_line, opened
+from torchrl_td.data.sources.minari_metadata import AGAIN, dataset_metadata
 from torchrl_td.data.transitions import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.validation import check_achieved_goal
 from torchrl_td.errors import InputError
@@ -36,8 +35,6 @@ _KEYS = {
     "action": "actions",
     "next/reward": "rewards",
 }
-_AGAIN = "delete the dataset and get it again"
-_LARGEST_SPACE = 10**7  # numbers of an observation or action
 
 Episode = dict[str, np.ndarray]
 """An episode's arrays by name, as in ``observations/velocity``."""
@@ -100,55 +97,6 @@ def minari_source(
     )
 
 
-def dataset_metadata(dataset_id: str) -> dict[str, Any]:
-    """What a local dataset says of itself, checked; nothing that it names is built or run.
-
-    Raises:
-        InputError: it is not readable, or another dataset.
-    """
-    path = dataset_path(dataset_id)
-    try:
-        metadata = MinariStorage.read_raw_metadata(path / "data")
-        if not isinstance(metadata, dict):
-            raise ValueError("metadata.json is no mapping")
-        for key in ("observation_space", "action_space", "data_format"):
-            # Minari would build the environment that the file names, which runs what it names.
-            if key not in metadata:
-                raise InputError(
-                    f"{path}: metadata.json has no {key!r}, as of an old Minari; {_AGAIN}"
-                )
-        for key in ("observation_space", "action_space"):
-            _check_space(json.loads(metadata[key]), key)
-        for key in ("total_episodes", "total_steps"):
-            if type(metadata.get(key)) is not int or metadata[key] < 0:
-                raise ValueError(f"{key} is {metadata.get(key)!r}, no count")
-        if metadata["data_format"] not in ("hdf5", "arrow", "parquet"):
-            raise ValueError(f"data_format is {metadata['data_format']!r}")
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not a readable Minari dataset ({one_line(error)}); {_AGAIN}"
-        ) from error
-    if metadata.get("dataset_id", dataset_id) != dataset_id:
-        raise InputError(
-            f"{path}: it holds {metadata['dataset_id']}, not {dataset_id}; "
-            "move it to the folder of its own id"
-        )
-    return metadata
-
-
-def _check_space(space: Any, name: str) -> None:
-    """Refuse a space that claims more numbers than any observation has."""
-    if isinstance(space, Mapping):
-        shape = space.get("shape", space.get("n", 0) if space.get("type") == "MultiBinary" else 0)
-        if math.prod(np.ravel(shape).tolist()) > _LARGEST_SPACE:
-            raise ValueError(f"{name} has the shape {shape}")
-    for entry in space.values() if isinstance(space, Mapping) else space:
-        if isinstance(entry, (Mapping, list)):
-            _check_space(entry, name)
-
-
 def _files(data: Path) -> list[Path]:
     """All files of a dataset, also those in linked folders: what is read of them may change."""
     found, seen = [], set()
@@ -167,16 +115,16 @@ def _path(name: str) -> Key:
 def _read_hdf5(data: Path, total: int) -> Iterator[Episode]:
     """Every episode of an HDF5 dataset, in order, without the infos."""
     path = data / "main_data.hdf5"
-    with opened(path, _AGAIN) as file:
+    with opened(path, AGAIN) as file:
         if len(file) < total:
             raise InputError(
-                f"{path}: it holds {len(file)} episodes where metadata.json says {total}; {_AGAIN}"
+                f"{path}: it holds {len(file)} episodes where metadata.json says {total}; {AGAIN}"
             )
         for number in range(total):
             where = f"{path}: episode {number}"
             group = find(file, f"episode_{number}", str(path))
             if not isinstance(group, h5py.Group):
-                raise InputError(f"{where} is missing; {_AGAIN}")
+                raise InputError(f"{where} is missing; {AGAIN}")
             arrays: dict[str, Any] = {}
             for key in (*_COLUMNS, "observations"):
                 entry = find(group, key, where)
@@ -189,7 +137,7 @@ def _read_hdf5(data: Path, total: int) -> Iterator[Episode]:
 def _read_arrow(data: Path, total: int) -> Iterator[Episode]:
     """Every episode of an Arrow or Parquet dataset, in order, without the infos."""
     if sum(1 for entry in data.iterdir() if entry.is_dir()) < total:
-        raise InputError(f"{data}: it holds fewer episodes than metadata.json's {total}; {_AGAIN}")
+        raise InputError(f"{data}: it holds fewer episodes than metadata.json's {total}; {AGAIN}")
     try:
         storage: Any = MinariStorage.read(data)
         for number in range(total):
@@ -205,13 +153,13 @@ def _read_arrow(data: Path, total: int) -> Iterator[Episode]:
                     )
             if _check_lengths(arrays, where) != about.get("total_steps"):
                 raise InputError(
-                    f"{where} has not the {about.get('total_steps')} steps it says; {_AGAIN}"
+                    f"{where} has not the {about.get('total_steps')} steps it says; {AGAIN}"
                 )
             yield arrays
     except (InputError, ImportError) as error:
         raise InputError(one_line(error)) from error
     except Exception as error:  # whatever Minari and pyarrow raise of a damaged file
-        raise InputError(f"{data}: cannot be read ({one_line(error)}); {_AGAIN}") from error
+        raise InputError(f"{data}: cannot be read ({one_line(error)}); {AGAIN}") from error
 
 
 def _flatten_mapping(value: Any, name: str, into: Episode) -> None:
@@ -232,9 +180,9 @@ def _check_lengths(arrays: Mapping[str, Any], where: str) -> int:
     for key in _COLUMNS:
         if key not in arrays:
             more = "; one continuous action is planned for" if key == "actions" else ""
-            raise InputError(f"{where} has no {key!r}{more}; {_AGAIN}")
+            raise InputError(f"{where} has no {key!r}{more}; {AGAIN}")
     if not any(key.startswith("observations") for key in arrays):
-        raise InputError(f"{where} has no 'observations'; {_AGAIN}")
+        raise InputError(f"{where} has no 'observations'; {AGAIN}")
     length = len(arrays["actions"])
     if length == 0:
         raise InputError(f"{where} has no steps; remove it from the dataset")

@@ -1,0 +1,79 @@
+"""What a Minari dataset says of itself, checked before any of it is believed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from minari.dataset.minari_storage import MinariStorage
+
+from torchrl_td.data.mazes.record import dataset_path
+from torchrl_td.data.sources.hdf5 import one_line
+from torchrl_td.errors import InputError
+
+AGAIN = "delete the dataset and get it again"
+"""The remedy for a damaged one."""
+
+_JPEG = 32  # pixels a side from which on Minari stores images as JPEG
+_LARGEST_SPACE = 10**7  # numbers of an observation or action
+
+
+def dataset_metadata(dataset_id: str) -> dict[str, Any]:
+    """What a local dataset says of itself, checked; nothing that it names is built or run.
+
+    Raises:
+        InputError: it is not readable, or another dataset.
+    """
+    path = dataset_path(dataset_id)
+    try:
+        metadata = MinariStorage.read_raw_metadata(path / "data")
+        if not isinstance(metadata, dict):
+            raise ValueError("metadata.json is no mapping")
+        for key in ("observation_space", "action_space", "data_format"):
+            # Minari would build the environment that the file names, which runs what it names.
+            if key not in metadata:
+                raise InputError(
+                    f"{path}: metadata.json has no {key!r}, as of an old Minari; {AGAIN}"
+                )
+        for key in ("observation_space", "action_space"):
+            _check_space(json.loads(metadata[key]), key)
+        for key in ("total_episodes", "total_steps"):
+            if type(metadata.get(key)) is not int or metadata[key] < 0:
+                raise ValueError(f"{key} is {metadata.get(key)!r}, no count")
+        if metadata["data_format"] not in ("hdf5", "arrow", "parquet"):
+            raise ValueError(f"data_format is {metadata['data_format']!r}")
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not a readable Minari dataset ({one_line(error)}); {AGAIN}"
+        ) from error
+    if metadata.get("dataset_id", dataset_id) != dataset_id:
+        raise InputError(
+            f"{path}: it holds {metadata['dataset_id']}, not {dataset_id}; "
+            "move it to the folder of its own id"
+        )
+    return metadata
+
+
+def _check_space(space: Any, name: str) -> None:
+    """Refuse a space that claims more numbers than any observation has."""
+    if isinstance(space, Mapping):
+        shape = space.get("shape", space.get("n", 0) if space.get("type") == "MultiBinary" else 0)
+        if math.prod(np.ravel(shape).tolist()) > _LARGEST_SPACE:
+            raise ValueError(f"{name} has the shape {shape}")
+        if (
+            space.get("type") == "Box"
+            and space.get("dtype") == "uint8"
+            and len(np.ravel(shape)) in (2, 3)
+            and min(shape[:2]) >= _JPEG
+        ):
+            raise ValueError(
+                f"{name} is an image, stored as JPEG; one vector a step is planned for"
+            )
+    for entry in space.values() if isinstance(space, Mapping) else space:
+        if isinstance(entry, (Mapping, list)):
+            _check_space(entry, name)
