@@ -171,10 +171,13 @@ class DecisionTransformerCloning(Baseline):
     ) -> dict[str, TensorDictReplayBuffer]:
         """Windows of the context's length that begin at any step, an episode's last one too."""
         data = normalized.select(*self.entries).to(device)
-        sampler = WindowSampler(self.config.algorithm.context or 2, history=1, seed=seed)
+        sampler = WindowSampler(self.config.algorithm.context or 2, history=1)
         storage = TensorStorage(data, device=device)
-        sampler.index(storage)
-        buffer = TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=batch_size)
+        sampler.refresh(storage)
+        generator = torch.Generator().manual_seed(seed)
+        buffer = TensorDictReplayBuffer(
+            storage=storage, sampler=sampler, batch_size=batch_size, generator=generator
+        )
         return {"windows": buffer}
 
     def rows(self, batch: TensorDictBase) -> Tensor:
