@@ -18,8 +18,8 @@ import torch
 
 from tests.data.helpers import SAMPLE, forked, same
 from torchrl_td.data import cache as cache_module
-from torchrl_td.data import dataset_identity, load_episodes
-from torchrl_td.data.cache import cache_root
+from torchrl_td.data import dataset_identity, load_episodes, load_with_identity
+from torchrl_td.data.cache import cache_root, files_identity
 from torchrl_td.data.sources import d4rl
 from torchrl_td.errors import InputError
 
@@ -295,3 +295,19 @@ def test_identity_follows_the_values_and_not_the_place(
     data["action"][300, 2] += 1e-3
     assert dataset_identity(data)["hash"] != first["hash"]
     assert dataset_identity(data)["transitions"] == 600
+
+
+def test_episodes_and_identity_of_one_reading(
+    root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source is resolved and its files are checksummed once for both."""
+    looked = []
+    monkeypatch.setattr(
+        cache_module, "files_identity", lambda *files: looked.append(1) or files_identity(*files)
+    )
+    episodes, identity = load_with_identity(f"d4rl:{file}")
+    assert len(looked) == 1
+    assert same(episodes, load_episodes(f"d4rl:{file}"))
+    assert identity == dataset_identity(f"d4rl:{file}")
+    data, identity = load_with_identity(episodes)
+    assert same(data, episodes) and identity == dataset_identity(episodes)

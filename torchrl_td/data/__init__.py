@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchrl_td.data.keys import observation_keys
-from torchrl_td.data.load import dataset_identity, load_episodes
+from torchrl_td.data.load import dataset_identity, load_episodes, load_with_identity
 from torchrl_td.data.mazes.pointmaze import ensure_pointmaze, record_pointmaze
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.data.transitions import returns_to_go
@@ -17,6 +17,7 @@ __all__ = [
     "dataset_identity",
     "ensure_pointmaze",
     "load_episodes",
+    "load_with_identity",
     "observation_keys",
     "record_pointmaze",
     "returns_to_go",

@@ -95,15 +95,42 @@ def load_episodes(
     >>> load_episodes(data)["returns_to_go"].squeeze(-1)
     tensor([2., 1., 2., 1.])
     """
-    if isinstance(source, str):
-        found = find_source(source, observation_keys, max_episode_steps, progress)
-        episodes, _ = load_through_cache(found, use_cache=cache, finite=finite, progress=progress)
-    else:
-        episodes = _from_memory(source, observation_keys, finite)
-    broken = broken_successors(episodes)
-    for words in [broken] if broken else unlikely_ends(episodes):
-        warn_once(f"{source if isinstance(source, str) else _kind(source)}: {words}")
+    reading = (observation_keys, max_episode_steps, progress)
+    episodes, _, _ = _read(source, *reading, cache=cache, finite=finite)
     return episodes if device is None else episodes.to(device)
+
+
+def load_with_identity(
+    source: str | TensorDictBase | ReplayBuffer,
+    *,
+    observation_keys: Sequence[str | Key] | None = None,
+    max_episode_steps: int | None = None,
+    progress: bool = True,
+) -> tuple[TensorDict, dict[str, Any]]:
+    """The episodes of :func:`load_episodes` and their :func:`dataset_identity`, of one reading.
+
+    Args:
+        source, observation_keys, max_episode_steps, progress: as for :func:`load_episodes`.
+
+    Raises:
+        InputError: the data cannot be loaded.
+    """
+    episodes, files, found = _read(source, observation_keys, max_episode_steps, progress)
+    path: str | None = None
+    if found is not None:
+        path = str(found.path)
+        size = sum(file.stat().st_size for file in found.files)
+    else:
+        size = sum(value.numel() * value.element_size() for value in episodes.values(True, True))
+    identity = {
+        "source": source if isinstance(source, str) else _kind(source),
+        "path": path,
+        "size": int(size),
+        "hash": _content_hash(files or checksums(episodes)),
+        "transitions": len(episodes),
+        "episodes": int(episodes["episode"][-1]) + 1,
+    }
+    return episodes, identity
 
 
 def dataset_identity(
@@ -140,24 +167,33 @@ def dataset_identity(
     >>> identity["source"], identity["transitions"], identity["episodes"]
     ('tensordict', 4, 2)
     """
+    reading: dict[str, Any] = {"max_episode_steps": max_episode_steps, "progress": progress}
+    return load_with_identity(source, observation_keys=observation_keys, **reading)[1]
+
+
+def _read(
+    source: str | TensorDictBase | ReplayBuffer,
+    keys: Sequence[str | Key] | None,
+    max_episode_steps: int | None,
+    progress: bool,
+    *,
+    cache: bool = True,
+    finite: bool = True,
+) -> tuple[TensorDict, dict[str, Any], Source | None]:
+    """Checked episodes; what is known of their values and of their files, if they are of files."""
+    found: Source | None = None
+    files: dict[str, Any] = {}
     if isinstance(source, str):
-        found = find_source(source, observation_keys, max_episode_steps, progress)
-        episodes, files = load_through_cache(found, progress=progress)
-        name, path = source, str(found.path)
-        size = sum(file.stat().st_size for file in found.files)
+        found = find_source(source, keys, max_episode_steps, progress)
+        episodes, files = load_through_cache(
+            found, use_cache=cache, finite=finite, progress=progress
+        )
     else:
-        episodes = _from_memory(source, observation_keys)
-        files = checksums(episodes)
-        name, path = _kind(source), None
-        size = sum(value.numel() * value.element_size() for value in episodes.values(True, True))
-    return {
-        "source": name,
-        "path": path,
-        "size": int(size),
-        "hash": _content_hash(files),
-        "transitions": len(episodes),
-        "episodes": int(episodes["episode"][-1]) + 1,
-    }
+        episodes = _from_memory(source, keys, finite)
+    broken = broken_successors(episodes)
+    for words in [broken] if broken else unlikely_ends(episodes):
+        warn_once(f"{source if isinstance(source, str) else _kind(source)}: {words}")
+    return episodes, files, found
 
 
 def find_source(

@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from torchrl_td.config import Config, check_read
-from torchrl_td.data import check_matches_env, dataset_identity, load_episodes
+from torchrl_td.data import check_matches_env, load_with_identity
 from torchrl_td.envs.make import make_base_env
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.evaluate import normalized_score
@@ -75,12 +75,12 @@ def _session(
     world: World,
 ) -> Session:
     source: Any = config.dataset.source if data is None else data
-    reading: dict[str, Any] = {
-        "observation_keys": config.task.observation_keys,
-        "max_episode_steps": config.task.max_episode_steps,
-        "progress": config.progress and world.first,
-    }
-    episodes = load_episodes(source, **reading)
+    episodes, identity = load_with_identity(
+        source,
+        observation_keys=config.task.observation_keys,
+        max_episode_steps=config.task.max_episode_steps,
+        progress=config.progress and world.first,
+    )
     env = make_base_env(config.task)
     try:
         check_matches_env(episodes, env, name=source if data is None else "dataset")
@@ -89,7 +89,6 @@ def _session(
         env.close(raise_if_closed=False)
     if config.logger.video and world.first:
         check_video(config.task)  # not only when the training is done
-    identity = dataset_identity(source, **reading)
     dataset = {**identity, **describe_returns(config, episodes)}
     return Session(config, folder, episodes, dataset, action_spec, device, world)
 
