@@ -162,14 +162,9 @@ def checkpoint(tmp_path: Path) -> Path:
     normalizer = Normalizer(torch.zeros(3), torch.ones(3), 100.0)
     model = build_model(config, 3, 1, normalizer, Scales.empty(8, 3))
     bounds = torch.tensor([2.0])
-    about = describe(
-        config,
-        1,
-        3,
-        -bounds,
-        bounds,
-        {"source": "none", "hash": "none", "transitions": 1, "episodes": 1},
-    )
+    numbers = ("return_mean", "return_best", "score_mean", "score_best")
+    dataset = {"source": "none", "hash": "none", "transitions": 1, **dict.fromkeys(numbers, 0.0)}
+    about = describe(config, 1, 3, -bounds, bounds, dataset)
     return save_checkpoint(tmp_path, 1, about, model.state_dict(), {})
 
 
