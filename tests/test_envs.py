@@ -91,8 +91,10 @@ def test_sub_tasks_completed_are_counted() -> None:
 
 
 def test_an_entry_that_the_environment_does_not_report_is_named() -> None:
-    env = StepReport(Counting(), success_key="success")
+    """At an episode's end, for some environments report then alone."""
+    env = StepReport(gymnasium.wrappers.TimeLimit(Counting(), 2), success_key="success")
     env.reset()
+    assert not env.step(env.action_space.sample())[-1]["success"]
     with pytest.raises(InputError, match=r"no 'success'; check task.success_key .*: done, won"):
         env.step(env.action_space.sample())
 

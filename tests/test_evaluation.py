@@ -19,13 +19,8 @@ from torchrl_td import TDPlannerActor
 from torchrl_td.config import Config, DatasetConfig, EvaluationConfig, TaskConfig
 from torchrl_td.envs.make import make_env
 from torchrl_td.errors import InputError
-from torchrl_td.experiment.evaluate import (
-    evaluate,
-    normalized_score,
-    play,
-    play_episodes,
-    time_plans,
-)
+from torchrl_td.experiment.evaluate import evaluate, normalized_score, time_plans
+from torchrl_td.experiment.play import play, play_episodes
 from torchrl_td.inference import packed_weights as packing
 from torchrl_td.inference.packed_weights import PackedWeights
 

@@ -20,7 +20,7 @@ from torchrl_td.config import Config, override_config
 from torchrl_td.data import check_matches_env, load_episodes
 from torchrl_td.data.source_info import D4RL_REFERENCES
 from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
-from torchrl_td.experiment.evaluate import play_episodes
+from torchrl_td.experiment.play import play_episodes
 
 D4RL_SAMPLE = Path(__file__).parent / "data" / "d4rl" / "door-v0_demos_sample.hdf5"
 # Horizon, refine steps, guidance, learning rate and target return: the paper's Table A6, and the

@@ -12,6 +12,9 @@ is the one place that says how the vector is made of it, so that both sides agre
   observation, desired_goal, for the data and the environment.
 * any other Dict: all its entries, sorted by key, nested ones in their place.
 
+An entry ``state`` beside no ``observation`` stands where that would, for TorchRL's ``GymEnv`` calls
+it so.
+
 PointMaze thus is (x, y, vx, vy, goal x, goal y).
 """
 
@@ -25,6 +28,7 @@ from torchrl_td.errors import InputError
 Key = tuple[str, ...]
 
 _ACHIEVED, _DESIRED, _OBSERVATION = "achieved_goal", "desired_goal", "observation"
+_STATE = "state"
 
 
 def observation_keys(source: Any) -> list[str | Key]:
@@ -48,15 +52,40 @@ def observation_keys(source: Any) -> list[str | Key]:
     >>> observation_keys(["velocity", "position"])
     ['position', 'velocity']
     """
-    paths = sorted(set(_paths(source)))
-    if not paths:
+    found = set(_paths(source))
+    if not found:
         raise InputError("the observation has no entries: name them with observation_keys=")
+    called = {torchrl_key(path, found): path for path in found}
+    paths = sorted(called)
     heads = {path[0] for path in paths}
     if {_OBSERVATION, _DESIRED} <= heads:
         paths = [p for p in paths if p[0] == _OBSERVATION] + [
             p for p in paths if p[0] not in (_OBSERVATION, _ACHIEVED)
         ]
-    return [path[0] if len(path) == 1 else path for path in paths]
+    own = [called[path] for path in paths]
+    return [path[0] if len(path) == 1 else path for path in own]
+
+
+def torchrl_key(path: Key, paths: Iterable[Key]) -> Key:
+    """What TorchRL's ``GymEnv`` calls an entry of an observation that has these.
+
+    >>> torchrl_key(("state",), [("state",), ("goal",)])
+    ('observation',)
+    """
+    if path[0] == _STATE and not any(other[0] == _OBSERVATION for other in paths):
+        return (_OBSERVATION, *path[1:])
+    return path
+
+
+def named_keys(names: Iterable[str] | None) -> list[str | Key] | None:
+    """The keys that a setting names, nested ones with a slash.
+
+    >>> named_keys(["goal", "robot/position"])
+    ['goal', ('robot', 'position')]
+    """
+    if names is None:
+        return None
+    return [tuple(name.split("/")) if "/" in name else name for name in names]
 
 
 def _paths(source: Any) -> Iterable[Key]:

@@ -1,5 +1,19 @@
 """Environments with the transforms that planning needs."""
 
-from torchrl_td.envs.make import make_base_env, make_env, make_gym_env, opened, planning_transforms
+from torchrl_td.envs.make import (
+    make_base_env,
+    make_env,
+    make_gym_env,
+    make_report_env,
+    opened,
+    planning_transforms,
+)
 
-__all__ = ["make_base_env", "make_env", "make_gym_env", "opened", "planning_transforms"]
+__all__ = [
+    "make_base_env",
+    "make_env",
+    "make_gym_env",
+    "make_report_env",
+    "opened",
+    "planning_transforms",
+]

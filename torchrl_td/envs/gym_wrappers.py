@@ -74,7 +74,8 @@ class StepReport(gymnasium.Wrapper):
 
     ``success`` is True where the entry ``success_key`` is, or, if that is a list of sub-tasks
     completed, where all of them are. ``progress`` is the number in the entry ``score_key``, of a
-    list its length.
+    list its length. Where a step says nothing of them, they are False and 0: some environments
+    report at an episode's last step alone.
 
     Args:
         env: the environment.
@@ -83,7 +84,7 @@ class StepReport(gymnasium.Wrapper):
         sub_tasks: how many there are to complete.
 
     Raises:
-        InputError: at the first step, if the info has no such entry.
+        InputError: at an episode's end, if no step's info had such an entry so far.
 
     Examples:
         >>> import gymnasium
@@ -102,6 +103,7 @@ class StepReport(gymnasium.Wrapper):
     ) -> None:
         super().__init__(env)
         self._success_key, self._score_key, self._sub_tasks = success_key, score_key, sub_tasks
+        self.unreported = {key for key in (success_key, score_key) if key is not None}
 
     @property
     def entries(self) -> Composite:
@@ -115,29 +117,36 @@ class StepReport(gymnasium.Wrapper):
 
     def reset(self, **kwargs: Any):
         observation, info = self.env.reset(**kwargs)
-        return observation, self._report(info, starting=True)
+        return observation, self._report(info)
 
     def step(self, action: Any):
         observation, reward, terminated, truncated, info = self.env.step(action)
+        self.unreported -= info.keys()
+        if (terminated or truncated) and self.unreported:
+            raise InputError(
+                f"environment {self.spec.id if self.spec else self.env} reports no "
+                f"{min(self.unreported)!r}; check task.success_key and task.score_key, there are: "
+                f"{', '.join(sorted(info)) or 'none'}"
+            )
         return observation, reward, terminated, truncated, self._report(info)
 
-    def _report(self, info: dict[str, Any], starting: bool = False) -> dict[str, Any]:
+    def _report(self, info: dict[str, Any]) -> dict[str, Any]:
         report: dict[str, Any] = {}
         if self._success_key is not None:
-            value = self._entry(info, self._success_key, starting)
+            value = info.get(self._success_key, False)
             if isinstance(value, list):
                 value = len(value) >= self._sub_tasks
             report["success"] = np.array([bool(value)])
         if self._score_key is not None:
-            value = self._entry(info, self._score_key, starting)
-            number = len(value) if isinstance(value, list) else float(value)
+            value = info.get(self._score_key, 0)
+            number = len(value) if isinstance(value, list) else _number(value, self._score_key)
             report["progress"] = np.array([number], dtype=np.float32)
         return report
 
-    def _entry(self, info: dict[str, Any], key: str, starting: bool) -> Any:
-        if key not in info and not starting:  # some environments say nothing at the start
-            raise InputError(
-                f"environment {self.spec.id if self.spec else self.env} reports no {key!r}; check "
-                f"task.success_key and task.score_key, there are: {', '.join(sorted(info))}"
-            )
-        return info.get(key, 0)
+
+def _number(value: Any, key: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        kind = type(value).__name__
+        raise InputError(f"task.score_key={key} names a {kind}, which is no number") from None

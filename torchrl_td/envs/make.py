@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium
 import torch
-from torchrl.data import Composite
 from torchrl.envs import (
     CatTensors,
     Compose,
@@ -28,7 +27,8 @@ from torchrl.envs import (
 )
 
 from torchrl_td.config import TaskConfig
-from torchrl_td.data import observation_keys
+from torchrl_td.data.keys import named_keys, observation_keys, torchrl_key
+from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.envs.gym_wrappers import EpisodeStart, ExactGoal, StepReport
 from torchrl_td.errors import InputError, first_line
 
@@ -72,13 +72,28 @@ def make_gym_env(
     model_file = getattr(env.unwrapped, "tmp_xml_file_path", None)
     if model_file is not None:
         Path(model_file).unlink(missing_ok=True)
-    if not isinstance(env.action_space, gymnasium.spaces.Box):
-        raise InputError(f"environment {task.env!r} has no continuous (Box) actions")
     if task.exact_goal:
         env = ExactGoal(env)
+    if FlatSpaces.needed(env):
+        env = FlatSpaces(env, named_keys(task.observation_keys))
     if task.reset_options or seed is not None:
         env = EpisodeStart(env, task.reset_options, seed)
     return env
+
+
+def make_report_env(task: TaskConfig, seed: int | None = None) -> StepReport:
+    """The task's Gymnasium environment, with what the task names of its info in every step's.
+
+    Args:
+        task: which environment.
+        seed: as in :func:`make_gym_env`.
+
+    Raises:
+        InputError: as :func:`make_gym_env`.
+    """
+    sub_tasks = len(task.env_kwargs.get("tasks_to_complete", ("one",)))
+    gym_env = make_gym_env(task, seed=seed)
+    return StepReport(gym_env, task.success_key, task.score_key, sub_tasks)
 
 
 def make_base_env(
@@ -103,14 +118,10 @@ def make_base_env(
         >>> make_base_env(task).rollout(5)["observation"].shape
         torch.Size([5, 3])
     """
-    gym_env = make_gym_env(task, seed=seed)
-    reported = Composite()
-    if task.success_key is not None or task.score_key is not None:
-        sub_tasks = len(task.env_kwargs.get("tasks_to_complete", ("one",)))
-        gym_env = StepReport(gym_env, task.success_key, task.score_key, sub_tasks)
-        reported = gym_env.entries
+    gym_env = make_report_env(task, seed)
+    reported = gym_env.entries
     env = GymWrapper(gym_env, device=device)
-    keys = _joined_keys(task, env)
+    keys = _joined_keys(task, gym_env.observation_space)
     if not reported.is_empty():
         env.set_info_dict_reader(default_info_dict_reader(list(reported.keys()), reported))
     transforms: list[Any] = []
@@ -120,19 +131,32 @@ def make_base_env(
     return TransformedEnv(env, Compose(*transforms))
 
 
-def _joined_keys(task: TaskConfig, env: EnvBase) -> list[Any]:
-    """The entries that make up the observation vector, in order."""
-    # GymWrapper names the entries of a Dict observation; a plain one is "observation".
-    if task.observation_keys is None:
-        return observation_keys(env.observation_spec)
-    there = list(env.observation_spec.keys())
-    for key in task.observation_keys:
-        if key not in there:
+def _joined_keys(task: TaskConfig, space: gymnasium.Space) -> list[Any]:
+    """The entries that make up the observation vector, in order, as TorchRL names them."""
+    there = _entries(space)
+    chosen = named_keys(task.observation_keys)
+    keys = []
+    for key in observation_keys(space) if chosen is None else chosen:
+        path = (key,) if isinstance(key, str) else key
+        if path not in there:
             raise InputError(
-                f"environment {task.env!r} has no observation entry {key!r}; "
-                f"task.observation_keys may name {', '.join(sorted(there))}"
+                f"environment {task.env!r} has no observation entry {'/'.join(path)!r}; "
+                f"task.observation_keys may name {', '.join('/'.join(p) for p in there)}"
             )
-    return list(task.observation_keys)
+        path = torchrl_key(path, there)
+        keys.append(path[0] if len(path) == 1 else path)
+    return keys
+
+
+def _entries(space: gymnasium.Space) -> list[tuple[str, ...]]:
+    """Paths of all entries of an observation."""
+    if not isinstance(space, gymnasium.spaces.Dict):
+        return [("observation",)]
+    paths: list[tuple[str, ...]] = []
+    for name, entry in space.spaces.items():
+        inner = isinstance(entry, gymnasium.spaces.Dict)
+        paths += [(name, *path) for path in _entries(entry)] if inner else [(name,)]
+    return sorted(paths)
 
 
 def planning_transforms(target_return: float) -> Compose:

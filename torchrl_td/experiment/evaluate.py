@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
-from torchrl.envs import EnvBase, set_exploration_type
+from torchrl import torchrl_logger
+from torchrl.envs import set_exploration_type
 from torchrl.envs.utils import ExplorationType
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, TaskConfig
 from torchrl_td.envs.make import make_env, opened
-from torchrl_td.errors import InputError, first_line
+from torchrl_td.experiment.play import Episodes, play_episodes
 
 _MAX_ENVS = 50  # environments stepped at once; more episodes are played in turns
-_COUNTED = ("reward", "done", "success", "progress")  # what is read of every step
 
 
 @dataclass
@@ -42,6 +41,8 @@ class EvaluationResult:
         seconds_per_plan_p95: likewise.
         success_rate: share of episodes with a success, where the environment reports it.
         scores: normalised score of every episode.
+        failed: how many episodes broke off because the environment gave NaN or Inf: no success
+            each, and paid what they had been paid before.
         compile: how the plans were run, as in :meth:`torchrl_td.TDPlannerActor.compile`.
     """
 
@@ -56,6 +57,7 @@ class EvaluationResult:
     seconds_per_plan_p95: float
     success_rate: float | None = None
     scores: list[float] = field(default_factory=list)
+    failed: int = 0
     compile: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,25 +81,6 @@ def normalized_score(returns: Any, task: TaskConfig) -> Any:
     if task.score_min is None or task.score_max is None:
         return returns
     return 100.0 * (returns - task.score_min) / (task.score_max - task.score_min)
-
-
-@dataclass
-class Episodes:
-    """What one episode in each of B environments came to.
-
-    Attributes:
-        returns: undiscounted returns [B] float64.
-        lengths: steps [B].
-        successes: [B] bool, where the environment reports success.
-        progress: [B], what ``task.score_key`` names at the end, where it is set.
-        situation: one step's inputs of the planner, batch size [1].
-    """
-
-    returns: Tensor
-    lengths: Tensor
-    successes: Tensor | None
-    progress: Tensor | None
-    situation: TensorDictBase
 
 
 def evaluate(actor: Any, config: Config, episodes: int | None = None) -> EvaluationResult:
@@ -148,6 +131,12 @@ def _result(
     returns = torch.cat([part.returns for part in parts])
     successes = [part.successes for part in parts if part.successes is not None]
     progress = [part.progress for part in parts if part.progress is not None]
+    failed = int(torch.cat([part.failed for part in parts]).sum())
+    if failed:
+        torchrl_logger.warning(
+            f"{failed} of {len(returns)} episodes of {config.task.env} broke off at NaN or Inf in "
+            f"an observation or reward; they count as failed"
+        )
     scores = normalized_score(torch.cat(progress) if progress else returns, config.task)
     return EvaluationResult(
         name=name if plans else config.algorithm.name,
@@ -161,100 +150,9 @@ def _result(
         seconds_per_plan_p95=float(np.percentile(seconds, 95)),
         success_rate=float(torch.cat(successes).double().mean()) if successes else None,
         scores=scores.tolist(),
+        failed=failed,
         compile=actor.receding_horizon.runner.mode if plans else "none",
     )
-
-
-def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
-    """One episode in each environment [B], keeping nothing but what they came to.
-
-    An environment that is done is neither stepped nor counted any more, and when half of the
-    environments planned for are done, plans are made for the rest alone.
-
-    Args:
-        env: as made by :func:`~torchrl_td.envs.make.make_env`.
-        actor: the planner.
-        max_steps: of an episode.
-
-    Raises:
-        InputError: if a worker process dies.
-    """
-    with _failures():
-        step = env.reset()
-        count = env.batch_size[0]
-        running = torch.ones(count, dtype=torch.bool)
-        planned = torch.arange(count)  # rows that plans are made for
-        returns = torch.zeros(count, dtype=torch.float64)
-        lengths = torch.zeros(count, dtype=torch.int64)
-        successes = torch.zeros(count, dtype=torch.bool)
-        progress = torch.zeros(count, dtype=torch.float64)
-        for _ in range(max_steps):
-            if 2 * int(running.sum()) <= len(planned):
-                planned = running.nonzero().squeeze(-1)
-            situation, row = step, int(running.nonzero()[0])
-            step = _plan(actor, step, planned)
-            if not running.all():
-                step.set("_step", running.unsqueeze(-1).to(step.device))
-            step = env.step(step)
-            after = step["next"].select(*_COUNTED, strict=False).cpu()
-            returns += after["reward"].reshape(count).double() * running
-            lengths += running
-            if "success" in after.keys():
-                successes |= after["success"].reshape(count) & running
-            if "progress" in after.keys():
-                progress = torch.where(running, after["progress"].reshape(count).double(), progress)
-            running &= ~after["done"].reshape(count)
-            if not running.any():
-                break
-            step = env.step_mdp(step)
-    return Episodes(
-        returns,
-        lengths,
-        successes if "success" in after.keys() else None,
-        progress if "progress" in after.keys() else None,
-        situation[row : row + 1].select(*actor.in_keys).clone(),
-    )
-
-
-def _plan(actor: Any, step: TensorDictBase, rows: Tensor) -> TensorDictBase:
-    """Acts in the environments ``rows``; in the others, zeros stand for action and plan."""
-    count = step.batch_size[0]
-    if len(rows) == count:
-        return actor(step)
-    part = actor(step.select(*actor.in_keys)[rows])
-    for key in actor.out_keys:
-        value = part[key]
-        full = value.new_zeros(count, *value.shape[1:])
-        full[rows] = value
-        step.set(key, full)
-    return step
-
-
-def play(env: EnvBase, actor: Any, max_steps: int) -> TensorDictBase:
-    """One episode in each environment [B], every plan kept; for pictures of a few.
-
-    Returns:
-        The rollout [B, T].
-
-    Raises:
-        InputError: if a worker process dies.
-    """
-    with _failures():
-        return env.rollout(max_steps, actor, break_when_any_done=False, break_when_all_done=True)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """A worker's death, or a planner that its fast mode fails, as an error in one line."""
-    try:
-        yield
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        reason = first_line(error)
-        raise InputError(
-            f"an environment or the planner failed during evaluation ({reason}); "
-            f"evaluation.workers=0 shows an environment's error in this process, "
-            f"evaluation.compile=none plans the plain way"
-        ) from error
 
 
 @contextmanager

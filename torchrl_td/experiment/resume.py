@@ -30,6 +30,11 @@ CHANGEABLE = (
     "training.cudagraph",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    # How it is played and scored: a wrong word here must not cost the training.
+    "task.env_kwargs",
+    "task.reset_options",
+    "task.success_key",
+    "task.score_key",
     "evaluation.workers",
     "evaluation.compile",
 )

@@ -12,11 +12,13 @@ from tensordict import TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from torchrl_td.config import Config, check_read
-from torchrl_td.data import check_matches_env, load_with_identity
-from torchrl_td.envs.make import make_base_env
+from torchrl_td.data import load_with_identity
+from torchrl_td.data.keys import named_keys
+from torchrl_td.envs import make_base_env, opened
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.evaluate import normalized_score
 from torchrl_td.experiment.experiment import Session
+from torchrl_td.experiment.preflight import check_data, check_playable
 from torchrl_td.experiment.resume import folder_of, resumed
 from torchrl_td.experiment.run_folder import record_start, run_folder
 from torchrl_td.experiment.showing import check_video
@@ -77,20 +79,20 @@ def _session(
     source: Any = config.dataset.source if data is None else data
     episodes, identity = load_with_identity(
         source,
-        observation_keys=config.task.observation_keys,
+        observation_keys=named_keys(config.task.observation_keys),
         max_episode_steps=config.task.max_episode_steps,
         progress=config.progress and world.first,
     )
-    env = make_base_env(config.task)
-    try:
-        check_matches_env(episodes, env, name=source if data is None else "dataset")
-        action_spec = env.action_spec
-    finally:
-        env.close(raise_if_closed=False)
-    if config.logger.video and world.first:
-        check_video(config.task)  # not only when the training is done
-    dataset = {**identity, **describe_returns(config, episodes)}
-    return Session(config, folder, episodes, dataset, action_spec, device, world)
+    env = make_base_env(config.task, device, seed=config.evaluation.seed)
+    with opened(env):
+        check_data(episodes, env, source if data is None else "dataset")
+        if config.logger.video and world.first:
+            check_video(config.task)  # not only when the training is done
+        dataset = {**identity, **describe_returns(config, episodes)}
+        session = Session(config, folder, episodes, dataset, env.action_spec, device, world)
+        if world.first:
+            check_playable(session.trainer.model, config, env)
+    return session
 
 
 def describe_returns(config: Config, episodes: TensorDictBase) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, TaskConfig
 from torchrl_td.envs.make import make_env, make_gym_env, opened
 from torchrl_td.errors import InputError, first_line
-from torchrl_td.experiment.evaluate import play
+from torchrl_td.experiment.play import play
 from torchrl_td.experiment.plotting import draw_frame, plot_plans
 from torchrl_td.experiment.run_folder import new_file
 

@@ -149,7 +149,7 @@ def broken_off(
         InputError: it breaks off so often that the numbers cannot be right.
     """
     within = ~ends[:-1] & ~begins[1:]
-    near = _ROUNDING * observation.std(0, correction=0) + 1e-5 * observation[1:].abs()
+    near = _ROUNDING * observation.float().std(0, correction=0) + 1e-5 * observation[1:].abs()
     elsewhere = within & ((following[:-1] - observation[1:]).abs() > near).any(-1)
     count, steps = int(elsewhere.sum()), int(within.sum())
     breaks = torch.zeros_like(ends)

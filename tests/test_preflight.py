@@ -1,0 +1,195 @@
+"""What an evaluation would fail at is said before the first training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs import GymWrapper
+
+from tests import small_envs
+from tests.refused import refused
+from torchrl_td.config import Config, TaskConfig, override_config
+from torchrl_td.data import observation_keys
+from torchrl_td.envs import make_base_env
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.run import run
+from torchrl_td.training.trainer import Trainer
+
+small_envs.register()
+MakeConfig = Callable[..., Config]
+
+
+def settings(make: MakeConfig, env: str, **task: Any) -> Config:
+    """A run of two steps in a small environment."""
+    config = make("training.steps=2", "training.validate_every=0", "evaluation.compile=none")
+    config.task = TaskConfig(
+        name="small", env=env, horizon=8, max_episode_steps=small_envs.STEPS, **task
+    )
+    config.evaluation.target_return = 10.0
+    return config
+
+
+def gathered(env: str) -> TensorDict:
+    """Random rollouts, as TorchRL gives them."""
+    return GymWrapper(gymnasium.make(env)).rollout(60, break_when_any_done=False)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a training step is taken."""
+
+    def trained(self: Trainer) -> None:
+        raise AssertionError("trained before it was refused")
+
+    monkeypatch.setattr(Trainer, "train_step", trained)
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize(
+    ("env", "task", "says"),
+    [
+        ("Point-v0", {"success_key": "succes"}, "no 'succes'; check .* distance, is_success, name"),
+        ("Point-v0", {"score_key": "scores"}, "no 'scores'; check task.success_key and task.score"),
+        ("Point-v0", {"score_key": "name"}, "task.score_key=name names a str"),
+        ("ReportsLast-v0", {"success_key": "succes"}, "no 'succes'"),
+        ("Point-v0", {"reset_options": {"impossible": True}}, "no such start.*task.reset_options"),
+        ("Point-v0", {"env_kwargs": {"speed": 3}}, "'speed'.*; check task.env, task.env_kwargs"),
+        ("Breaks-v0", {}, "fails at a step .RuntimeError: the motor.; check task.env_kwargs"),
+        ("NeverFinite-v0", {}, "'observation' holds NaN or Inf"),
+        ("IntegerAction-v0", {}, "no continuous .Box. actions"),
+        ("Pair-v0", {}, "the observation is a Tuple"),
+        ("Mission-v0", {}, "entry 'mission' of the observation is a Text.*task.observation_keys"),
+    ],
+)
+def test_refused_before_training(
+    env: str, task: dict[str, Any], says: str, tiny_config: MakeConfig
+) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        run(settings(tiny_config, env, **task), data=gathered("Point-v0"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_discrete_entry_that_is_a_number_in_the_data(tiny_config: MakeConfig) -> None:
+    data = gathered("Phase-v0")
+    for part in (data, data["next"]):
+        phase = part["phase"].float().argmax(-1, keepdim=True).float()
+        part["observation"] = torch.cat([phase, part["position"]], -1)
+    data = data.exclude("phase", "position", ("next", "phase"), ("next", "position"))
+    with pytest.raises(InputError, match=r"holds a Discrete entry \('phase' of 3\) as a number"):
+        run(settings(tiny_config, "Phase-v0"), data=data)
+
+
+@pytest.mark.parametrize(
+    ("env", "width", "actions"),
+    [
+        ("Integers-v0", 2, 2),
+        ("Row-v0", 2, 2),
+        ("Picture-v0", 36, 2),
+        ("MatrixAction-v0", 2, 4),
+        ("ScalarAction-v0", 2, 1),
+        ("Mixed-v0", 13, 2),
+    ],
+)
+def test_every_shape_is_one_vector(env: str, width: int, actions: int) -> None:
+    task = TaskConfig(name="small", env=env, max_episode_steps=small_envs.STEPS)
+    steps = make_base_env(task, seed=3).rollout(5)
+    assert steps["observation"].shape == (5, width) and steps["action"].shape == (5, actions)
+    assert steps["observation"].dtype == torch.float32
+    # The numbers are those that the environment shows, flattened row by row.
+    raw = gymnasium.make(env).unwrapped
+    shown, _ = raw.reset(seed=3)
+    if not isinstance(shown, dict):
+        assert steps["observation"][0].tolist() == shown.reshape(-1).tolist()
+    else:
+        phase = [1.0, 0.0, 0.0]
+        robot = [*shown["robot"]["lidar"].reshape(-1), *shown["robot"]["position"]]
+        assert steps["observation"][0].tolist() == [0.0, 0.0, *phase, *robot]
+
+
+@pytest.mark.parametrize("env", ["Integers-v0", "ReportsLast-v0"])
+def test_trains_and_plays(env: str, tiny_config: MakeConfig) -> None:
+    config = settings(tiny_config, env, success_key="is_success")
+    (_, refined) = run(config, data=gathered(env))["results"]
+    assert refined["success_rate"] == 1.0  # also where the last step alone says so
+
+
+def test_text_is_left_out_where_the_entries_are_named() -> None:
+    task = TaskConfig(name="small", env="Mission-v0", observation_keys=["state"])
+    assert make_base_env(task).rollout(2)["observation"].shape == (2, 2)
+
+
+def test_a_nested_entry_is_named_with_a_slash(tiny_config: MakeConfig) -> None:
+    keys = ["robot/position", "clock"]
+    task = TaskConfig(name="small", env="Mixed-v0", observation_keys=keys)
+    steps = make_base_env(task, seed=3).rollout(2)
+    assert steps["observation"][0, :2].tolist() == steps["robot", "position"][0].tolist()
+    assert steps["observation"].shape == (2, 3)
+    with pytest.raises(InputError, match=r"no observation entry 'robot/arm'.* robot/lidar"):
+        make_base_env(replace(task, observation_keys=["robot/arm"]))
+
+
+def test_the_state_stands_where_torchrl_puts_it() -> None:
+    """It calls the entry `observation`, before `position`; the data is joined in that order."""
+    assert observation_keys(["position", "state"]) == ["state", "position"]
+    assert observation_keys(["observation", "position", "state"])[0] == "observation"
+    assert observation_keys(["desired_goal", "state"]) == ["state", "desired_goal"]
+
+
+def test_an_episode_that_turns_nan_costs_itself(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("torchrl_td.experiment.evaluate.torchrl_logger.warning", said.append)
+    config = settings(tiny_config, "Diverging-v0", success_key="is_success")
+    config.planner.refine_steps = 0
+    config.evaluation.episodes = 6
+    (result,) = run(config, data=gathered("Point-v0"))["results"]
+    assert result["failed"] == 2 and result["success_rate"] == pytest.approx(4 / 6)
+    assert sorted(result["lengths"]) == [6, 6, 12, 12, 12, 12]
+    assert all(abs(value) < 100 for value in result["returns"])
+    assert any("2 of 6 episodes of Diverging-v0 broke off" in line for line in said)
+
+
+def test_a_corrected_key_is_taken_when_resuming(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    data = gathered("Point-v0")
+    config = settings(tiny_config, "Point-v0")
+    config.training.stop_after = 1
+    run(config, data=data)
+    word = "task.success_key=is_success"
+    wrong = override_config(config, [f"resume={tmp_path / 'run'}", "task.success_key=nope"])
+    with pytest.raises(InputError, match="reports no 'nope'"):
+        run(wrong, ["resume=x", "task.success_key=nope"], data=data)
+    right = override_config(wrong, [word, "training.stop_after=null"])
+    summary = run(right, ["resume=x", word], data=data)
+    assert summary["results"][-1]["success_rate"] == 1.0
+
+
+def test_random_states_are_left_alone(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """Else a resumed run, which looks twice, would not be the undisturbed one."""
+    data = gathered("Point-v0")
+    states = []
+    for number in range(2):
+        config = settings(tiny_config, "Point-v0")
+        config.output_dir = str(tmp_path / str(number))
+        config.training.stop_after = 1
+        config.evaluation.seed = number
+        run(config, data=data)
+        states.append(torch.random.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_a_refused_run_leaves_its_folder_to_the_next(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    wrong = settings(tiny_config, "NeverFinite-v0")
+    wrong.dataset.source = "minari:pointmaze/umaze-v0"
+    refused(wrong, "observation")
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -1,0 +1,163 @@
+"""Plays episodes with a planner or another policy, in a batch of environments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+from torchrl_td.errors import InputError, first_line
+
+_COUNTED = ("reward", "done", "success", "progress", "observation")  # what is read of every step
+
+
+@dataclass
+class Episodes:
+    """What one episode in each of B environments came to.
+
+    Attributes:
+        returns: undiscounted returns [B] float64.
+        lengths: steps [B].
+        successes: [B] bool, where the environment reports success.
+        progress: [B], what ``task.score_key`` names at the end, where it is set.
+        failed: [B] bool, broken off because the environment gave a number that is not finite. It
+            is no success, and counts for what it had been paid before.
+        situation: one step's inputs of the planner, batch size [1].
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    successes: Tensor | None
+    progress: Tensor | None
+    failed: Tensor
+    situation: TensorDictBase
+
+
+def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
+    """One episode in each environment [B], keeping nothing but what they came to.
+
+    An environment that is done is neither stepped nor counted any more, and when half of the
+    environments planned for are done, plans are made for the rest alone.
+
+    Args:
+        env: as made by :func:`~torchrl_td.envs.make.make_env`.
+        actor: the planner.
+        max_steps: of an episode.
+
+    Raises:
+        InputError: if a worker process dies.
+    """
+    tally = _Tally(env.batch_size[0])
+    situation = None
+    with _failures():
+        step = env.reset()
+        tally.break_off(step)
+        planned = tally.running.nonzero().squeeze(-1)  # rows that plans are made for
+        for _ in range(max_steps):
+            if not tally.running.any():
+                break
+            if 2 * int(tally.running.sum()) <= len(planned) or tally.failed[planned].any():
+                planned = tally.running.nonzero().squeeze(-1)
+            situation, row = step, int(tally.running.nonzero()[0])
+            step = _plan(actor, step, planned)
+            if not tally.running.all():
+                step.set("_step", tally.running.unsqueeze(-1).to(step.device))
+            step = env.step(step)
+            tally.add(step["next"].select(*_COUNTED, strict=False).cpu())
+            step = env.step_mdp(step)
+    if situation is None:
+        raise InputError("the environment starts every episode with an observation of NaN or Inf")
+    return tally.episodes(situation[row : row + 1].select(*actor.in_keys).clone())
+
+
+class _Tally:
+    """What the episodes in B environments have come to so far."""
+
+    def __init__(self, count: int) -> None:
+        self.running = torch.ones(count, dtype=torch.bool)
+        self.failed = torch.zeros(count, dtype=torch.bool)
+        self.returns = torch.zeros(count, dtype=torch.float64)
+        self.lengths = torch.zeros(count, dtype=torch.int64)
+        self.successes = torch.zeros(count, dtype=torch.bool)
+        self.progress = torch.zeros(count, dtype=torch.float64)
+        self.reported: set[str] = set()
+
+    def break_off(self, step: TensorDictBase) -> None:
+        """Ends the episodes whose observation or reward [B, ...] is not finite."""
+        for key in ("observation", "reward"):
+            value = step.get(key, None)
+            if value is not None:
+                finite = torch.isfinite(value.reshape(len(self.running), -1)).all(-1).cpu()
+                self.failed |= self.running & ~finite
+        self.running &= ~self.failed
+
+    def add(self, after: TensorDictBase) -> None:
+        """Counts a step [B] of the environments that are running."""
+        count = len(self.running)
+        self.lengths += self.running
+        self.break_off(after)
+        self.returns += torch.where(self.running, after["reward"].reshape(count).double(), 0.0)
+        if "success" in after.keys():
+            self.successes |= after["success"].reshape(count) & self.running
+        if "progress" in after.keys():
+            now = after["progress"].reshape(count).double()
+            self.progress = torch.where(self.running, now, self.progress)
+        self.reported |= {"success", "progress"} & set(after.keys())
+        self.running &= ~after["done"].reshape(count)
+
+    def episodes(self, situation: TensorDictBase) -> Episodes:
+        return Episodes(
+            self.returns,
+            self.lengths,
+            self.successes & ~self.failed if "success" in self.reported else None,
+            self.progress if "progress" in self.reported else None,
+            self.failed,
+            situation,
+        )
+
+
+def _plan(actor: Any, step: TensorDictBase, rows: Tensor) -> TensorDictBase:
+    """Acts in the environments ``rows``; in the others, zeros stand for action and plan."""
+    count = step.batch_size[0]
+    if len(rows) == count:
+        return actor(step)
+    part = actor(step.select(*actor.in_keys)[rows])
+    for key in actor.out_keys:
+        value = part[key]
+        full = value.new_zeros(count, *value.shape[1:])
+        full[rows] = value
+        step.set(key, full)
+    return step
+
+
+def play(env: EnvBase, actor: Any, max_steps: int) -> TensorDictBase:
+    """One episode in each environment [B], every plan kept; for pictures of a few.
+
+    Returns:
+        The rollout [B, T].
+
+    Raises:
+        InputError: if a worker process dies.
+    """
+    with _failures():
+        return env.rollout(max_steps, actor, break_when_any_done=False, break_when_all_done=True)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """A worker's death, or a planner that its fast mode fails, as an error in one line."""
+    try:
+        yield
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        reason = first_line(error)
+        raise InputError(
+            f"an environment or the planner failed during evaluation ({reason}); "
+            f"evaluation.workers=0 shows an environment's error in this process, "
+            f"evaluation.compile=none plans the plain way"
+        ) from error

@@ -1,0 +1,117 @@
+"""Whether a task can be played and scored, found out in seconds and before any training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from tensordict import TensorDictBase
+from torchrl.envs import EnvBase, set_exploration_type
+from torchrl.envs.utils import ExplorationType
+
+from torchrl_td.config import Config, TaskConfig
+from torchrl_td.data import check_matches_env
+from torchrl_td.envs import make_report_env, opened, planning_transforms
+from torchrl_td.errors import InputError, first_line
+from torchrl_td.experiment.acting import make_actor
+from torchrl_td.training.random_state import own_randomness
+
+_STEPS = 2
+
+
+def check_data(episodes: TensorDictBase, env: EnvBase, name: str) -> None:
+    """Compares the data with the environment that its planner is to act in.
+
+    Args:
+        episodes: the raw dataset [N].
+        env: as made by :func:`~torchrl_td.envs.make_base_env`.
+        name: of the source, for messages.
+
+    Raises:
+        InputError: if the data does not fit the environment.
+    """
+    have, want = episodes["observation"].shape[-1], env.observation_spec["observation"].shape[-1]
+    discrete = {} if have == want else _discrete(env)
+    if discrete and want - have == sum(n - 1 for n in discrete.values()):
+        names = ", ".join(f"{entry!r} of {n}" for entry, n in discrete.items())
+        raise InputError(
+            f"{name}: observation has {have} numbers, the environment's {want}: the data holds a "
+            f"Discrete entry ({names}) as a number, the environment gives a vector with a 1 at its "
+            f"value; leave it out of task.observation_keys, or store it one-hot in the data"
+        )
+    check_matches_env(episodes, env, name=name)
+
+
+def _discrete(env: Any) -> dict[str, int]:
+    """Names and sizes of the Discrete entries of an environment's own observation."""
+    left, found = {"observation": env.base_env._env.unwrapped.observation_space}, {}
+    while left:
+        name, space = left.popitem()
+        if isinstance(space, spaces.Dict):
+            left.update(space.spaces)
+        elif isinstance(space, spaces.Discrete):
+            found[name] = int(space.n)
+    return found
+
+
+def check_playable(model: Any, config: Config, env: EnvBase) -> None:
+    """Resets the task, plans, steps twice and reads every entry that an evaluation will read.
+
+    Random states and the number of threads are left as they were.
+
+    Args:
+        model: trained or not.
+        config: the run's settings.
+        env: as made by :func:`~torchrl_td.envs.make_base_env`; closed here.
+
+    Raises:
+        InputError: at the first thing that an evaluation would fail at.
+    """
+    settings, task = config.evaluation, config.task
+    mode = ExplorationType.DETERMINISTIC if settings.deterministic else ExplorationType.RANDOM
+    training, plain = model.training, copy.deepcopy(config)
+    plain.evaluation.compile = "none"  # to compile takes longer than the two steps
+    actor = make_actor(model, plain, env.action_spec)
+    with opened(env), own_randomness(settings.seed), torch.no_grad(), set_exploration_type(mode):
+        env = env.append_transform(planning_transforms(settings.target_return))
+        primer = actor.make_tensordict_primer()
+        env = env if primer is None else env.append_transform(primer)
+        step = _tried(env.reset, task, "cannot be reset", "task.reset_options")
+        for _ in range(_STEPS):
+            step = _tried(env.step, task, "fails at a step", "task.env_kwargs", actor(step))
+            if step["next", "done"].any():
+                break
+            step = env.step_mdp(step)
+        _check_report(task, settings.seed)
+    model.train(training)
+
+
+def _check_report(task: TaskConfig, seed: int) -> None:
+    """Plays at random until what the task names is reported, at an episode's end at the latest."""
+    if task.success_key is None and task.score_key is None:
+        return
+    env = make_report_env(task, seed)
+    try:
+        env.reset()
+        env.action_space.seed(seed)
+        while env.unreported and not any(env.step(env.action_space.sample())[2:4]):
+            pass
+    finally:
+        env.close()
+
+
+def _tried(
+    function: Callable[..., Any], task: TaskConfig, says: str, key: str, *arguments: Any
+) -> Any:
+    try:
+        return function(*arguments)
+    except InputError:
+        raise
+    except Exception as error:  # an environment's, of any kind
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(
+            f"environment {task.env!r} {says} ({reason}); check {key}, or the environment itself"
+        ) from error
