@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import InputError
+from torchrl_td.experiment.resume import _continued
 from torchrl_td.experiment.run import run
 
 MakeConfig = Callable[..., Config]
@@ -98,3 +100,17 @@ def test_resume_refuses_changed_data(
     data["action"][7] += 1e-3
     with pytest.raises(InputError, match="is not the one this run was started on"):
         run(tiny_config("resume=auto"), data=data)
+
+
+def test_what_is_handed_to_the_environment_may_be_corrected(tiny_config: MakeConfig) -> None:
+    """One entry of it, or the whole."""
+    stored, given = tiny_config("seed=1"), tiny_config("+task.env_kwargs.speed=3")
+    kept = stored.task.env_kwargs.copy()
+    assert _continued(stored, given, ["resume=x", "+task.env_kwargs.speed=3"]).task.env_kwargs == {
+        **kept,
+        "speed": 3,
+    }
+    given.task.env_kwargs, given.task.reset_options = {"speed": 4}, {}
+    assert _continued(stored, given, ["resume=x", "task.env_kwargs={speed: 4}"]).task == replace(
+        stored.task, env_kwargs={"speed": 4}
+    )

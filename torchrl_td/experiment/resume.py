@@ -13,6 +13,7 @@ from torchrl_td.checkpoint import (
     tidy_checkpoints,
 )
 from torchrl_td.config import Config, check_config, check_stored_env, to_dict
+from torchrl_td.config.limits import FREE_FORM
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run_folder import SETTINGS, holds_run, read_settings
 from torchrl_td.training.distributed import World
@@ -137,14 +138,23 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
     for key in filter(_changeable, _flat(to_dict(given))):
         if whole or key == "training.stop_after" or any(_within(key, word) for word in named):
             _copy(key, given, stored)
+    for word in named:
+        if f"{word}." in FREE_FORM and _changeable(word):
+            _copy(word, given, stored)  # with what is no longer in it left out
     return stored
 
 
 def _copy(key: str, source: Any, target: Any) -> None:
     *sections, name = key.split(".")
     for section in sections:
+        if isinstance(source, dict):  # what is handed to the environment, by any name
+            target[section] = source[section]
+            return
         source, target = getattr(source, section), getattr(target, section)
-    setattr(target, name, getattr(source, name))
+    if isinstance(source, dict):
+        target[name] = source[name]
+    else:
+        setattr(target, name, getattr(source, name))
 
 
 def _named(overrides: Sequence[str] | None) -> list[str]:
