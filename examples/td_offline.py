@@ -16,7 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from torchrl_td.config import check_config
+from torchrl_td.experiment.beside import baseline_beside
 from torchrl_td.experiment.cli import job, main, print_results, stop
+from torchrl_td.experiment.resume import folder_of
 from torchrl_td.experiment.run import run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -25,11 +27,17 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="td_offline")
 @job
 def td_offline(config: DictConfig) -> None:
-    summary = run(check_config(config), HydraConfig.get().overrides.task)
+    settings, words = check_config(config), HydraConfig.get().overrides.task
+    folder = folder_of(settings, words).expanduser()
+    summary, beside = run(settings, words), []
+    if summary["results"] and "stopped_by" not in summary:
+        baseline = baseline_beside(folder, CONFIGS)
+        beside = [] if baseline is None else [run(baseline)]
     if summary["results"]:
-        print_results(summary)
-    if "stopped_by" in summary:
-        stop(summary["stopped_by"])
+        print_results(summary, *beside)
+    for one in (summary, *beside):
+        if "stopped_by" in one:
+            stop(one["stopped_by"])
 
 
 if __name__ == "__main__":

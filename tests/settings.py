@@ -35,6 +35,7 @@ TINY_RUN = (
     "training.validate_every=6",
     "training.checkpoint_every=4",
     "evaluation.episodes=2",
+    "evaluation.baseline=null",
     "progress=false",
     "device=cpu",
 )

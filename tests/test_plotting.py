@@ -52,12 +52,30 @@ def test_training_curves(tmp_path: Path) -> None:
         metrics.write(step, {"train/loss_refiner": 1 / step, "train/loss_generator": 2 / step})
     metrics.write(3, {"validation/loss_refiner": 0.5, "validation/loss_refiner_ema": 0.4})
     metrics.write(3, {"eval/score/refined": 100.0, "eval/score_std/refined": 3.0})
-    plot_training(metrics, tmp_path / "training.png")
+    plot_training(metrics, tmp_path / "training.png", episodes=40)
     assert colours(tmp_path / "training.png") > 20
 
 
+def test_scores_have_error_bars_and_an_axis_that_does_not_magnify_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    for step, score in ((1, 41.2), (2, 42.1)):
+        metrics.write(step, {"eval/score/refined": score, "eval/score_std/refined": 20.0})
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "torchrl_td.experiment.plotting._save", lambda figure, _: seen.append(figure)
+    )
+    plot_training(metrics, tmp_path / "training.png", episodes=16)
+    axis = seen[0].axes[-1]
+    assert axis.get_ylim() == (0.0, 100.0)
+    (bars,) = axis.containers
+    ends = np.array([segment[:, 1] for segment in bars.lines[2][0].get_segments()])
+    np.testing.assert_allclose(ends, [[s - 9.8, s + 9.8] for s in (41.2, 42.1)], atol=1e-6)
+
+
 def test_training_curves_of_nothing(tmp_path: Path) -> None:
-    plot_training(MetricsFile(tmp_path / "metrics.csv"), tmp_path / "training.png")
+    plot_training(MetricsFile(tmp_path / "metrics.csv"), tmp_path / "training.png", episodes=40)
     assert (tmp_path / "training.png").exists()
 
 

@@ -32,6 +32,7 @@ ROWS = (
     ("checkpoint",),
     ("training", "actors"),
     ("experiment",),
+    ("comparison",),
 )
 
 

@@ -42,6 +42,7 @@ OF_PLANS = (
     "training.compile",
     "training.cudagraph",
     "evaluation.compile",
+    "evaluation.baseline",
 )
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.name": tuple(ALGORITHMS),
@@ -218,7 +219,12 @@ def unread_settings(config: Config) -> tuple[str, ...]:
 
 
 def _check_algorithm(config: Any) -> None:
-    name = config.algorithm.name
+    name, beside = config.algorithm.name, config.evaluation.baseline
+    baselines = [known for known in ALGORITHMS if known not in PLANNERS]
+    if beside is not None and beside not in baselines:
+        raise InputError(
+            f"evaluation.baseline={beside!r}; allowed are {', '.join(baselines)}, or null for none"
+        )
     for key in config.algorithm:
         given, reads = config.algorithm[key] is not None, key in ALGORITHMS[name]
         if key != "name" and given and not reads:

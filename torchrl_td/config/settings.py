@@ -171,6 +171,7 @@ class EvaluationConfig:
     deterministic: bool = True
     compile: str = "auto"
     target_return: float = 1.0
+    baseline: str | None = None
 
 
 @dataclass

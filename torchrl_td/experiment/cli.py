@@ -235,11 +235,11 @@ def _output_file(word: str) -> Path:
     return path
 
 
-def print_results(summary: dict[str, Any]) -> None:
-    """Prints a summary as a table on stdout."""
+def print_results(summary: dict[str, Any], *beside: dict[str, Any]) -> None:
+    """Prints a summary as a table on stdout, and the results of others below its own."""
     dataset = summary["dataset"]
     rows = [("policy", "refine steps", "score", "return", "ms a plan", "p95", "success")]
-    for result in summary["results"]:
+    for result in [r for one in (summary, *beside) for r in one["results"]]:
         returns = result["returns"]
         success = result["success_rate"]
         rows.append(

@@ -277,6 +277,6 @@ class Session:
         """The pictures at the end."""
         step, path = self.trainer.step, self.folder / "training.png"
         with spared(path):
-            plot_training(metrics.file, path)
+            plot_training(metrics.file, path, self.config.evaluation.episodes)
             metrics.picture("training", path, step)
         self.judge.show(model, step, metrics, "plans.png", self.config.logger.video)

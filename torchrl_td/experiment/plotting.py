@@ -39,8 +39,14 @@ def spared(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)  # half of it
 
 
-def plot_training(metrics: MetricsFile, path: Path) -> None:
-    """Losses and scores against training steps."""
+def plot_training(metrics: MetricsFile, path: Path, episodes: int) -> None:
+    """Losses and scores against training steps.
+
+    Args:
+        metrics: of the run.
+        path: the picture to write.
+        episodes: behind each score, for the bars of its 95 % interval.
+    """
     losses = [c for c in metrics.columns if c.startswith("train/loss_")]
     scores = [c for c in metrics.columns if c.startswith("eval/score/")]
     count = len(losses) + bool(scores)
@@ -59,14 +65,24 @@ def plot_training(metrics: MetricsFile, path: Path) -> None:
         axis.set_yscale("log")
         axis.set_title(name.removeprefix("train/loss_").replace("_", " "))
     for name in scores:
-        axes[0, -1].plot(*metrics.series(name), marker="o", label=name.removeprefix("eval/score/"))
-    if scores:
-        axes[0, -1].set_title("score")
-        axes[0, -1].legend(frameon=False)
+        _draw_scores(axes[0, -1], metrics, name, episodes)
     for axis in axes[0]:
         axis.set_xlabel("training step")
         axis.grid(alpha=0.3)
     _save(figure, path)
+
+
+def _draw_scores(axis: Axes, metrics: MetricsFile, name: str, episodes: int) -> None:
+    steps, scores = metrics.series(name)
+    deviations = metrics.series(name.replace("eval/score/", "eval/score_std/"))[1]
+    bars = 1.96 * np.array(deviations or [0.0]) / np.sqrt(episodes)
+    label = name.removeprefix("eval/score/")
+    axis.errorbar(steps, scores, bars, marker="o", capsize=3, label=label)
+    low, high = axis.get_ylim()
+    # From 0, and to 100 at least: a difference of a point is not to fill the picture.
+    axis.set_ylim(min(low, 0.0), max(high, 100.0))
+    axis.set_title("score, with its 95 % interval")
+    axis.legend(frameon=False)
 
 
 def plot_plans(rollout: TensorDictBase, path: Path, env: Any, count: int = 4) -> None:

@@ -34,7 +34,7 @@ _APART = {
         "cudagraph",
         "threads",
     ),
-    "evaluation": ("target_return", "workers", "compile"),
+    "evaluation": ("target_return", "workers", "compile", "baseline"),
 }
 
 

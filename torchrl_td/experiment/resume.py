@@ -38,6 +38,7 @@ CHANGEABLE = (
     "task.score_key",
     "evaluation.workers",
     "evaluation.compile",
+    "evaluation.baseline",
 )
 _CHECKPOINTS = "checkpoint"  # the folder of them in a run's
 

@@ -1,0 +1,235 @@
+"""The planner and its baselines on the same tasks: runs what is missing, tables and plots all.
+
+    python benchmarks/compare.py tasks=pointmaze/umaze algorithms=trajectory_diffuser,rcbc,iql
+    python benchmarks/compare.py tasks=... algorithms=... seeds=0,1 training.evaluate_every=500
+    python benchmarks/compare.py tasks=... algorithms=... run=false
+
+Every run is one of examples/td_offline.py in its folder under ``runs=`` (outputs/compare): one that
+was cut off is resumed, one that is done is not repeated. What it came to goes to one JSON file
+under ``results=`` (benchmarks/results/compare), with the return of every episode; ``comparison.md``
+and ``comparison.png`` there are written anew from the files that were asked for. Files made with
+other data, versions, settings or episodes are never averaged with the rest: the first is named, and
+the program ends. Beside ``seeds=`` (0,1,2) and ``jobs=`` (runs side by side, 1), other words are
+settings of td_offline.py for all runs.
+
+``controller`` among the algorithms is the scripted controller at full skill, on PointMaze.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from torchrl_td.comparison.collecting import collect
+from torchrl_td.comparison.controller import play_controller
+from torchrl_td.comparison.data import ensure_recorded
+from torchrl_td.comparison.plots import plot_comparison
+from torchrl_td.comparison.results import check_comparable, read_result
+from torchrl_td.comparison.tables import markdown
+from torchrl_td.config import PLANNERS, Config, check_config
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.cli import explain
+from torchrl_td.experiment.cli import main as run_program
+from torchrl_td.experiment.results import describe_run
+from torchrl_td.experiment.run_folder import write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+CONTROLLER = "controller"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One result that is asked for."""
+
+    task: str
+    algorithm: str
+    seed: int
+    words: tuple[str, ...]
+    """Settings of td_offline.py beside these."""
+
+    def overrides(self) -> list[str]:
+        """As td_offline.py takes them."""
+        none = ("evaluation.baseline=null",) if self.algorithm in PLANNERS else ()
+        named = (f"task={self.task}", f"algorithm={self.algorithm}", f"seed={self.seed}")
+        return [*named, *none, *self.words]
+
+    def config(self) -> Config:
+        """The checked settings.
+
+        Raises:
+            InputError: a word is wrong.
+        """
+        overrides = self.overrides()
+        if self.algorithm == CONTROLLER:
+            overrides[1] = "algorithm=bc"  # for the task and how it is played
+        try:
+            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+                return check_config(compose("td_offline", overrides=overrides))
+        except InputError:
+            raise
+        except Exception as error:  # hydra's, of many kinds
+            raise InputError(explain(str(error), CONFIGS)) from None
+
+
+@dataclass
+class Options:
+    """The program's own words."""
+
+    tasks: list[str] = field(default_factory=list)
+    algorithms: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    runs: Path = Path("outputs/compare")
+    results: Path = ROOT / "benchmarks" / "results" / "compare"
+    jobs: int = 1
+    run: bool = True
+    words: tuple[str, ...] = ()
+
+
+def read_words(words: list[str]) -> Options:
+    """The options that ``key=value`` words mean; what is not ours is td_offline.py's.
+
+    Raises:
+        InputError: a word has no value, or a wrong one, or no task or algorithm is named.
+    """
+    options, others = Options(), []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator:
+            raise InputError(f"{word!r} is not of the form key=value")
+        if key in ("tasks", "algorithms"):
+            setattr(options, key, [name for name in value.split(",") if name])
+        elif key in ("seeds", "jobs"):
+            numbers = value.split(",")
+            if not all(number.isdigit() for number in numbers) or (value == "0" and key == "jobs"):
+                raise InputError(f"{word}; allowed are whole numbers, as in seeds=0,1,2 or jobs=2")
+            setattr(options, key, [int(n) for n in numbers] if key == "seeds" else int(numbers[0]))
+        elif key in ("runs", "results"):
+            setattr(options, key, Path(value))
+        elif key == "run":
+            options.run = value != "false"
+        else:
+            others.append(word)
+    for key in ("tasks", "algorithms"):
+        if not getattr(options, key):
+            raise InputError(f"which {key}? give {key}=... with commas between several")
+    options.words = tuple(others)
+    return options
+
+
+def compare(options: Options) -> str:
+    """Makes what is missing and returns the tables, which it also writes.
+
+    Raises:
+        InputError: a word is wrong, a result cannot be compared, or a run failed.
+    """
+    asked = [
+        Asked(task, algorithm, seed, options.words)
+        for task in options.tasks
+        for algorithm in options.algorithms
+        for seed in (options.seeds if algorithm != CONTROLLER else [0])
+    ]
+    configs = {one: one.config() for one in asked}
+    files = {one: result_file(options.results, one) for one in asked}
+    found = {one: read_result(file) for one, file in files.items() if file.exists()}
+    for one, result in found.items():
+        check_asked(result, one, configs[one], files[one])
+    missing = [one for one in asked if one not in found]
+    if missing and not options.run:
+        raise InputError(f"{files[missing[0]]} is missing, and run=false")
+    if "dataset.source" not in {word.partition("=")[0] for word in options.words}:
+        for config in {one.task: configs[one] for one in missing}.values():
+            ensure_recorded(config.dataset.source)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        problems = list(
+            pool.map(lambda one: make(one, configs[one], options.runs, files[one]), missing)
+        )
+    results = [(str(file), read_result(file)) for file in files.values() if file.exists()]
+    if results:
+        check_comparable(results)
+        text = markdown([result for _, result in results])
+        write_text(options.results / "comparison.md", text)
+        plot_comparison([result for _, result in results], options.results / "comparison.png")
+        sys.stdout.write(text)
+    failed = [problem for problem in problems if problem]
+    if failed:
+        raise InputError(f"{len(failed)} of {len(missing)} runs failed: {failed[0]}")
+    return text
+
+
+def result_file(folder: Path, asked: Asked) -> Path:
+    """Where a result is kept."""
+    seed = "" if asked.algorithm == CONTROLLER else f"-seed{asked.seed}"
+    return folder / asked.task / f"{asked.algorithm}{seed}.json"
+
+
+def check_asked(result: dict[str, Any], asked: Asked, config: Config, file: Path) -> None:
+    """Refuses a result of other settings than those asked for.
+
+    Raises:
+        InputError: at the first setting that differs.
+    """
+    if asked.algorithm == CONTROLLER:
+        return
+    described = describe_run(config, {}, 0)
+    for name in ("target_return", "planner", "settings"):
+        before, now = flat(result.get(name), name), flat(described[name], name)
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                setting = key.removeprefix("settings.")
+                raise InputError(
+                    f"{file} was made with {setting}={before.get(key)}, asked is {now.get(key)}; "
+                    f"move it away to run it anew, or give the setting it was made with"
+                )
+
+
+def flat(value: Any, prefix: str) -> dict[str, Any]:
+    """Nested settings by their whole names."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for name in value for k, v in flat(value[name], f"{prefix}.{name}").items()}
+
+
+def make(asked: Asked, config: Config, runs: Path, file: Path) -> str:
+    """Runs, or resumes, one run; what went wrong in one line, or an empty string."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if asked.algorithm == CONTROLLER:
+        try:
+            write_json(file, play_controller(config))
+        except InputError as error:
+            return str(error)
+        return ""
+    folder = runs / asked.task / f"{asked.algorithm}-seed{asked.seed}"
+    if not (folder / "results.json").exists():
+        problem = train(asked, folder)
+        if problem:
+            return problem
+    write_json(file, collect(folder, asked.algorithm))
+    return ""
+
+
+def train(asked: Asked, folder: Path) -> str:
+    """td_offline.py in a process of its own."""
+    sys.stderr.write(f"{asked.task}, {asked.algorithm}, seed {asked.seed}: in {folder}\n")
+    words = [*asked.overrides(), f"output_dir={folder}", "resume=auto", "progress=false"]
+    command = [sys.executable, str(ROOT / "examples" / "td_offline.py"), *words]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    if done.returncode == 0 and (folder / "results.json").exists():
+        return ""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+    return f"{asked.task}, {asked.algorithm}, seed {asked.seed}: {' '.join(said) or 'no word'}"
+
+
+if __name__ == "__main__":
+    run_program(lambda: compare(read_words(sys.argv[1:])))

@@ -1,0 +1,111 @@
+"""compare.py on runs of seconds: what is missing is made, what is done is left as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import compare as script
+from benchmarks.compare import compare, read_words
+from tests.baselines.test_baselines import RUN
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.run import run
+
+
+@pytest.fixture
+def words(tiny_pointmaze: str, tmp_path: Path) -> list[str]:
+    folders = [f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
+    asked = ["tasks=pointmaze/umaze", "algorithms=bc,controller", "seeds=0,1"]
+    settings = [w for w in RUN if not w.startswith("progress")]
+    return [*asked, *folders, f"dataset.source={tiny_pointmaze}", *settings]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs in this process, for a new one takes seconds to start; names what was run."""
+    made: list[str] = []
+
+    def train(asked: Any, folder: Path) -> str:
+        made.append(f"{asked.algorithm}{asked.seed}")
+        config = asked.config()
+        config.output_dir, config.resume, config.progress = str(folder), "auto", False
+        run(config)
+        return ""
+
+    monkeypatch.setattr(script, "train", train)
+    return made
+
+
+def test_runs_what_is_missing_and_repeats_nothing(
+    words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    text = compare(read_words(words))
+    assert in_process == ["bc0", "bc1"]
+    assert "| bc | " in text and "| controller | " in text and "2 × 2" in text
+    folder = tmp_path / "results"
+    assert (folder / "comparison.md").read_text() == text
+    assert (folder / "comparison.png").exists()
+    kept = json.loads((folder / "pointmaze/umaze/bc-seed0.json").read_text())
+    assert len(kept["results"][0]["returns"]) == 2 and kept["machine"]["cores"] > 0
+
+    assert compare(read_words([*words, "run=false"])) == text
+    (folder / "pointmaze/umaze/bc-seed1.json").unlink()  # its run is done all the same
+    compare(read_words(words))
+    assert in_process == ["bc0", "bc1"]
+
+    with pytest.raises(InputError, match=r"bc-seed0\.json was made with algorithm\.hidden_dims="):
+        compare(read_words([*words, "algorithm.hidden_dims=[16]"]))
+    (folder / "pointmaze/umaze/bc-seed0.json").write_text("{")
+    with pytest.raises(InputError, match=r"bc-seed0\.json: not a whole result"):
+        compare(read_words(words))
+
+
+def test_a_run_that_was_cut_off_is_resumed(
+    words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    words = [w for w in words if not w.startswith("algorithms")] + ["algorithms=rcbc"]
+    folder = tmp_path / "runs/pointmaze/umaze/rcbc-seed0"
+    asked = script.Asked("pointmaze/umaze", "rcbc", 0, read_words(words).words)
+    config = asked.config()
+    config.output_dir, config.progress, config.training.stop_after = str(folder), False, 4
+    run(config)
+    compare(read_words(words))
+    starts = json.loads((folder / "run.json").read_text())["starts"]
+    assert len(starts) == 2
+
+
+def test_words(words: list[str]) -> None:
+    options = read_words(["tasks=a,b", "algorithms=bc", "jobs=2", "training.steps=3", "run=false"])
+    assert (options.tasks, options.seeds, options.jobs) == (["a", "b"], [0, 1, 2], 2)
+    assert options.words == ("training.steps=3",) and not options.run
+    for wrong, message in (
+        (["tasks=a"], "which algorithms"),
+        (["algorithms=bc"], "which tasks"),
+        (["tasks=a", "algorithms=bc", "seeds=x"], "seeds=x; allowed are whole numbers"),
+        (["tasks=a", "algorithms=bc", "seeds"], "'seeds' is not of the form"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_words(wrong)
+    for name, message in (
+        ("tasks=none", "unknown task 'none'"),
+        ("algorithms=ppo", "unknown algo"),
+    ):
+        key = name.split("=")[0]
+        given = [w for w in words if not w.startswith(key)]
+        with pytest.raises(InputError, match=message):
+            compare(read_words([*given, name]))
+
+
+def test_a_failed_run_is_named(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "train", lambda asked, _: f"{asked.algorithm}: out of luck")
+    with pytest.raises(InputError, match="2 of 3 runs failed: bc: out of luck"):
+        compare(read_words(words))
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own(words: list[str], tmp_path: Path) -> None:
+    text = compare(read_words([*words, "jobs=2"]))
+    assert "2 × 2" in text

@@ -1,0 +1,65 @@
+"""The baseline that a planner's command trains beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from torchrl_td.config import Config
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.beside import baseline_beside
+from torchrl_td.experiment.cli import print_results
+from torchrl_td.experiment.run import run
+
+SHORT = """
+algorithm: {name: bc, hidden_dims: [16]}
+training: {steps: 5, batch_size: 16, decay_steps: "${training.steps}"}
+output_dir: outputs/${task.name}
+"""
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    (tmp_path / "configs" / "algorithm").mkdir(parents=True)
+    (tmp_path / "configs" / "algorithm" / "bc.yaml").write_text(SHORT)
+    return tmp_path / "configs"
+
+
+def test_is_trained_on_the_same_and_stands_in_the_same_table(
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    configs: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    planner = run(tiny_config("evaluation.baseline=bc", "seed=3", "training.stop_after=null"))
+    config = baseline_beside(tmp_path / "run", configs)
+    assert config is not None
+    assert (config.seed, config.training.steps, config.training.decay_steps) == (3, 5, 5)
+    beside = run(config)
+    assert (tmp_path / "run" / "bc" / "results.json").is_file()
+    assert beside["dataset"] == planner["dataset"] and beside["training_steps"] == 5
+    print_results(planner, beside)
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split("  ")[0] for line in lines[-3:]]
+    assert names == ["planner, generator alone", "planner, refined", "bc"]
+    again = baseline_beside(tmp_path / "run", configs)  # as after an interruption
+    assert again is not None
+    assert run(again)["results"][0]["returns"] == beside["results"][0]["returns"]
+
+
+def test_is_left_out_where_there_is_none_to_train(
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    configs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(tiny_config("training.stop_after=1"))
+    assert baseline_beside(tmp_path / "run", configs) is None  # null: none is wanted
+    run(tiny_config("training.stop_after=1", "evaluation.baseline=bc", f"output_dir={tmp_path}/b"))
+    assert baseline_beside(tmp_path / "b", configs) is not None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert baseline_beside(tmp_path / "b", configs) is None
+    with pytest.raises(InputError, match=r"evaluation\.baseline='best'; allowed are bc, bc_best"):
+        tiny_config("evaluation.baseline=best")

@@ -1,0 +1,1 @@
+"""Results of several algorithms, tasks and seeds side by side."""

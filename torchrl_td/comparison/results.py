@@ -1,0 +1,84 @@
+"""Results of a comparison's runs: read, and refused where they are not of one experiment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torchrl_td.errors import InputError
+
+_NEEDED = ("algorithm", "task", "environment", "seed", "settings", "versions", "results")
+
+Result = dict[str, Any]
+
+
+def read_result(path: Path) -> Result:
+    """One file of a comparison.
+
+    Raises:
+        InputError: it is half-written or something else.
+    """
+    try:
+        result = json.loads(path.read_text())
+        missing = [key for key in _NEEDED if key not in result]
+        entries = [
+            (entry["scores"], entry["returns"], entry["name"]) for entry in result["results"]
+        ]
+        if missing or not entries or any(len(s) != len(r) or not s for s, r, _ in entries):
+            raise KeyError(missing[0] if missing else "results")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{path}: not a whole result ({reason}); remove it to make it anew"
+        ) from None
+    return result
+
+
+def check_comparable(results: Sequence[tuple[str, Result]]) -> None:
+    """Refuses results that are not of one experiment.
+
+    Args:
+        results: file and content of each.
+
+    Raises:
+        InputError: at the first difference, naming both files.
+    """
+    groups = (
+        ("versions", lambda r: "all", lambda r: r["versions"]),
+        ("environment", lambda r: r["task"], lambda r: r["environment"]),
+        ("data", lambda r: r["task"], lambda r: r.get("dataset", {}).get("hash")),
+        ("episodes", lambda r: r["task"], _protocol),
+        ("settings", lambda r: (r["task"], r["algorithm"], r["preset"]), _trained),
+    )
+    for what, group, value in groups:
+        seen: dict[Any, tuple[str, Any]] = {}
+        for path, result in results:
+            mine = value(result)
+            if mine is None:
+                continue  # the controller learns from no data
+            first, theirs = seen.setdefault(group(result), (path, mine))
+            if mine != theirs:
+                raise InputError(
+                    f"{path} is of other {what} than {first}: {_difference(mine, theirs)}; move "
+                    f"one of them away to run it anew"
+                )
+
+
+def _protocol(result: Result) -> dict[str, Any]:
+    evaluation = result["settings"]["evaluation"]
+    return {key: evaluation.get(key) for key in ("episodes", "seed")}
+
+
+def _trained(result: Result) -> dict[str, Any]:
+    keys = ("settings", "planner", "target_return", "training_steps")
+    return {key: result.get(key) for key in keys}
+
+
+def _difference(mine: Any, theirs: Any) -> str:
+    if not isinstance(mine, dict) or not isinstance(theirs, dict):
+        return f"{mine}, not {theirs}"
+    key = next(k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k))
+    inner = _difference(mine.get(key), theirs.get(key))
+    return f"{key} {inner}" if "," in inner else inner

@@ -1,0 +1,39 @@
+"""The baseline that is trained beside a planner, on the same data, for the table at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from torchrl_td.config import PLANNERS, Config, check_config, to_dict
+from torchrl_td.experiment.run_folder import read_settings
+
+
+def baseline_beside(folder: Path, configs: Path) -> Config | None:
+    """The settings of a planner's run with another algorithm's over them.
+
+    Args:
+        folder: the run's; the baseline's is in it.
+        configs: folder of the YAML files, of which ``algorithm/<name>.yaml`` is read.
+
+    Returns:
+        ``None`` where the run is no planner's or wants no baseline, or several processes share it.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return None
+    planner = read_settings(folder)
+    name = planner.evaluation.baseline
+    if name is None or planner.algorithm.name not in PLANNERS:
+        return None
+    # Its training is its own: what its YAML does not name is what a run has without a preset.
+    own = OmegaConf.load(configs / "algorithm" / f"{name}.yaml")
+    shared = to_dict(planner)
+    for section in ("algorithm", "training"):
+        del shared[section]
+    kept = ("log_every", "checkpoint_every", "keep_checkpoints", "threads")
+    training = {key: getattr(planner.training, key) for key in kept}
+    config = OmegaConf.merge({"training": training}, shared, own)
+    config.output_dir, config.resume = str(folder / name), "auto"
+    return check_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
