@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -172,6 +173,19 @@ def test_a_full_disk_is_one_line(root: Path, file: Path, monkeypatch: pytest.Mon
         load_episodes(f"d4rl:{file}")
     assert "\n" not in str(caught.value)
     assert not list(root.iterdir())
+
+
+def test_no_room_for_the_cache_nor_for_anything_else(
+    small_disk: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data is larger than the cache's disk and the temporary one."""
+    (small_disk / "full").write_bytes(bytes((3 << 20) - (1 << 16)))
+    monkeypatch.setenv("TORCHRL_TD_CACHE", str(small_disk / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(InputError, match=r"no room .*set TMPDIR or TORCHRL_TD_CACHE") as caught:
+        load_episodes(f"d4rl:{file}")
+    assert "\n" not in str(caught.value)
+    assert not list(small_disk.glob("torchrl_td-*"))
 
 
 def test_a_killed_process_leaves_nothing_that_is_believed(

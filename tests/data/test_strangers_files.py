@@ -337,7 +337,7 @@ def test_a_change_behind_a_link_is_noticed(linked: str, tmp_path: Path) -> None:
 # --- whatever is done to a file ---------------------------------------------------------------
 
 BUDGET = settings(
-    max_examples=int(os.environ.get("FUZZ", "60")),
+    max_examples=int(os.environ.get("FUZZ", "30")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -18,6 +18,7 @@ from torchrl.envs import GymWrapper, SerialEnv
 from tests.data.helpers import same
 from torchrl_td.data import load_episodes
 from torchrl_td.data.statistics import describe
+from torchrl_td.data.validation import unlikely_ends
 from torchrl_td.errors import InputError
 
 
@@ -210,6 +211,9 @@ def test_a_jump_within_an_episode_and_single_steps_are_told(warned: list[str]) -
     steps["next", "truncated"][[110, 210, 310, 410, 499]] = True  # true ends: 99, 199, 299, 399
     load_episodes(steps)
     assert "4 of 500 steps within episodes go over 30 times as far as the usual one" in warned[0]
+    bounces = load_episodes(torch.cat(played(50)))
+    bounces["next", "observation"][7] += 100  # once in 50 episodes
+    assert unlikely_ends(bounces) == []
     warned.clear()
     steps["next", "truncated"][:] = True
     load_episodes(steps)

@@ -20,6 +20,7 @@ _LOST = 0.1  # of the standard deviation: an error of rounding that is worth a w
 _JITTER = 1e-11  # of the magnitude: a change as small is itself rounding, of a simulation
 _SAMPLED = 1 << 16  # steps looked at of larger data
 _JUMP = 30.0  # times the usual step: an end that is not marked, or marked too late
+_MANY = 0.05  # of the episodes
 LARGEST = 1e18
 """Of an observation or action: the square of a larger number is out of float32's range."""
 
@@ -235,7 +236,9 @@ def unlikely_ends(episodes: TensorDictBase) -> list[str]:
     step = ((episodes["next", "observation"][rows] - before) / spread).norm(dim=-1)  # [n]
     usual = step[step > 0].median() if (step > 0).any() else step.new_tensor(math.inf)
     far = torch.nonzero((step > _JUMP * usual) & (step > 1)).flatten()  # not where it is NaN
-    if 0 < len(far) < len(rows) // 20:
+    # A bounce now and then is no end; a mark that is wrong is wrong in many episodes.
+    everywhere = len(far) * len(number) / max(1, len(rows)) > _MANY * len(lengths)
+    if everywhere and len(far) < len(rows) // 20:
         row = int(rows[far[0]])
         found.append(
             f"{len(far)} of {len(rows)} steps within episodes go over {_JUMP:g} times as far as "

@@ -109,14 +109,14 @@ def check_array(entry: Any, name: str, where: str) -> h5py.Dataset:
         raise InputError(f"{where}: {name} has dtype {entry.dtype}, not numbers; convert it")
     if 0 in entry.shape[1:]:
         raise InputError(f"{where}: {name} holds no number a step; record or convert it again")
-    if entry.external or entry.is_virtual:
+    about = entry.id.get_create_plist()
+    if about.get_external_count() or about.get_layout() == h5py.h5d.VIRTUAL:
         raise InputError(
             f"{where}: {name} has its numbers in another file, which is not read; copy them into "
             "this one"
         )
-    claimed, stored = entry.size * entry.dtype.itemsize, entry.id.get_storage_size()
-    limit = stored * (_COMPRESSION if entry.id.get_create_plist().get_nfilters() else 1)
-    if claimed > max(limit, _SMALL):
+    claimed, stored = entry.nbytes, entry.id.get_storage_size()
+    if claimed > max(stored * (_COMPRESSION if about.get_nfilters() else 1), _SMALL):
         raise InputError(
             f"{where}: {name} claims {claimed:.3g} bytes and the file holds {stored} of them; it "
             "was not written whole, get it again"
