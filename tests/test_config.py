@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from tests.settings import PRESETS, TASKS, composed
+from tests.settings import CONFIGS, PRESETS, TASKS, composed
 from torchrl_td.config import (
     Config,
     DatasetConfig,
@@ -21,7 +22,7 @@ from torchrl_td.config import (
     override_config,
     to_dict,
 )
-from torchrl_td.config.limits import CHOICES, POSITIVE, RANGES
+from torchrl_td.config.limits import ALGORITHMS, CHOICES, POSITIVE, RANGES
 from torchrl_td.errors import InputError
 from torchrl_td.inference.runners import MODES
 
@@ -36,6 +37,15 @@ def with_(key: str, value: Any) -> dict[str, Any]:
         given.setdefault("planner", {})["refine_steps"] = 0
     if key == "planner.candidates":  # which a critic chooses among
         given["critic"] = {"enabled": True}
+    if (key, value) == ("generator.kind", "plan"):  # plans are asked for by score
+        given["value"] = {"enabled": True}
+        given["planner"] = {"plan_scores": [3.0]}
+        given["task"] |= {"strided_horizon": 8, "stride": 2}
+    if key.startswith("algorithm.") and key != "algorithm.name":  # which one algorithm reads
+        setting = key.removeprefix("algorithm.")
+        name = next(name for name, reads in ALGORITHMS.items() if setting in reads)
+        text = (CONFIGS / "algorithm" / f"{name}.yaml").read_text(encoding="utf-8")
+        given["algorithm"] = yaml.safe_load(text)["algorithm"]
     if key == "training.patience":  # counts evaluations, so there have to be some
         given.setdefault("training", {})["evaluate_every"] = 1
     *sections, last = key.split(".")

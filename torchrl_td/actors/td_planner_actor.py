@@ -19,7 +19,7 @@ from torchrl_td.actors.planner_state import PlannerState
 from torchrl_td.actors.receding_horizon import RecedingHorizon
 from torchrl_td.actors.tensordict_io import check_floats, check_keys, read_entry, write_entry
 from torchrl_td.checkpoint import load_model
-from torchrl_td.checkpoint.build import sampler_settings
+from torchrl_td.checkpoint.build import plan_settings
 from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, check_number
@@ -213,7 +213,7 @@ class TDPlannerActor(TensorDictModuleBase):
         settings = config.planner
         share = settings.returns_floor_share
         return cls(
-            model.planner(candidates=settings.candidates, **sampler_settings(settings)),
+            model.planner(**plan_settings(settings)),
             model.normalizer,
             action_spec=action_spec,
             replan_every=settings.replan_every,

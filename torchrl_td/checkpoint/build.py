@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torchrl.modules
 from torch import nn
 
-from torchrl_td.config import Config, PlannerConfig
+from torchrl_td.config import Config, PlannerConfig, plan_horizon
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.modules import (
@@ -16,12 +17,21 @@ from torchrl_td.modules import (
     NoiseSchedule,
     PlanCoordinates,
     PlanCritic,
+    PlanGenerator,
+    PlanInverseDynamics,
+    PlanValue,
     TrajectoryGenerator,
 )
 from torchrl_td.modules.generator import Predict
 from torchrl_td.modules.noise_schedule import Schedule
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
-from torchrl_td.networks import MLP, RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import (
+    MLP,
+    PlanDenoiser,
+    RecurrentTrajectoryModel,
+    TemporalUNet,
+    TrajectoryTransformer,
+)
 
 _SAMPLER = (
     "refine_steps",
@@ -65,30 +75,61 @@ def build_model(
         >>> plan.shape, action.shape
         (torch.Size([4, 8, 3]), torch.Size([4, 2]))
     """
-    step_scale = scales.displacement[1]
     with _memory_errors_in_one_line():
         # The order in which the networks are made decides their weights under a seed.
-        generator = TrajectoryGenerator(
-            _sequence_network(config, observation_dim),
-            predict=cast(Predict, config.generator.predict),
-            change_scale=step_scale,
-            returns_change_scale=scales.returns_change,
-        )
         return TrajectoryDiffuser(
-            generator,
+            _generator(config, observation_dim, scales),
             _noise_network(config, observation_dim),
             _noise_schedule(config),
             _inverse_dynamics(config, observation_dim, action_dim, scales),
             normalizer,
-            horizon=config.task.horizon,
+            horizon=plan_horizon(config),
             coordinates=_coordinates(config, scales),
             critic=_critic(config, observation_dim + action_dim),
+            plan_value=_plan_value(config, observation_dim),
         )
 
 
 def sampler_settings(settings: PlannerConfig) -> dict[str, Any]:
     """The settings of the planner that its refiner takes, by name."""
     return {name: getattr(settings, name) for name in _SAMPLER}
+
+
+def plan_settings(settings: PlannerConfig) -> dict[str, Any]:
+    """The settings that :meth:`TrajectoryDiffuser.planner` takes, by name."""
+    names = (*_SAMPLER, "candidates", "plan_scores")
+    return {name: getattr(settings, name) for name in names}
+
+
+def _relu_mlp(width: int, out: int, hidden: list[int], **kwargs: Any) -> nn.Module:
+    return torchrl.modules.MLP(
+        width, out, num_cells=list(hidden), activation_class=nn.ReLU, **kwargs
+    )
+
+
+def _generator(
+    config: Config, observation_dim: int, scales: Scales
+) -> TrajectoryGenerator | PlanGenerator:
+    settings = config.generator
+    if settings.kind == "plan":
+        out = (plan_horizon(config) - 1) * observation_dim
+        network = _relu_mlp(observation_dim + 1, out, [settings.width] * settings.layers)
+        return PlanGenerator(network, scales.displacement)
+    return TrajectoryGenerator(
+        _sequence_network(config, observation_dim),
+        predict=cast(Predict, settings.predict),
+        change_scale=scales.displacement[1],
+        returns_change_scale=scales.returns_change,
+    )
+
+
+def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
+    if not config.value.enabled:
+        return None
+    hidden = list(config.value.hidden_dims)
+    norms = [{"normalized_shape": width} for width in hidden]
+    network = _relu_mlp(observation_dim, 3, hidden, norm_class=nn.LayerNorm, norm_kwargs=norms)
+    return PlanValue(network)
 
 
 def _sequence_network(config: Config, observation_dim: int) -> nn.Module:
@@ -108,8 +149,11 @@ def _sequence_network(config: Config, observation_dim: int) -> nn.Module:
     )
 
 
-def _noise_network(config: Config, observation_dim: int) -> TemporalUNet:
+def _noise_network(config: Config, observation_dim: int) -> TemporalUNet | PlanDenoiser:
     settings = config.refiner
+    if settings.kind == "mlp":
+        hidden = tuple(settings.hidden_dims)
+        return PlanDenoiser(observation_dim, plan_horizon(config), hidden)
     return TemporalUNet(
         observation_dim,
         settings.channels,
@@ -137,8 +181,13 @@ def _coordinates(config: Config, scales: Scales) -> PlanCoordinates:
 
 def _inverse_dynamics(
     config: Config, observation_dim: int, action_dim: int, scales: Scales
-) -> InverseDynamics:
+) -> InverseDynamics | PlanInverseDynamics:
     settings = config.inverse_dynamics
+    if config.generator.kind == "plan":
+        states = settings.plan_states or plan_horizon(config) - 1
+        width = (1 + states) * observation_dim + 1
+        plan_network = _relu_mlp(width, action_dim, settings.hidden_dims)
+        return PlanInverseDynamics(plan_network, scales.displacement, plan_states=states)
     network = MLP(2 * observation_dim, tuple(settings.hidden_dims), action_dim)
     change = settings.input == "change"
     return InverseDynamics(network, change_scale=scales.displacement[1] if change else None)

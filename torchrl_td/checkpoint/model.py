@@ -13,7 +13,7 @@ from torchrl_td.baselines import BASELINES
 from torchrl_td.checkpoint.build import build_model
 from torchrl_td.checkpoint.contents import load_about, load_payload
 from torchrl_td.checkpoint.folder import find_checkpoint
-from torchrl_td.config import Config, check_config
+from torchrl_td.config import Config, check_config, plan_horizon
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.modules.trajectory_diffuser import Scales
@@ -70,7 +70,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
 def _empty_model(about: Mapping[str, Any], device: str) -> nn.Module:
     config, observation_dim = check_config(about["config"]), about["observation_dim"]
     normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
-    scales = Scales.empty(config.task.horizon, observation_dim)
+    scales = Scales.empty(plan_horizon(config), observation_dim)
     with torch.device(device):
         low, high = (torch.tensor(about[f"action_{end}"]).float() for end in ("low", "high"))
         return make_model(config, normalizer, scales, low, high)

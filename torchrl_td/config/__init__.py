@@ -15,6 +15,9 @@ from torchrl_td.config.settings import (
     RefinerConfig,
     TaskConfig,
     TrainingConfig,
+    ValueConfig,
+    plan_horizon,
+    plan_stride,
 )
 from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
 
@@ -32,10 +35,13 @@ __all__ = [
     "RefinerConfig",
     "TaskConfig",
     "TrainingConfig",
+    "ValueConfig",
     "check_config",
     "check_read",
     "check_stored_env",
     "override_config",
+    "plan_horizon",
+    "plan_stride",
     "read_yaml",
     "stored_config",
     "to_dict",

@@ -34,7 +34,10 @@ OF_PLANS = (
     "refiner",
     "inverse_dynamics",
     "critic",
+    "value",
     "planner",
+    "task.stride",
+    "task.strided_horizon",
     "task.refine_steps",
     "task.guidance_scale",
     "training.refiner_weight_decay",
@@ -46,8 +49,9 @@ OF_PLANS = (
 )
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.name": tuple(ALGORITHMS),
-    "generator.kind": ("transformer", "gru", "lstm"),
+    "generator.kind": ("transformer", "gru", "lstm", "plan"),
     "generator.predict": get_args(Predict),
+    "refiner.kind": ("unet", "mlp"),
     "refiner.schedule": get_args(Schedule),
     "refiner.coordinates": ("absolute", "displacement"),
     "inverse_dynamics.input": ("states", "change"),
@@ -67,6 +71,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logger.kind": ("csv", "wandb", "tensorboard"),
     "logger.mode": ("offline", "online"),
 }
+HIGHEST_SCORE = 4  # the scores that a value gives are clipped there
 _LARGEST_SEED = 2**63 - 1  # that PyTorch's generators take
 _LARGEST_SIZE = 65_536  # of a layer, in numbers: far above what trains, below what overflows
 _MOST_LAYERS = 64  # of a network whose widths are listed
@@ -75,6 +80,8 @@ _LARGEST_RETURN = 1e12  # in reward units: its square is a number that float32 h
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "seed": (0, _LARGEST_SEED),
     "task.horizon": (2, 4096),
+    "task.stride": (1, 1024),
+    "task.strided_horizon": (2, 4096),
     "task.max_episode_steps": (1, 1_000_000_000),
     "task.guidance_scale": (-100, 100),
     "task.target_return": (-_LARGEST_RETURN, _LARGEST_RETURN),
@@ -103,6 +110,11 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "refiner.denoising_steps": (1, 100_000),
     "refiner.condition_dropout": (0, 1),
     "refiner.max_step": (1, None),
+    "refiner.batch_size": (1, None),
+    "inverse_dynamics.plan_states": (1, None),
+    "value.discount": (0, 1),
+    "value.expectile": (0.5, 0.9999),
+    "value.target_decay": (0, 0.999999),
     "planner.refine_steps": (0, None),
     "planner.evaluations": (1, None),
     "planner.guidance_scale": (-100, 100),
@@ -142,8 +154,10 @@ _OFF = {"training.gradient_clip": ", or null for no clipping"}
 WIDTHS = (
     "algorithm.hidden_dims",
     "refiner.multipliers",
+    "refiner.hidden_dims",
     "inverse_dynamics.hidden_dims",
     "critic.hidden_dims",
+    "value.hidden_dims",
 )
 # Handed to the environment; other names of the same data.
 FREE_FORM = ("task.env_kwargs.", "task.reset_options.", "dataset.sources.")
@@ -250,6 +264,7 @@ def _check_together(config: Any) -> None:
         raise InputError(
             f"planner.candidates={candidates} needs critic.enabled=true, to choose among them"
         )
+    _check_value(config)
     low, high = config.task.score_min, config.task.score_max
     if (low is None) != (high is None) or (low is not None and not low < high):
         raise InputError(
@@ -258,6 +273,44 @@ def _check_together(config: Any) -> None:
             f"second, or null for both, where a score is the return itself"
         )
     _check_sampler(config)
+
+
+def _check_value(config: Any) -> None:
+    """Plans asked for by score are strided drafts of one evaluation, made anew at every step."""
+    planner, states = config.planner, config.inverse_dynamics.plan_states
+    together = {
+        "generator.kind=plan": config.generator.kind == "plan",
+        "value.enabled=true": config.value.enabled,
+        "planner.plan_scores": planner.plan_scores is not None,
+    }
+    if len(set(together.values())) > 1:
+        missing = " and ".join(name for name, there in together.items() if not there)
+        there = next(name for name, there in together.items() if there)
+        raise InputError(f"{there} needs {missing}: they are trained and used together")
+    if not config.value.enabled:
+        return
+    if planner.warm_start != "none" or planner.replan_every != 1 or planner.candidates != 1:
+        raise InputError(
+            "generator.kind=plan drafts in one evaluation, for each step anew: it needs "
+            "planner.warm_start=none, planner.replan_every=1 and planner.candidates=1"
+        )
+    scores = planner.plan_scores
+    if not scores or any(not -HIGHEST_SCORE <= score <= HIGHEST_SCORE for score in scores):
+        raise InputError(
+            f"planner.plan_scores={scores}; allowed are one or more numbers from -{HIGHEST_SCORE} "
+            f"to {HIGHEST_SCORE}, or null"
+        )
+    horizon = config.task.strided_horizon
+    if horizon is None or config.task.stride is None:
+        raise InputError(
+            "generator.kind=plan needs task.strided_horizon and task.stride, which mazes have; "
+            "give both, or take preset=small"
+        )
+    if states is not None and states >= horizon:
+        raise InputError(
+            f"inverse_dynamics.plan_states={states}; allowed is from 1 to {horizon - 1}, those "
+            f"planned with task.strided_horizon={horizon}, or null for all"
+        )
 
 
 def _check_sampler(config: Any) -> None:

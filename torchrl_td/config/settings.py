@@ -21,6 +21,8 @@ class TaskConfig:
     exact_goal: bool = False
     max_episode_steps: int = 1000
     horizon: int = 32
+    strided_horizon: int | None = None
+    stride: int | None = None
     refine_steps: int = 5
     guidance_scale: float = 1.2
     target_return: float = 1.0
@@ -84,6 +86,8 @@ class GeneratorConfig:
 class RefinerConfig:
     """The diffusion refiner and its noise schedule."""
 
+    kind: str = "unet"
+    hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
     channels: int = 64
     multipliers: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     kernel_size: int = 5
@@ -96,6 +100,7 @@ class RefinerConfig:
     coordinates: str = "absolute"
     condition_dropout: float = 0.5
     max_step: int | None = None
+    batch_size: int | None = None
 
 
 @dataclass
@@ -104,6 +109,7 @@ class InverseDynamicsConfig:
 
     hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
     input: str = "states"
+    plan_states: int | None = None
 
 
 @dataclass
@@ -112,6 +118,17 @@ class CriticConfig:
 
     enabled: bool = False
     hidden_dims: list[int] = field(default_factory=lambda: [128, 128])
+
+
+@dataclass
+class ValueConfig:
+    """The value that scores the data's plans, for planners that are asked for a score."""
+
+    enabled: bool = False
+    hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
+    discount: float = 0.99
+    expectile: float = 0.95
+    target_decay: float = 0.995
 
 
 @dataclass
@@ -126,6 +143,7 @@ class PlannerConfig:
     temperature: float = 1.0
     add_noise: bool = True
     candidates: int = 1
+    plan_scores: list[float] | None = None
     replan_every: int = 1
     warm_start: str = "none"
     refresh_every: int = 10
@@ -202,7 +220,20 @@ class Config:
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
     inverse_dynamics: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+def plan_horizon(config: Config) -> int:
+    """H, the states of a run's plans with the present one."""
+    strided = config.task.strided_horizon if config.generator.kind == "plan" else None
+    return strided or config.task.horizon
+
+
+def plan_stride(config: Config) -> int:
+    """m, the steps between the states of a run's plans: 1 but for ``generator.kind=plan``."""
+    strided = config.task.stride if config.generator.kind == "plan" else None
+    return strided or 1

@@ -29,6 +29,7 @@ def make_actor(
         config.planner.refine_steps = refine_steps
     if config.planner.refine_steps == 0:
         config.planner.evaluations, config.planner.candidates = None, 1
+        config.planner.plan_scores = (config.planner.plan_scores or [])[:1] or None
     actor = TDPlannerActor.from_model(model, config, action_spec).eval()
     return actor.compile(config.evaluation.compile)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from torchrl_td.modules.inverse_dynamics import InverseDynamics
 from torchrl_td.modules.noise_schedule import NoiseSchedule
 from torchrl_td.modules.plan_coordinates import PlanCoordinates
 from torchrl_td.modules.plan_critic import PlanCritic
+from torchrl_td.modules.plan_generator import PlanGenerator
+from torchrl_td.modules.plan_inverse_dynamics import PlanInverseDynamics
+from torchrl_td.modules.plan_value import PlanValue
 from torchrl_td.modules.refiner import DiffusionRefiner
 from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
 
@@ -76,6 +80,7 @@ class TrajectoryDiffuser(nn.Module):
         horizon: H.
         coordinates: the space the diffusion runs in; ``None`` takes the plan itself.
         critic: scores candidate plans.
+        plan_value: scores the data's plans in training, where plans are asked for by score.
 
     Examples:
         >>> import torch
@@ -99,15 +104,16 @@ class TrajectoryDiffuser(nn.Module):
 
     def __init__(
         self,
-        generator: TrajectoryGenerator,
+        generator: TrajectoryGenerator | PlanGenerator,
         refiner_network: nn.Module,
         schedule: NoiseSchedule,
-        inverse_dynamics: InverseDynamics,
+        inverse_dynamics: InverseDynamics | PlanInverseDynamics,
         normalizer: Normalizer,
         *,
         horizon: int,
         coordinates: PlanCoordinates | None = None,
         critic: PlanCritic | None = None,
+        plan_value: PlanValue | None = None,
     ) -> None:
         super().__init__()
         self.horizon = horizon
@@ -118,6 +124,7 @@ class TrajectoryDiffuser(nn.Module):
         self.schedule = schedule
         self.inverse_dynamics = inverse_dynamics
         self.critic = critic
+        self.plan_value = plan_value
 
     def refiner(self, **settings: Any) -> DiffusionRefiner:
         """A sampler around the shared noise model, with a :class:`DiffusionRefiner`'s settings."""
@@ -125,7 +132,9 @@ class TrajectoryDiffuser(nn.Module):
             self.refiner_network, self.schedule, coordinates=self.coordinates, **settings
         )
 
-    def planner(self, *, candidates: int = 1, **settings: Any) -> TrajectoryPlanner:
+    def planner(
+        self, *, candidates: int = 1, plan_scores: Sequence[float] | None = None, **settings: Any
+    ) -> TrajectoryPlanner:
         """A planner around the shared parts, its refiner with the settings given."""
         return TrajectoryPlanner(
             self.generator,
@@ -134,6 +143,8 @@ class TrajectoryDiffuser(nn.Module):
             horizon=self.horizon,
             critic=self.critic,
             candidates=candidates,
+            plan_scores=plan_scores,
+            plan_value=self.plan_value,
         )
 
     def parameter_counts(self) -> dict[str, int]:
@@ -143,6 +154,7 @@ class TrajectoryDiffuser(nn.Module):
             "refiner": self.refiner_network,
             "inverse_dynamics": self.inverse_dynamics,
             "critic": self.critic,
+            "plan_value": self.plan_value,
         }
         return {
             name: sum(p.numel() for p in part.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +12,9 @@ from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules.generator import TrajectoryGenerator
 from torchrl_td.modules.inverse_dynamics import InverseDynamics
 from torchrl_td.modules.plan_critic import PlanCritic
+from torchrl_td.modules.plan_generator import PlanGenerator
+from torchrl_td.modules.plan_inverse_dynamics import PlanInverseDynamics
+from torchrl_td.modules.plan_value import PlanValue
 from torchrl_td.modules.refiner import DiffusionRefiner
 
 # Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
@@ -33,6 +37,10 @@ class TrajectoryPlanner(nn.Module):
         critic: scores candidates.
         candidates: plans refined from one draft.
         observation_dim: O, if the refiner's network has no ``observation_dim`` that says it.
+        plan_scores: the z-scores of :class:`~torchrl_td.modules.PlanValue` that plans are asked
+            for, where the parts were trained on them in place of the returns-to-go: first that of
+            the draft; of several plans ``plan_value`` chooses.
+        plan_value: the value.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -60,17 +68,20 @@ class TrajectoryPlanner(nn.Module):
     """
 
     candidate_noise: Tensor
+    plan_scores: Tensor
 
     def __init__(
         self,
-        generator: TrajectoryGenerator | None,
+        generator: TrajectoryGenerator | PlanGenerator | None,
         refiner: DiffusionRefiner,
-        inverse_dynamics: InverseDynamics,
+        inverse_dynamics: InverseDynamics | PlanInverseDynamics,
         *,
         horizon: int,
         critic: PlanCritic | None = None,
         candidates: int = 1,
         observation_dim: int | None = None,
+        plan_scores: Sequence[float] | None = None,
+        plan_value: PlanValue | None = None,
     ) -> None:
         super().__init__()
         width = observation_dim or getattr(refiner.network, "observation_dim", None)
@@ -89,6 +100,14 @@ class TrajectoryPlanner(nn.Module):
         self.horizon = horizon
         self.candidates = candidates
         self.observation_dim: int = width
+        several = plan_scores is not None and len(plan_scores) > 1
+        if several and plan_value is None:
+            raise InputError("several plan_scores need a plan_value to choose among their plans")
+        self.plan_value = plan_value if several else None
+        scores = None if plan_scores is None else torch.tensor(plan_scores, dtype=torch.float32)
+        if scores is not None:
+            scores = scores.to(refiner.schedule.beta.device)
+        self.register_buffer("plan_scores", scores, persistent=False)
         # Deterministic planning with several candidates needs them to differ all the same: a
         # fixed set of noises, the first of them zero.
         shape = (candidates, refiner.noise_draws, horizon, width)
@@ -116,11 +135,13 @@ class TrajectoryPlanner(nn.Module):
             )
         if self.generator is not None:
             _check_sequence_model(self.generator.network, horizon, width)
-        first = getattr(self.inverse_dynamics.network, "0", None)
-        if getattr(first, "in_features", 2 * width) != 2 * width:
+        first, needed = getattr(self.inverse_dynamics.network, "0", None), 2 * width
+        if isinstance(self.inverse_dynamics, PlanInverseDynamics):
+            needed = (1 + self.inverse_dynamics.plan_states) * width + 1
+        if getattr(first, "in_features", needed) != needed:
             raise InputError(
-                f"the inverse dynamics reads {first.in_features} numbers, but two states of the "
-                f"U-Net's width {width} are {2 * width}"
+                f"the inverse dynamics reads {first.in_features} numbers, but of states of the "
+                f"U-Net's width {width} it is given {needed}"
             )
         for name, parameter in self.named_parameters():
             if parameter.is_floating_point() and parameter.dtype != torch.float32:
@@ -154,6 +175,9 @@ class TrajectoryPlanner(nn.Module):
         Returns:
             Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
         """
+        if self.plan_value is not None:
+            return self._propose(observation[:, -1], returns_to_go[:, -1:], noise)
+        returns_to_go = self._asked(returns_to_go)
         if self.generator is None:
             draft = observation[:, -1:].expand(-1, self.horizon, -1)
             returns = returns_to_go[:, -1:].expand(-1, self.horizon, -1)
@@ -185,6 +209,7 @@ class TrajectoryPlanner(nn.Module):
             greedy: as in :meth:`plan`.
         """
         assert self.generator is not None
+        returns_to_go = self._asked(returns_to_go)
         states = torch.cat([present.unsqueeze(1), plan[:, shift + 1 :]], 1)  # [B, H - shift, O]
         returns = torch.cat([returns_to_go.unsqueeze(1), plan_returns[:, shift + 1 :]], 1)
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
@@ -197,6 +222,39 @@ class TrajectoryPlanner(nn.Module):
         """The action [B, A] towards a planned state, both [B, O]."""
         return self.inverse_dynamics.act(present, planned).to(present.dtype)
 
+    def _asked(self, returns_to_go: Tensor) -> Tensor:
+        """The condition of the plans, of the returns-to-go's shape."""
+        if self.plan_scores is None:
+            return returns_to_go
+        return self.plan_scores[0].expand_as(returns_to_go)
+
+    def _begin(self, plan: Tensor, condition: Tensor) -> Tensor:
+        """The first action [B, A] of plans [B, H, O] made for conditions [B, 1]."""
+        if isinstance(self.inverse_dynamics, PlanInverseDynamics):
+            return self.inverse_dynamics.act_on(plan, condition).to(plan.dtype)
+        return self.act(plan[:, 0], plan[:, 1])
+
+    def _propose(self, present: Tensor, returns_to_go: Tensor, noise: Tensor | None) -> Plan:
+        """Drafts for N scores, each refined, and of all of them the one of the highest value.
+
+        How good a plan there is depends on the state: where the data has but one way on, plans
+        asked to be far better than that are none. A plan's value is the mean of its states'.
+        """
+        assert isinstance(self.generator, PlanGenerator) and self.plan_value is not None
+        batch, count = present.shape[0], len(self.plan_scores)
+        condition = self.plan_scores.repeat(batch).unsqueeze(-1)  # [B N, 1]
+        plans = self.generator.draft(present.repeat_interleave(count, 0), condition)
+        drafts = plans.unflatten(0, (batch, count))  # [B, N, H, O]
+        refined = self.refiner.refine(
+            plans, condition, None if noise is None else noise.flatten(0, 1)
+        )
+        proposals = torch.cat([drafts, refined.unflatten(0, (batch, count))], 1)  # [B, 2 N, H, O]
+        value = self.plan_value.value(proposals[:, :, 1:]).mean((-1, -2))  # [B, 2 N]
+        best, rows = value.argmax(-1), torch.arange(batch, device=present.device)
+        plan, score = proposals[rows, best], self.plan_scores[best % count].unsqueeze(-1)
+        returns = returns_to_go.expand(-1, self.horizon, -1)
+        return drafts[:, 0], returns, plan, self._begin(plan, score)
+
     def _finish(
         self, draft: Tensor, returns_to_go: Tensor, noise: Tensor | None, greedy: bool
     ) -> tuple[Tensor, Tensor]:
@@ -204,7 +262,7 @@ class TrajectoryPlanner(nn.Module):
             refined = self.refiner.refine(
                 draft, returns_to_go, None if noise is None else noise[:, 0]
             )
-            return refined, self.act(refined[:, 0], refined[:, 1])
+            return refined, self._begin(refined, returns_to_go)
         return self._choose(draft, returns_to_go, noise, greedy)
 
     def _choose(
@@ -218,12 +276,13 @@ class TrajectoryPlanner(nn.Module):
         assert self.critic is not None
         batch, count = draft.shape[0], self.candidates
         fixed = self.candidate_noise.expand(batch, -1, -1, -1, -1)
+        returns_to_go = returns_to_go.repeat_interleave(count, 0)
         refined = self.refiner.refine(
             draft.repeat_interleave(count, 0),
-            returns_to_go.repeat_interleave(count, 0),
+            returns_to_go,
             (fixed if noise is None else noise).flatten(0, 1),
         )
-        action = self.act(refined[:, 0], refined[:, 1])
+        action = self._begin(refined, returns_to_go)
         value = self.critic.value(refined[:, 0], action).view(batch, count)
         if noise is not None and not greedy:
             # Gumbel-max: argmax of logits + Gumbel noise samples the softmax.

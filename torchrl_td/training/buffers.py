@@ -34,6 +34,7 @@ def make_buffer(
     *,
     history: int | None = None,
     stride: int = 1,
+    entries: tuple[str, ...] = (),
 ) -> TensorDictReplayBuffer:
     """A replay buffer that yields windows [B, T] of a normalised dataset [N].
 
@@ -46,7 +47,7 @@ def make_buffer(
     Raises:
         InputError: no episode is as long as the horizon.
     """
-    data = normalized.select(*_TRAINED_ON)
+    data = normalized.select(*_TRAINED_ON, *entries)
     known = successor_known(normalized)
     if not known.all():
         data["next", "known"] = known.float()

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchrl_td.baselines import BASELINES, Algorithm
 from torchrl_td.checkpoint.model import make_model
-from torchrl_td.config import Config
+from torchrl_td.config import Config, plan_horizon, plan_stride
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import Scales
@@ -25,6 +25,7 @@ from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
 from torchrl_td.training.optimizer import fit_for_capture, make_optimizer
 from torchrl_td.training.random_state import RandomState, own_randomness, seed_everything
 from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
+from torchrl_td.training.value_guided import ValueGuidedTraining
 
 _VALIDATION_BATCH = 256
 _NORM = "gradient_norm/"
@@ -53,7 +54,7 @@ class Trainer:
         world: World | None = None,
         action_bounds: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        settings, horizon = config.training, config.task.horizon
+        settings, horizon = config.training, plan_horizon(config)
         self.config, self.device, self.world = config, device, world or World()
         if settings.cudagraph:
             check_cuda_graph(device, self.world)
@@ -66,7 +67,9 @@ class Trainer:
         normalizer = Normalizer.fit(train, config.task.returns_scale)
         train = normalizer.apply_to(train)
         bounds = action_bounds or _bounds(episodes)
-        model = make_model(config, normalizer, Scales.fit(train, horizon), *bounds).to(device)
+        model = make_model(
+            config, normalizer, Scales.fit(train, horizon, plan_stride(config)), *bounds
+        ).to(device)
         self.algorithm = find_algorithm(config)(model, config)
         if self.world.size > 1 and not self.algorithm.shares_batches:
             raise InputError(
@@ -277,7 +280,8 @@ class Trainer:
 
 def find_algorithm(config: Config) -> type[Algorithm]:
     """What ``algorithm.name`` means."""
-    return BASELINES.get(config.algorithm.name, TrajectoryDiffuserTraining)
+    planner = ValueGuidedTraining if config.value.enabled else TrajectoryDiffuserTraining
+    return BASELINES.get(config.algorithm.name, planner)
 
 
 def _bounds(episodes: TensorDictBase) -> tuple[Tensor, Tensor]:

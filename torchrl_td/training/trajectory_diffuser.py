@@ -101,10 +101,14 @@ class TrajectoryDiffuserTraining(Algorithm):
 
     def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
         """The parts', and the refiner's with its averaged weights."""
+        refiner = make_losses(self.averaged_model(), self.config, delay_refiner=False)["refiner"]
+        return [*super().validation_losses(), ("refiner", refiner, "_ema")]
+
+    def averaged_model(self) -> TrajectoryDiffuser:
+        """A copy of the model with the refiner's averaged weights."""
         averaged = copy.deepcopy(self.model)
         averaged.load_state_dict(self.acting_state())
-        refiner = make_losses(averaged, self.config, delay_refiner=False)["refiner"]
-        return [*super().validation_losses(), ("refiner", refiner, "_ema")]
+        return averaged
 
     def acting_state(self) -> dict[str, Tensor]:
         """Of the parts, with the refiner's averaged weights."""

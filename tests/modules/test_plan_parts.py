@@ -1,0 +1,66 @@
+"""The parts that plan at once: composed, of any batch shape, and where a scale is nothing."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictSequential
+from torchrl.modules import MLP
+
+from torchrl_td.modules import (
+    DiffusionRefiner,
+    NoiseSchedule,
+    PlanGenerator,
+    PlanInverseDynamics,
+    PlanValue,
+)
+from torchrl_td.networks import PlanDenoiser
+
+SCALE = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])  # [H, O]: one is constant
+
+
+def parts() -> TensorDictSequential:
+    return TensorDictSequential(
+        PlanGenerator(MLP(2 + 1, 3 * 2, num_cells=[8]), SCALE),
+        DiffusionRefiner(PlanDenoiser(2, 4, (8,)), NoiseSchedule(), refine_steps=2),
+        PlanInverseDynamics(MLP(2 + 2 * 2 + 1, 1, num_cells=[8]), SCALE),
+    )
+
+
+def test_they_compose_and_plan_for_any_batch() -> None:
+    sequence = parts()
+    for batch in ([], [3], [2, 3]):
+        td = TensorDict(
+            observation=torch.randn(*batch, 2),
+            returns_to_go=torch.ones(*batch, 1),
+            batch_size=batch,
+        )
+        td = sequence(td)
+        assert td["action"].shape == (*batch, 1)
+        assert td["plan", "refined"].shape == (*batch, 4, 2)
+
+
+def test_a_constant_dimension_stays_and_is_not_read() -> None:
+    generator, _, inverse_dynamics = parts().module
+    present, condition = torch.randn(5, 2), torch.ones(5, 1)
+    draft = generator.draft(present, condition)
+    assert torch.equal(draft[:, :, 1], present[:, 1:].expand(-1, 4))
+    other = draft.clone()
+    other[:, 1:, 1] += 100.0
+    actions = (inverse_dynamics.act_on(plan, condition) for plan in (draft, other))
+    torch.testing.assert_close(*actions)
+
+
+def test_a_dropped_condition_says_nothing() -> None:
+    network = PlanDenoiser(2, 4, (8,))
+    plan, step = torch.randn(3, 4, 2), torch.tensor([1, 2, 3])
+    dropped = torch.zeros(3, dtype=torch.bool)
+    low, high = (network(plan, step, c * torch.ones(3, 1), dropped) for c in (-2.0, 2.0))
+    assert torch.equal(low, high)
+    assert not torch.equal(network(plan, step, torch.ones(3, 1)), high)
+
+
+def test_scores_are_limited() -> None:
+    value = PlanValue(MLP(2, 3, num_cells=[8]), limit=4.0)
+    score = value.score(torch.randn(6, 2), torch.tensor([[-1e6], [1e6]]).repeat(3, 1))
+    assert score.flatten().tolist() == [-4.0, 4.0] * 3

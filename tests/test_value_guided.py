@@ -1,0 +1,170 @@
+"""The value-guided planner: its training, its proposals, and the settings that go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torchrl.envs import ExplorationType, set_exploration_type
+from torchrl.modules import MLP
+
+from torchrl_td import TDPlannerActor
+from torchrl_td.config import Config
+from torchrl_td.data import load_episodes
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.run import run
+from torchrl_td.modules import (
+    DiffusionRefiner,
+    NoiseSchedule,
+    PlanGenerator,
+    PlanInverseDynamics,
+    PlanValue,
+    TrajectoryPlanner,
+)
+from torchrl_td.networks import PlanDenoiser
+from torchrl_td.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+STRIDED = (
+    "preset=strided",
+    "task.strided_horizon=4",
+    "task.stride=2",
+    "inverse_dynamics.plan_states=3",
+    "refiner.hidden_dims=[16]",
+    "value.hidden_dims=[16]",
+    "training.batch_size=16",
+)
+Make = Callable[..., Trainer]
+
+
+@pytest.fixture
+def strided_config(tiny_config: Callable[..., Config]) -> Callable[..., Config]:
+    return lambda *words: tiny_config(*STRIDED, *words)
+
+
+@pytest.fixture
+def make_trainer(strided_config: Callable[..., Config], tiny_pointmaze: str) -> Make:
+    return lambda *words: Trainer(strided_config(*words), load_episodes(tiny_pointmaze), CPU)
+
+
+def test_each_part_trains_as_it_would_alone(make_trainer: Make) -> None:
+    """With a clip each, what the refiner's loss is changes no bit of any other part."""
+    one, other = make_trainer("seed=3"), make_trainer("seed=3", "refiner.condition_dropout=1.0")
+    for trainer in (one, other):
+        for _ in range(3):
+            trainer.train_step()
+    for part in ("plan_value", "generator", "inverse_dynamics"):
+        mine, its = (getattr(t.model, part).state_dict() for t in (one, other))
+        assert all(torch.equal(value, its[name]) for name, value in mine.items()), part
+    mine, its = (t.model.refiner_network.state_dict() for t in (one, other))
+    assert not all(torch.equal(value, its[name]) for name, value in mine.items())
+
+
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    strided_config: Callable[..., Config], tmp_path: Any
+) -> None:
+    run(strided_config())
+    whole = (tmp_path / "run" / "metrics.csv").read_text()
+    part = strided_config("training.stop_after=7", f"output_dir={tmp_path / 'part'}")
+    run(part)
+    part.training.stop_after, part.resume = None, str(tmp_path / "part")
+    run(part)
+    assert (tmp_path / "part" / "metrics.csv").read_text() == whole
+
+
+class Rightwards(nn.Module):
+    """A generator's network whose plans go as far right as the score that they are asked for."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        score = inputs[..., -1:]
+        states = score.unsqueeze(-2) * torch.tensor([[1.0], [2.0], [3.0]])  # [..., H - 1, 1]
+        return torch.cat([states, 0 * states], -1).flatten(-2)
+
+
+class Peak(nn.Module):
+    """A value that is highest where the first coordinate is 4, with numbers for the outcomes."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        value = -(observation[..., :1] - 4).abs()
+        return torch.cat([value, 0 * value, 0 * value], -1)
+
+
+def planner(scores: list[float], refine_steps: int = 0) -> TrajectoryPlanner:
+    network = PlanDenoiser(2, 4, (8,))
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    return TrajectoryPlanner(
+        PlanGenerator(Rightwards(), torch.ones(4, 2)),
+        DiffusionRefiner(network, NoiseSchedule(), refine_steps=refine_steps),
+        PlanInverseDynamics(MLP(2 + 3 * 2 + 1, 2, num_cells=[8]), torch.ones(4, 2), plan_states=3),
+        horizon=4,
+        plan_scores=scores,
+        plan_value=PlanValue(Peak()),
+    )
+
+
+@pytest.mark.parametrize("refine_steps", [0, 2])
+def test_the_proposal_of_the_highest_value_is_followed(refine_steps: int) -> None:
+    """Of plans to (c, 2c, 3c) the mean distance from 4 is least for c = 2; the draft has c = 3."""
+    history = torch.zeros(5, 3, 2), torch.ones(5, 3, 1), torch.ones(5, 3, dtype=torch.bool)
+    parts = planner([3.0, 1.0, 1.5, 2.0, 2.5], refine_steps)
+    draft, _, plan, action = parts.plan(*history)
+    assert draft[:, 1:, 0].eq(torch.tensor([3.0, 6.0, 9.0])).all()
+    reached = parts.plan_scores.unsqueeze(-1) * torch.tensor([1.0, 2.0, 3.0])  # [N, H - 1]
+    expected = parts.plan_scores[(reached - 4).abs().mean(-1).argmin()]
+    torch.testing.assert_close(plan[:, 1, 0], expected.expand(5), atol=0.05, rtol=0)
+    alone = parts.inverse_dynamics.act_on(plan, expected.expand(5, 1))
+    torch.testing.assert_close(action, alone)
+
+
+def test_with_one_score_the_draft_is_followed() -> None:
+    history = torch.zeros(2, 3, 2), torch.ones(2, 3, 1), torch.ones(2, 3, dtype=torch.bool)
+    draft, _, plan, action = planner([3.0]).plan(*history)
+    assert torch.equal(draft, plan) and action.shape == (2, 2)
+
+
+def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    actor = TDPlannerActor.from_model(trainer.planner_model(), trainer.config)
+    td = TensorDict(
+        observation=torch.randn(3, 6),
+        target_return=torch.ones(3, 1),
+        is_init=torch.ones(3, 1, dtype=torch.bool),
+        planner=actor.planner_spec.zero([3]),
+        batch_size=[3],
+    )
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        whole = actor(td.clone())["action"]
+        rows = torch.stack([actor(td[i].clone())["action"] for i in range(3)])
+    torch.testing.assert_close(whole, rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["value.enabled=false"], "value.enabled=true"),
+        (["generator.kind=transformer"], "generator.kind=plan"),
+        (["planner.plan_scores=null"], "planner.plan_scores"),
+        (["planner.warm_start=previous"], "planner.warm_start=none"),
+        (["planner.replan_every=2"], "planner.replan_every=1"),
+        (["task.stride=null"], "needs task.strided_horizon and task.stride"),
+        (["planner.plan_scores=[]"], "one or more numbers from -4 to 4"),
+        (["planner.plan_scores=[5]"], "one or more numbers from -4 to 4"),
+        (["planner.candidates=3", "critic.enabled=true"], "planner.candidates=1"),
+        (["inverse_dynamics.plan_states=4"], "from 1 to 3"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    strided_config: Callable[..., Config], words: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        strided_config(*words)
+
+
+def test_a_stride_that_leaves_no_whole_plan(make_trainer: Make) -> None:
+    with pytest.raises(InputError, match="no episode is as long"):
+        make_trainer("task.stride=200")

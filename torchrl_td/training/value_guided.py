@@ -1,0 +1,162 @@
+"""How a value-guided Trajectory Diffuser is trained: strided plans, scored by a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import TensorDictReplayBuffer
+from torchrl.objectives import SoftUpdate, TargetNetUpdater
+from torchrl.objectives.value.functional import reward2go
+
+from torchrl_td.checkpoint.build import sampler_settings
+from torchrl_td.config import Config, plan_horizon, plan_stride
+from torchrl_td.modules import PlanValue
+from torchrl_td.objectives import (
+    DiffusionRefinerLoss,
+    PlanGeneratorLoss,
+    PlanInverseDynamicsLoss,
+    PlanValueLoss,
+)
+from torchrl_td.training.buffers import make_buffer
+from torchrl_td.training.trajectory_diffuser import AveragedRefiner, TrajectoryDiffuserTraining
+
+
+class ValueGuidedTraining(TrajectoryDiffuserTraining):
+    """Value, generator, refiner and inverse dynamics on the plans of a large batch of states.
+
+    Every part but the refiner learns from all of the batch: what is acted on is the present
+    state, and it gets the loss. The refiner's network costs more, and learns from the first
+    ``refiner.batch_size`` plans.
+    """
+
+    shares_batches = False
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__(model, config)
+        self.reads = {name: name for name in self.losses}
+
+    @property
+    def plan_value(self) -> PlanValue:
+        """The model's value, which planners of another kind lack."""
+        assert self.model.plan_value is not None
+        return self.model.plan_value
+
+    def make_losses(self) -> dict[str, Any]:
+        model, config = self.model, self.config
+        return {
+            "plan_value": PlanValueLoss(self.plan_value, expectile=config.value.expectile),
+            "generator": PlanGeneratorLoss(model.generator),
+            "refiner": self._refiner_loss(model, delay=True),
+            "inverse_dynamics": PlanInverseDynamicsLoss(model.inverse_dynamics),
+        }
+
+    def make_updaters(self) -> list[TargetNetUpdater]:
+        return [
+            AveragedRefiner(self.losses["refiner"], self.config.training.ema_decay),
+            SoftUpdate(self.losses["plan_value"], eps=self.config.value.target_decay),
+        ]
+
+    def make_buffers(
+        self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
+    ) -> dict[str, TensorDictReplayBuffer]:
+        following = normalized["next"]
+        to_go = reward2go(following["reward"], following["done"], self.config.value.discount)
+        # V is learned in this unit; the scores have none.
+        unit = to_go.double().std().clamp(min=1e-6).float()
+        data = normalized.copy()
+        data["discounted_to_go"] = to_go / unit
+        data["terminates"] = _episode_terminates(normalized).float()
+        entries = ("discounted_to_go", "terminates")
+        buffer = make_buffer(
+            data,
+            plan_horizon(self.config),
+            batch_size,
+            seed,
+            device,
+            history=1,
+            stride=plan_stride(self.config),
+            entries=entries,
+        )
+        return {"plans": buffer}
+
+    def rows(self, batch: TensorDictBase) -> Tensor:
+        return batch["index"][:, 0]
+
+    @torch.no_grad()
+    def prepare(self, batch: TensorDictBase) -> TensorDictBase:
+        """Each part's batch, by its name: outcomes, conditions and drafts of the plans [B, H]."""
+        size = [batch.shape[0]]
+        value = outcome_parts(batch, self.config.value.discount)
+        present = batch["observation"][:, 0]
+        outcome = self.losses["plan_value"].outcome(value)
+        condition = self.plan_value.score(present, outcome)  # [B, 1]
+        plans = batch.select("observation", "mask")
+        plans["returns_to_go"] = condition.unsqueeze(1).expand(-1, batch.shape[1], -1)
+        acting = TensorDict(
+            plan=TensorDict(draft=self.model.generator.draft(present, condition), batch_size=size),
+            condition=condition,
+            action=batch["action"][:, 0],
+            batch_size=size,
+        )
+        parts = {
+            "plan_value": value,
+            "generator": plans,
+            "refiner": plans[: self.config.refiner.batch_size],
+            "inverse_dynamics": acting,
+        }
+        return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
+
+    def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
+        """The parts', and the refiner's with its averaged weights."""
+        averaged = self.averaged_model()
+        parts = [(name, loss, "") for name, loss in self.losses.items()]
+        return [*parts, ("refiner", self._refiner_loss(averaged, delay=False), "_ema")]
+
+    def networks_to_compile(self) -> list[nn.Module]:
+        return [self.model.refiner_network]
+
+    def masks(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        raise NotImplementedError("one process trains all of it")
+
+    def _refiner_loss(self, model: Any, *, delay: bool) -> DiffusionRefinerLoss:
+        return DiffusionRefinerLoss(
+            model.refiner(**sampler_settings(self.config.planner)),
+            plan_horizon(self.config),
+            condition_dropout=self.config.refiner.condition_dropout,
+            max_step=self.config.refiner.max_step,
+            delay_refiner=delay,
+        )
+
+
+def outcome_parts(batch: TensorDictBase, discount: float) -> TensorDict:
+    """What a plan's outcome is made of, for plans [B, H] that end with their episode at the latest.
+
+    The reward along a plan is the difference of two discounted sums to the episode's end. A plan
+    that its episode cuts short has the episode's last state for its end, whose value counts unless
+    the episode terminated there.
+    """
+    to_go, index, mask = batch["discounted_to_go"], batch["index"], batch["mask"]
+    steps = (index[:, -1] - index[:, 0]).unsqueeze(-1)  # [B, 1]
+    over = ~mask[:, -1:] & (batch["terminates"][:, 0] > 0)  # [B, 1]
+    factor = torch.where(over, 0.0, discount ** steps.float())
+    return TensorDict(
+        observation=batch["observation"][:, 0],
+        plan=TensorDict(
+            reward=to_go[:, 0] - factor * to_go[:, -1],
+            end=batch["observation"][:, -1],
+            discount=factor,
+            batch_size=[len(batch)],
+        ),
+        batch_size=[len(batch)],
+    )
+
+
+def _episode_terminates(episodes: TensorDictBase) -> Tensor:
+    """Whether the episode of each step [N, 1] ends by termination."""
+    number = episodes["episode"].reshape(-1)
+    ends = torch.zeros(int(number.max()) + 1, dtype=torch.bool, device=number.device)
+    ends[number[episodes["next", "terminated"].reshape(-1)]] = True
+    return ends[number].unsqueeze(-1)
