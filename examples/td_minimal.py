@@ -1,0 +1,177 @@
+"""The whole of Trajectory Diffuser as one TorchRL loop: read this first.
+
+    python examples/td_minimal.py              # Pendulum, a few minutes on two cores
+    python examples/td_minimal.py --steps 100  # a glance
+
+Recorded episodes become windows of a replay buffer. On each batch of them three losses train the
+three networks: a transformer that drafts a plan, a diffusion model that refines it, and an inverse
+dynamics that turns its first two states into an action. The actor then plays by planning anew at
+every step for the return it is asked for, better than the mean of what it learned from.
+`examples/td_offline.py` is the same with settings, checkpoints, logs and the paper's tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
+from torch import Tensor
+from torchrl import torchrl_logger
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.envs import (
+    Compose,
+    GymEnv,
+    InitTracker,
+    RewardSum,
+    StepCounter,
+    TargetReturn,
+    TransformedEnv,
+)
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import MLP
+from torchrl.objectives import SoftUpdate
+
+from torchrl_td import (
+    DiffusionRefiner,
+    DiffusionRefinerLoss,
+    InverseDynamics,
+    InverseDynamicsLoss,
+    NoiseSchedule,
+    Normalizer,
+    PlanCoordinates,
+    TDPlannerActor,
+    TrajectoryGenerator,
+    TrajectoryGeneratorLoss,
+    TrajectoryPlanner,
+    WindowSampler,
+    load_episodes,
+)
+from torchrl_td.data.normalizer import displacement_scale
+from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
+
+HORIZON = 16  # H, states in a plan; the history before it is as long
+EPISODE = 200  # steps
+STATE, ACTION = 3, 1  # numbers in Pendulum's observation and action
+
+
+def swing_up(observation: Tensor, noise: float) -> Tensor:
+    """The policy that is learned from: pumps energy, balances at the top, and errs."""
+    cos, sin, speed = observation.unbind(-1)
+    pump = speed.sign() * (5 - speed**2 / 6 - 5 * cos)
+    torque = torch.where(cos > 0.9, -10 * sin - 2 * speed, pump)
+    torque = torch.where(torch.rand(()) < noise, 2 * torch.randn(()), torque)
+    return torque.clamp(-2, 2).unsqueeze(-1)
+
+
+def record_episodes(count: int) -> TensorDictBase:
+    """Episodes, one after the other [N], the first the best."""
+    env = TransformedEnv(GymEnv("Pendulum-v1"), StepCounter(EPISODE))  # truncates them
+    env.set_seed(0)
+    rollouts = []
+    for number in range(count):
+        policy = partial(swing_up, noise=number / count)
+        rollouts.append(env.rollout(EPISODE, TensorDictModule(policy, ["observation"], ["action"])))
+    return torch.cat(rollouts)
+
+
+def make_parts(
+    data: TensorDictBase,
+) -> tuple[TrajectoryGenerator, DiffusionRefiner, InverseDynamics]:
+    """The three trained parts, for normalised data [N].
+
+    The state changes little in a step, so what they predict and refine is the change, in units of
+    what is usual; the paper predicts the state itself, and so do they with nothing given.
+    """
+    scale = displacement_scale(data, HORIZON)  # [H, O], of a state's change after 0..H-1 steps
+    change = data["next", "returns_to_go"] - data["returns_to_go"]
+    generator = TrajectoryGenerator(
+        TrajectoryTransformer(STATE, 2 * HORIZON - 2, width=64, layers=2),
+        predict="change",
+        change_scale=scale[1],
+        returns_change_scale=change.square().mean().sqrt(),
+    )
+    refiner = DiffusionRefiner(
+        TemporalUNet(STATE, channels=16, multipliers=(1, 2)),
+        NoiseSchedule(denoising_steps=100),
+        refine_steps=3,
+        coordinates=PlanCoordinates(scale),
+    )
+    network = MLP(2 * STATE, ACTION, num_cells=[128, 128], activation_class=torch.nn.ReLU)
+    return generator, refiner, InverseDynamics(network, change_scale=scale[1])
+
+
+def train(data: TensorDictBase, steps: int) -> TrajectoryPlanner:
+    """Trains the parts on windows of normalised data [N], and puts them together."""
+    generator, refiner, inverse_dynamics = make_parts(data)
+    losses = {
+        "generator": TrajectoryGeneratorLoss(generator),
+        "refiner": DiffusionRefinerLoss(refiner, HORIZON, delay_refiner=True),
+        "inverse_dynamics": InverseDynamicsLoss(inverse_dynamics),
+    }
+    optimizers = [torch.optim.AdamW(loss.parameters(), lr=1e-3) for loss in losses.values()]
+    average = SoftUpdate(losses["refiner"], eps=0.995)
+
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(len(data)), sampler=WindowSampler(HORIZON), batch_size=32
+    )
+    buffer.extend(data)
+    for step in range(1, steps + 1):
+        window = buffer.sample()  # [B, 2H - 2]
+        values = {name: loss(window)[f"loss_{name}"] for name, loss in losses.items()}
+        sum(values.values()).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        average.step()
+        if step % 100 == 0 or step == steps:
+            shown = ", ".join(f"{name} {value.item():.4f}" for name, value in values.items())
+            torchrl_logger.info(f"step {step}: {shown}")
+    # The refiner plans with the average of its weights over the last steps.
+    losses["refiner"].target_refiner_network_params.data.to_module(refiner)
+    return TrajectoryPlanner(generator, refiner, inverse_dynamics, horizon=HORIZON)
+
+
+def play(actor: TDPlannerActor, target_return: float, episodes: int) -> float:
+    """The mean return of episodes that the actor plays, asked for a return."""
+    env = TransformedEnv(
+        GymEnv("Pendulum-v1"),
+        Compose(
+            InitTracker(),  # marks resets, where the planner forgets
+            RewardSum(),
+            TargetReturn(target_return, mode="reduce"),  # counts down what is still asked for
+            actor.make_tensordict_primer(),  # holds the planner's history and plan
+        ),
+    )
+    env.set_seed(1)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        returns = [
+            env.rollout(EPISODE, actor)["next", "episode_reward"][-1] for _ in range(episodes)
+        ]
+    return torch.stack(returns).mean().item()
+
+
+def main(arguments: list[str] | None = None) -> float:
+    """Records, trains and plays; gives the planner's mean return."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000, help="optimisation steps")
+    parser.add_argument("--recorded", type=int, default=60, help="episodes learned from")
+    parser.add_argument("--episodes", type=int, default=5, help="episodes played")
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+
+    recorded = record_episodes(options.recorded)
+    data = load_episodes(recorded)  # [N], with returns-to-go
+    normalizer = Normalizer.fit(data, returns_scale=500.0)
+    planner = train(normalizer.apply_to(data), options.steps)
+    actor = TDPlannerActor(planner, normalizer, action_spec=GymEnv("Pendulum-v1").action_spec)
+    score = play(actor.eval(), target_return=-200.0, episodes=options.episodes)
+    mean = recorded["next", "reward"].sum().item() / options.recorded
+    torchrl_logger.info(f"mean return: planner {score:.0f}, data {mean:.0f}")
+    return score
+
+
+if __name__ == "__main__":
+    main()
