@@ -246,7 +246,7 @@ def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
         ({"replan_every": 1.5}, "replan_every must be a whole number, got 1.5"),
         ({"returns_floor": math.nan}, "returns_floor must be a number, got nan"),
         ({"in_keys": ["observation"]}, "in_keys must be 3 keys .observation, target return, res"),
-        ({"out_keys": ["action"]}, "out_keys must be 3 keys .action, draft, refined plan"),
+        ({"out_keys": []}, "out_keys must be 3 keys .action, draft, refined plan"),
     ],
 )
 def test_wrong_settings(make_actor: Build, settings, words):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
@@ -10,6 +12,7 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
 from torchrl_td.actors.tensordict_io import check_entry, check_floats, write_entry
+from torchrl_td.errors import InputError
 
 _REMEDY = "append actor.make_tensordict_primer() to the environment's transforms"
 
@@ -56,12 +59,17 @@ class PlannerState:
             plan_returns_to_go=Unbounded((self.horizon, 1), **floats),
         )
 
-    def primer(self) -> TensorDictPrimer:
-        """The transform that puts an empty state into an environment at each reset."""
+    def primer(self, action_key: NestedKey) -> PlannerPrimer:
+        """The transform that puts an empty state into an environment at each reset.
+
+        Args:
+            action_key: of the planner's actions, which the environment must be able to take.
+        """
         spec = self.spec
         for name in reversed(self._prefix[1:]):
             spec = Composite({name: spec})
-        return TensorDictPrimer({self._prefix[0]: spec}, reset_key="_reset", expand_specs=True)
+        primers = {self._prefix[0]: spec}
+        return PlannerPrimer(action_key, primers, reset_key="_reset", expand_specs=True)
 
     def read(
         self, tensordict: TensorDictBase, device: torch.device, is_init: Tensor
@@ -89,3 +97,32 @@ class PlannerState:
         """Writes the next state under ``"next"``."""
         for name, key in self.keys.items():
             write_entry(tensordict, ("next", *key), state[name])
+
+
+class PlannerPrimer(TensorDictPrimer):
+    """TorchRL's primer, which refuses an environment that cannot take a planner's actions.
+
+    Args:
+        action_key: of the planner's actions.
+        primers: specs of what is put into the environment.
+        **kwargs: as for :class:`~torchrl.envs.transforms.TensorDictPrimer`.
+    """
+
+    def __init__(self, action_key: NestedKey, primers: dict[str, Composite], **kwargs: Any) -> None:
+        super().__init__(primers, **kwargs)
+        self.action_key = action_key
+
+    def transform_input_spec(self, input_spec: Composite) -> Composite:
+        """The environment's input spec, as it is.
+
+        Raises:
+            InputError: if its action is not of real numbers.
+        """
+        actions = input_spec["full_action_spec"]
+        spec = actions[self.action_key] if self.action_key in actions.keys(True, True) else None
+        if spec is not None and not (spec.dtype.is_floating_point and spec.domain == "continuous"):
+            raise InputError(
+                f"the environment's {self.action_key!r} is a {type(spec).__name__} of choices, but "
+                f"the planner's actions are real numbers; plan for a continuous environment"
+            )
+        return super().transform_input_spec(input_spec)

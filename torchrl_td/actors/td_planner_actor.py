@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.data import Bounded, Composite
+from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 from torchrl.envs.utils import exploration_type
 
 from torchrl_td.actors.planner_state import PlannerState
 from torchrl_td.actors.receding_horizon import RecedingHorizon
-from torchrl_td.actors.tensordict_io import check_floats, check_keys, read_entry, write_entry
+from torchrl_td.actors.specified_module import SpecifiedModule
+from torchrl_td.actors.tensordict_io import action_bounds, check_floats, check_keys, read_entry
 from torchrl_td.checkpoint import load_model
 from torchrl_td.checkpoint.build import plan_settings
 from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, check_number
 from torchrl_td.modules import TrajectoryPlanner
-from torchrl_td.modules.action_bounds import action_bounds
+from torchrl_td.modules.common import dispatched
 from torchrl_td.modules.refiner import DETERMINISTIC
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.modules.trajectory_planner import WarmStart
@@ -39,7 +40,7 @@ _OUTPUTS = ("action", "draft", "refined plan")
 _KEYS = ("in_keys", "out_keys", "planner_key")
 
 
-class TDPlannerActor(TensorDictModuleBase):
+class TDPlannerActor(SpecifiedModule):
     """Plans at every step and returns the plan's first action (paper, appendix Algorithm 1).
 
     The actor keeps no state of its own. History and last plan live in the tensordict under
@@ -68,7 +69,7 @@ class TDPlannerActor(TensorDictModuleBase):
         in_keys: keys of the observation [..., O], the target return [..., 1] and the reset
             flag [..., 1].
         out_keys: keys of the action [..., A], the draft and the refined plan [..., H, O],
-            the plans in the environment's units.
+            the plans in the environment's units. ``"_"`` leaves one out, as do fewer keys.
         planner_key: where the planner's state lives.
 
     Raises:
@@ -143,10 +144,10 @@ class TDPlannerActor(TensorDictModuleBase):
         self.returns_floor = returns_floor
         self._state = PlannerState(planner_key, planner.horizon, width)
         self._input_keys = check_keys("in_keys", in_keys, list(_INPUTS))
-        self._output_keys = check_keys("out_keys", out_keys, _OUTPUTS)
+        self._output_keys = check_keys("out_keys", out_keys, _OUTPUTS, fewest=1)
         state_keys = self._state.keys.values()
         self.in_keys = [*self._input_keys, *state_keys]
-        self.out_keys = [*self._output_keys, *(("next", *key) for key in state_keys)]
+        self.set_out_keys(self._output_keys, [("next", *key) for key in state_keys])
         low = high = None
         if action_spec is not None:
             action_dim = planner.inverse_dynamics.action_dim
@@ -154,6 +155,15 @@ class TDPlannerActor(TensorDictModuleBase):
             low, high = low.to(normalizer.loc.device), high.to(normalizer.loc.device)
         self.register_buffer("action_low", low)
         self.register_buffer("action_high", high)
+
+    @property
+    def spec(self) -> Composite:
+        """Of what the actor writes for one environment: action, within its bounds, and plans."""
+        low, high = self.action_low, self.action_high
+        width = self.planner.inverse_dynamics.action_dim
+        action = None if width is None else Unbounded((width,))
+        plan = Unbounded((self.horizon, self.normalizer.loc.shape[0]))
+        return self.specify(action if low is None else Bounded(low, high), plan, plan)
 
     @property
     def planner_key(self) -> NestedKey:
@@ -256,8 +266,9 @@ class TDPlannerActor(TensorDictModuleBase):
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that puts an empty planner state into an environment at each reset."""
-        return self._state.primer()
+        return self._state.primer(self._output_keys[0])
 
+    @partial(dispatched, auto_batch_size=True)
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Plans and acts for any batch shape; writes the next planner state under "next"."""
@@ -276,9 +287,7 @@ class TDPlannerActor(TensorDictModuleBase):
         if self.action_low is not None:
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
-        outputs = (action, denormalize(draft), denormalize(plan))
-        for key, value in zip(self._output_keys, outputs, strict=True):
-            write_entry(tensordict, key, value)
+        self.write_outputs(tensordict, action, denormalize(draft), denormalize(plan))
         self._state.write(tensordict, state)
         return tensordict
 

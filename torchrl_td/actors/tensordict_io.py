@@ -1,14 +1,16 @@
-"""An actor's entries of a tensordict of any batch shape: read, checked and written."""
+"""An actor's entries of a tensordict of any batch shape, and the bounds of its actions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
+from torchrl.data import Composite, TensorSpec
 
 from torchrl_td.errors import InputError
 
@@ -88,8 +90,16 @@ def write_entry(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> No
     tensordict.set(key, value if single else value.reshape(*shape, *value.shape[1:]))
 
 
-def check_keys(name: str, keys: Sequence[NestedKey], meanings: Sequence[str]) -> list[NestedKey]:
+def check_keys(
+    name: str, keys: Sequence[NestedKey], meanings: Sequence[str], fewest: int | None = None
+) -> list[NestedKey]:
     """The keys in TensorDict's canonical form.
+
+    Args:
+        name: what errors call them.
+        keys: what was given.
+        meanings: what they are of.
+        fewest: how many must be given, if not all.
 
     Raises:
         InputError: if they are not as many as their meanings.
@@ -98,7 +108,8 @@ def check_keys(name: str, keys: Sequence[NestedKey], meanings: Sequence[str]) ->
     Traceback (most recent call last):
     torchrl_td.errors.InputError: in_keys must be 2 keys (observation, reset flag), got ['obs']
     """
-    if isinstance(keys, str) or len(keys) != len(meanings):
+    most = len(meanings)
+    if isinstance(keys, str) or not (fewest or most) <= len(keys) <= most:
         raise InputError(
             f"{name} must be {len(meanings)} keys ({', '.join(meanings)}), got {keys!r}"
         )
@@ -130,10 +141,62 @@ def check_floats(key: NestedKey, value: Tensor, unread: Tensor | None = None) ->
             f"ObservationNorm(...) to the environment"
         )
     # The sum first, for it is the faster check; it may overflow where every value is finite.
-    if value.device.type == "cpu" and not math.isfinite(value.sum()):
+    if _readable(value) and not math.isfinite(value.sum()):
         finite = torch.isfinite(value)
         if unread is not None:
             finite |= unread.view(-1, *[1] * (value.ndim - 1))
         if not bool(finite.all()):
             raise InputError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
     return value.float()
+
+
+def _readable(value: Tensor) -> bool:
+    """Whether a value can be looked at now: not while a program is traced, nor under ``vmap``."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor, Tensor]:
+    """Lowest and highest values [A] of an action.
+
+    Args:
+        spec: the environment's ``action_spec`` or ``full_action_spec``, of any batch shape.
+        key: the action's, looked for in a composite spec; its only entry serves as well.
+        width: A, if known.
+
+    Raises:
+        InputError: if it is no spec of one bounded action of real numbers and that width.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl.data import Bounded, Composite
+        >>> from torchrl_td.actors.tensordict_io import action_bounds
+        >>> spec = Composite(action=Bounded(-1.0, 1.0, (5, 2)), shape=(5,))
+        >>> action_bounds(spec, "action", 2)
+        (tensor([-1., -1.]), tensor([1., 1.]))
+    """
+    if isinstance(spec, Composite):
+        spec = _entry(spec, key)
+    space: Any = spec.space if isinstance(spec, TensorSpec) else None
+    if not hasattr(space, "low") or not spec.dtype.is_floating_point:
+        raise InputError(
+            f"action_spec is {type(spec).__name__}, but the planner's actions are real numbers: "
+            f"give a Bounded spec, or leave it out"
+        )
+    rows = [bound.float().reshape(-1, *spec.shape[-1:]) for bound in (space.low, space.high)]
+    found = rows[0].shape[-1] if spec.shape else 1
+    if width not in (None, found):
+        raise InputError(f"action_spec is of {found} numbers, but the planner's action has {width}")
+    if not all(torch.equal(bound, bound[:1].expand_as(bound)) for bound in rows):
+        raise InputError(
+            "action_spec has other bounds for some environments; give one environment's"
+        )
+    return rows[0][0], rows[1][0]
+
+
+def _entry(spec: Composite, key: NestedKey) -> Any:
+    leaves = dict(spec.items(include_nested=True, leaves_only=True))
+    if key not in leaves and len(leaves) != 1:
+        raise InputError(f"action_spec has no entry {key!r}, only {', '.join(map(repr, leaves))}")
+    return leaves.get(key) or next(iter(leaves.values()))

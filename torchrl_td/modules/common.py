@@ -13,9 +13,9 @@ from torch import Tensor
 from torchrl_td.errors import InputError
 
 
-def dispatched(forward: Callable) -> Callable:
+def dispatched(forward: Callable, auto_batch_size: bool = False) -> Callable:
     """TensorDict's ``dispatch``, with a signature that ``torch.export`` finds tensors in."""
-    wrapper = dispatch(auto_batch_size=False)(forward)
+    wrapper = dispatch(auto_batch_size=auto_batch_size)(forward)
     kinds = inspect.Parameter
     wrapper.__signature__ = inspect.Signature(
         [
