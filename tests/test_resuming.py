@@ -114,3 +114,29 @@ def test_what_is_handed_to_the_environment_may_be_corrected(tiny_config: MakeCon
     assert _continued(stored, given, ["resume=x", "task.env_kwargs={speed: 4}"]).task == replace(
         stored.task, env_kwargs={"speed": 4}
     )
+
+
+def test_data_that_moved_is_named_anew(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """Its hash proves that it is the same."""
+    import h5py
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    states = draw.normal(size=(61, 6)).astype(np.float32)
+    for name, shift in (("here", 0.0), ("there", 0.0), ("other", 1.0)):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
+            file["observations"] = states[:-1] + np.float32(shift)
+            file["next_observations"] = states[1:] + np.float32(shift)
+            file["actions"] = np.full((60, 2), 0.5, np.float32)
+            file["rewards"] = np.ones(60, np.float32)
+            file["terminals"] = np.zeros(60, bool)
+            file["timeouts"] = np.arange(60) % 12 == 11
+    sources = [f"dataset.source=d4rl:{tmp_path / name}.hdf5" for name in ("here", "there", "other")]
+    run(tiny_config(sources[0], "training.stop_after=1"))
+    (tmp_path / "here.hdf5").unlink()
+    word = f"resume={tmp_path / 'run'}"
+    refused(
+        tiny_config(word, sources[2]), "is not the one this run was started on", [word, sources[2]]
+    )
+    words = [word, sources[1], "training.stop_after=2"]
+    assert run(tiny_config(*words), words)["training_steps"] == 2

@@ -18,7 +18,13 @@ from torchrl.envs.utils import exploration_type
 from torchrl_td.actors.planner_state import PlannerState
 from torchrl_td.actors.receding_horizon import RecedingHorizon
 from torchrl_td.actors.specified_module import SpecifiedModule
-from torchrl_td.actors.tensordict_io import action_bounds, check_floats, check_keys, read_entry
+from torchrl_td.actors.tensordict_io import (
+    action_bounds,
+    check_action,
+    check_floats,
+    check_keys,
+    read_entry,
+)
 from torchrl_td.checkpoint import load_model
 from torchrl_td.checkpoint.build import plan_settings
 from torchrl_td.config import Config, check_config, override_config
@@ -284,6 +290,7 @@ class TDPlannerActor(SpecifiedModule):
             noise,
             greedy=exploration_type() in DETERMINISTIC,
         )
+        action = check_action(self._input_keys[0], action)
         if self.action_low is not None:
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize

@@ -200,3 +200,21 @@ def _entry(spec: Composite, key: NestedKey) -> Any:
     if key not in leaves and len(leaves) != 1:
         raise InputError(f"action_spec has no entry {key!r}, only {', '.join(map(repr, leaves))}")
     return leaves.get(key) or next(iter(leaves.values()))
+
+
+def check_action(key: NestedKey, action: Tensor) -> Tensor:
+    """The action [B, A], which a finite observation that is far too large would make NaN.
+
+    Args:
+        key: of the observation, for the message.
+        action: as planned.
+
+    Raises:
+        InputError: on the CPU, as :func:`check_floats`.
+    """
+    if _readable(action) and not math.isfinite(action.sum()):
+        raise InputError(
+            f"{key!r} is so large that the plan overflows; the simulation diverged, or the "
+            f"observation is in other units than the data"
+        )
+    return action

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, get_args
 
@@ -138,7 +139,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.stop_after": (1, None),
     "training.patience": (1, None),
     "training.explosion": (1, None),
-    "training.threads": (1, None),
+    "training.threads": (1, 1024),
     "evaluation.episodes": (1, None),
     "evaluation.workers": (0, 1024),
     "evaluation.seed": (0, _LARGEST_SEED),
@@ -197,6 +198,11 @@ def check_values(config: Any) -> None:
             raise InputError(f"{key} has {len(value)} entries; allowed are up to {_MOST_LAYERS}")
         if any(not 1 <= width <= _LARGEST_SIZE for width in value or ()):
             raise InputError(f"{key}={value}; allowed are whole numbers from 1 to {_LARGEST_SIZE}")
+    if not re.fullmatch(r"[^/\\#?%:\s]{1,128}", config.logger.project):
+        raise InputError(
+            f"logger.project={config.logger.project!r}; allowed are 1 to 128 characters, none of "
+            f"them a space or / \\ # ? % :"
+        )
     _check_together(config)
 
 

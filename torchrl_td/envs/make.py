@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +32,12 @@ from torchrl.envs import (
 
 from torchrl_td.config import TaskConfig
 from torchrl_td.data.keys import named_keys, observation_keys, torchrl_key
+from torchrl_td.data.robotics import register_robotics
 from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.envs.gym_wrappers import EpisodeStart, ExactGoal, StepReport
 from torchrl_td.errors import InputError, first_line
+
+_SIGNAL_OF_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def make_gym_env(
@@ -55,7 +62,8 @@ def make_gym_env(
         (1,)
     """
     if task.env not in gymnasium.registry:
-        _register_robotics()
+        with contextlib.suppress(ImportError):  # gymnasium.make then says what it does not know
+            register_robotics()
     kwargs = dict(task.env_kwargs)
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
@@ -222,10 +230,12 @@ def make_env(
         ...     env.rollout(5)["target_return"].shape
         torch.Size([2, 5, 1])
     """
-    build = partial(make_base_env, task)
+    build: Any = partial(make_base_env, task)
     kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
     batch = ParallelEnv if workers else SerialEnv
-    base = batch(num_envs, build, create_env_kwargs=kwargs)
+    base = batch(
+        num_envs, partial(_in_worker, build) if workers else build, create_env_kwargs=kwargs
+    )
     env = TransformedEnv(
         base.to(device),
         planning_transforms(task.target_return if target_return is None else target_return),
@@ -237,7 +247,7 @@ def make_env(
     return env
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(env: EnvBase) -> Iterator[EnvBase]:
     """Closes an environment at the end and restores PyTorch's number of threads.
 
@@ -264,9 +274,8 @@ def opened(env: EnvBase) -> Iterator[EnvBase]:
         torch.set_num_threads(threads)
 
 
-def _register_robotics() -> None:
-    try:
-        import gymnasium_robotics
-    except ImportError:
-        return  # gymnasium.make then says which environment it does not know
-    gymnasium.register_envs(gymnasium_robotics)
+def _in_worker(build: Any, parent: int, **kwargs: Any) -> EnvBase:
+    """Builds an environment in a worker process, which on Linux ends when its parent is killed."""
+    if sys.platform == "linux" and os.getpid() != parent:
+        ctypes.CDLL(None).prctl(_SIGNAL_OF_PARENTS_DEATH, signal.SIGKILL)
+    return build(**kwargs)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,12 +26,13 @@ from torchrl_td.config import (
     check_stored_env,
     override_config,
 )
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import evaluate
 from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run import pick_device
 from torchrl_td.experiment.run_folder import versions, write_json
+from torchrl_td.experiment.streams import close_streams, prepare_streams, write_to
 
 # What evaluation reads of a task; and what gives other settings their value before training.
 _PLAYED = (
@@ -63,6 +65,7 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
         program: what to run.
         configs: folder of the YAML files it composes, to name what there is.
     """
+    prepare_streams()
     # Hydra would print its own message and hide the exception otherwise.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     _programs.append(os.getpid())
@@ -76,10 +79,11 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
-        says = _submitit_says(error)
+        says = _submitit_says(error) or _memory_says(error)
         if says is None:
             raise
         _fail(says)
+    close_streams()
     if _failed:
         sys.exit(_failed[-1])
 
@@ -96,7 +100,7 @@ def job(function: Callable[[Any], None]) -> Callable[[Any], None]:
         try:
             function(config)
         except InputError as error:
-            sys.stderr.write(f"error: {error}\n")
+            write_to(sys.stderr, f"error: {error}\n")
             if os.getpid() not in _programs:  # a launcher may have sent the list with the job
                 raise
             _failed.append(2)
@@ -125,7 +129,7 @@ def explain(message: str, configs: Path | None) -> str:
     Examples:
         >>> from torchrl_td.experiment.cli import explain
         >>> explain("Could not override 'seeed'.\\nTo append to your config ...", None)[:47]
-        "unknown setting 'seeed'; allowed are critic, da"
+        "unknown setting 'seeed'; allowed are algorithm,"
     """
     group = re.search(r"Could not find '([^/']+)/([^']+)'", message)
     if group and configs is not None:
@@ -262,12 +266,23 @@ def print_results(summary: dict[str, Any], *beside: dict[str, Any]) -> None:
     ]
     for row in rows:
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-    sys.stdout.write("\n".join(lines) + "\n")
+    write_to(sys.stdout, "\n".join(lines) + "\n")
 
 
 def _method(summary: dict[str, Any]) -> str:
     preset = summary["preset"]
     return f"preset {preset}" if preset else f"algorithm {summary['algorithm']}"
+
+
+def _memory_says(error: Exception) -> str | None:
+    """Of memory that is used up, in one line; None for any other error."""
+    used_up = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if not used_up and not (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+        return None
+    return (
+        f"out of memory ({first_line(error)}); lower training.batch_size or the networks' sizes; "
+        f"what was saved stays, and resume= continues it"
+    )
 
 
 def _submitit_says(error: Exception) -> str | None:
@@ -279,5 +294,6 @@ def _submitit_says(error: Exception) -> str | None:
 
 
 def _fail(message: str, status: int = 2) -> None:
-    sys.stderr.write(f"error: {message}\n")
+    write_to(sys.stderr, f"error: {message}\n")
+    close_streams()
     sys.exit(status)

@@ -31,6 +31,7 @@ CHANGEABLE = (
     "training.cudagraph",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "dataset.source",  # where it lies; that it is the same is checked
     # How it is played and scored: a wrong word here must not cost the training.
     "task.env_kwargs",
     "task.reset_options",

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from torchrl_td.data.mazes.controller import Cell, Skill, Walker, free_cells, shortest_path
 from torchrl_td.data.mazes.processes import default_workers, in_processes
 from torchrl_td.data.mazes.record import check_recording, dataset_path, write_dataset
+from torchrl_td.data.robotics import register_robotics
 from torchrl_td.errors import InputError
 
 Size = Literal["umaze", "medium", "large"]
@@ -84,12 +85,11 @@ def make_pointmaze(size: str, **kwargs: Any) -> gymnasium.Env:
     """
     task = pointmaze_task(size)
     try:
-        import gymnasium_robotics
+        register_robotics()
     except ImportError as error:
         raise InputError(
             "PointMaze needs gymnasium-robotics: pip install 'torchrl_td[robotics]'"
         ) from error
-    gymnasium.register_envs(gymnasium_robotics)
     settings: dict[str, Any] = {"continuing_task": True, "reset_target": False}
     settings["max_episode_steps"] = task.max_episode_steps
     return gymnasium.make(task.env_id, **{**settings, **kwargs})

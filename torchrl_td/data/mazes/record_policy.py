@@ -12,6 +12,7 @@ from minari.dataset.minari_dataset import parse_dataset_id
 from tqdm import tqdm
 
 from torchrl_td.data.mazes.record import check_recording, check_seed, write_dataset
+from torchrl_td.data.robotics import register_robotics
 from torchrl_td.errors import InputError
 
 Policy = Callable[[Any, float, bool], np.ndarray]
@@ -25,9 +26,7 @@ def make_environment(env_id: str, **kwargs: Any) -> gymnasium.Env:
         InputError: the environment cannot be built.
     """
     with contextlib.suppress(ImportError):
-        import gymnasium_robotics
-
-        gymnasium.register_envs(gymnasium_robotics)
+        register_robotics()
     try:
         return gymnasium.make(env_id, **kwargs)
     except Exception as error:  # packages of environments raise what they like
