@@ -214,6 +214,11 @@ def run_record(options: argparse.Namespace) -> None:
         "maze2d": record_maze2d,
     }
     if family in recorders and size in POINTMAZE_TASKS:
+        if options.dataset is not None or options.checkpoint is not None:
+            raise InputError(
+                f"{options.what} is recorded by its own walker under its own id; leave out "
+                "--dataset and --checkpoint"
+            )
         record = recorders[family]
         dataset_id = record(size, options.steps, options.seed, overwrite=options.overwrite)
     else:

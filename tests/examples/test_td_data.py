@@ -128,6 +128,7 @@ def test_damaged_data_is_described_with_a_warning(
         (("record", "Pendulum-v1", "--dataset", "x"), "<namespace>/<name>-v<number>"),
         (("record", "Pendulum-v1", "--dataset", "test/example-v0"), "exists"),
         (("record", "pointmaze/umaze", "--steps", "0"), "steps >= 1"),
+        (("record", "pointmaze/umaze", "--dataset", "my/maze-v0"), "leave out --dataset"),
         (
             ("record", "Pendulum-v1", "--dataset", "a/b-v0", "--checkpoint", "c"),
             "no checkpoint at c",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.collectors import Collector
 from torchrl.data import Bounded
 from torchrl.envs import GymEnv, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -117,3 +118,23 @@ def test_an_environment_of_choices_is_refused() -> None:
     actor = tiny_actor(3, 1)
     env.append_transform(actor.make_tensordict_primer())
     assert env.rollout(3, actor)["planner", "plan"].shape == (3, HORIZON, 3)
+
+
+def test_a_collector_that_limits_episodes() -> None:
+    """Its limit is a step counter, of which there may be one only."""
+    actor = tiny_actor(3, 1)
+    env = TransformedEnv(GymEnv("Pendulum-v1"), planning_transforms(100.0))
+    collector = Collector(
+        env,
+        actor,
+        frames_per_batch=12,
+        total_frames=12,
+        max_frames_per_traj=5,
+        auto_register_policy_transforms=True,
+    )
+    try:
+        (data,) = collector
+    finally:
+        collector.shutdown()
+    assert data["next", "truncated"].flatten().nonzero().flatten().tolist() == [4, 9]
+    assert data["is_init"].flatten().nonzero().flatten().tolist() == [0, 5, 10]

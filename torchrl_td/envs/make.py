@@ -24,7 +24,6 @@ from torchrl.envs import (
     ParallelEnv,
     RewardSum,
     SerialEnv,
-    StepCounter,
     TargetReturn,
     TransformedEnv,
     default_info_dict_reader,
@@ -171,7 +170,10 @@ def planning_transforms(target_return: float) -> Compose:
     """The transforms a planner and an evaluation need, whatever the environment.
 
     ``InitTracker`` marks resets, ``TargetReturn`` counts the return still asked for down by
-    the rewards received, ``RewardSum`` and ``StepCounter`` keep the score.
+    the rewards received, ``RewardSum`` keeps the score. No ``StepCounter``
+    is among them, for a collector's ``max_frames_per_traj`` brings its own. Append them to an
+    environment: inside another ``Compose`` TorchRL 0.14 cannot find their parents and a rollout
+    ends with "index -1 is out of range".
 
     Args:
         target_return: the return asked for at the start of an episode (reward units).
@@ -186,7 +188,6 @@ def planning_transforms(target_return: float) -> Compose:
     """
     return Compose(
         InitTracker(),
-        StepCounter(),
         RewardSum(),
         TargetReturn(target_return, mode="reduce"),
     )
