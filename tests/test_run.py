@@ -23,7 +23,7 @@ from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
 from torchrl_td.data import ensure_pointmaze, load_episodes
 from torchrl_td.errors import InputError
-from torchrl_td.experiment import judge, progress
+from torchrl_td.experiment import evaluator, progress
 from torchrl_td.experiment.evaluate import EvaluationResult
 from torchrl_td.experiment.run import run
 from torchrl_td.inference.packed_weights import PackedWeights
@@ -215,7 +215,7 @@ def test_a_signal_during_pictures_counts_the_evaluation_once(
     one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
     for step in (3, 6):  # the first is the best so far, the others are no better
         with monkeypatch.context() as patch:
-            patch.setattr(judge, "play_one", interrupted)
+            patch.setattr(evaluator, "play_one", interrupted)
             words = ("logger.pictures=true", "resume=auto")
             assert run(tiny_config(*EVALUATING, *words))["training_steps"] == step
     run(tiny_config("resume=auto", *EVALUATING))
@@ -231,7 +231,7 @@ def test_a_signal_during_evaluation_leaves_it_due(
 ) -> None:
     one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
     with monkeypatch.context() as patch:
-        patch.setattr(judge, "evaluate", interrupted)
+        patch.setattr(evaluator, "evaluate", interrupted)
         summary = run(tiny_config(*EVALUATING))
     assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == 3
     run(tiny_config("resume=auto", *EVALUATING))
@@ -245,7 +245,7 @@ def test_a_signal_after_training(
     """During the last evaluation, or when its results are written and pictures drawn."""
     words = ("training.steps=2", "planner.refine_steps=0")
     with monkeypatch.context() as patch:
-        patch.setattr(judge, during, interrupted)
+        patch.setattr(evaluator, during, interrupted)
         summary = run(tiny_config(*words))
     scored = during == "play_one"
     assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == 2
@@ -254,7 +254,9 @@ def test_a_signal_after_training(
     assert len(again["results"]) == 1 and (tmp_path / "run" / "plans.png").exists()
 
 
-@pytest.mark.parametrize("part", ["experiment.experiment.save_checkpoint", "judge.Judge.record"])
+@pytest.mark.parametrize(
+    "part", ["experiment.experiment.save_checkpoint", "experiment.evaluator.Evaluator.record"]
+)
 def test_the_best_is_not_lost_where_it_cannot_be_saved(
     part: str,
     tiny_config: MakeConfig,
@@ -301,10 +303,10 @@ def test_the_time_of_training_is_not_that_of_the_last_evaluation(
 
     def slow(*_: Any) -> EvaluationResult:
         now[0] += 1000
-        return EvaluationResult(0, [1.0], [1], 1.0, 0.0, 1, 0.0, 0.0)
+        return EvaluationResult("generator", 0, [1.0], [1], 1.0, 0.0, 1, 0.0, 0.0)
 
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(judge, "evaluate", slow)
+    monkeypatch.setattr(evaluator, "evaluate", slow)
     words = ("training.steps=2", "planner.refine_steps=0")
     assert run(tiny_config(*words, "training.evaluate_every=2"))["training_seconds"] == 0
 
@@ -322,14 +324,14 @@ def test_a_score_that_is_no_number_is_never_the_best(
 ) -> None:
     config = tiny_config("training.evaluate_every=1", "training.patience=2")
     spec = Bounded(-1.0, 1.0, (2,))
-    counting = judge.Judge(config, tmp_path, spec, torch.device("cpu"))
+    counting = evaluator.Evaluator(config, tmp_path, spec, torch.device("cpu"))
     for score, best, patient in (
         (math.nan, None, True),
         (-7.0, -7.0, True),
         (math.nan, -7.0, True),
         (math.nan, -7.0, False),
     ):
-        counting.count(EvaluationResult(1, [], [], score, 0.0, 2, 0.0, 0.0))
+        counting.count(EvaluationResult("refined", 1, [], [], score, 0.0, 2, 0.0, 0.0))
         assert counting.best_score == best and counting.out_of_patience() is not patient
 
 
@@ -340,7 +342,7 @@ def test_survives_a_failing_environment(
     def dies(*_: Any) -> None:
         raise InputError("an environment failed")
 
-    monkeypatch.setattr(judge, "evaluate", dies)
+    monkeypatch.setattr(evaluator, "evaluate", dies)
     with pytest.raises(InputError, match="the training is saved: resume="):
         run(tiny_config(*EVALUATING))
     assert load_about(find_checkpoint(tmp_path / "run"))["step"] == 12

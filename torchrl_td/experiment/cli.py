@@ -45,7 +45,7 @@ _PLAYED = (
     "success_key",
     "score_key",
 )
-_MEANT = {
+_READ_INSTEAD = {
     "task.target_return": "evaluation.target_return",
     "task.refine_steps": "planner.refine_steps",
     "task.guidance_scale": "planner.guidance_scale",
@@ -213,8 +213,8 @@ def _check_changeable(key: str) -> None:
         section == "task" and name.partition(".")[0] in _PLAYED
     ):
         return
-    if key in _MEANT:
-        raise InputError(f"evaluation does not read {key}; give {_MEANT[key]}")
+    if key in _READ_INSTEAD:
+        raise InputError(f"evaluation does not read {key}; give {_READ_INSTEAD[key]}")
     task = ", ".join(f"task.{name}" for name in _PLAYED)
     raise InputError(
         f"{key!r} cannot be changed after training; allowed are checkpoint=, device=, output=, "

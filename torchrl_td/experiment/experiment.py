@@ -15,9 +15,9 @@ from torchrl_td.config import Config
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.acting import variants
 from torchrl_td.experiment.evaluate import EvaluationResult
-from torchrl_td.experiment.judge import Judge
+from torchrl_td.experiment.evaluator import Evaluator
 from torchrl_td.experiment.logging import Metrics
-from torchrl_td.experiment.plotting import plot_training, spared
+from torchrl_td.experiment.plotting import plot_training, skipped_on_error
 from torchrl_td.experiment.progress import Progress
 from torchrl_td.experiment.results import summarize
 from torchrl_td.experiment.run_folder import write_json
@@ -54,10 +54,10 @@ class Session:
         self.config, self.folder, self.device, self.world = config, folder, device, world
         self.dataset = dict(dataset)
         self.action_spec = action_spec
-        self.judge = Judge(config, folder, action_spec, device)
+        self.evaluator = Evaluator(config, folder, action_spec, device)
         bounds = (action_spec.space.low, action_spec.space.high)
         self.trainer = Trainer(config, episodes, device, world, bounds)
-        self.judge.actor(self.trainer.model)  # refuses what cannot plan before training
+        self.evaluator.actor(self.trainer.model)  # refuses what cannot plan before training
         self.metrics: Metrics | None = None  # the first process' alone
         self.progress = Progress(config, world.first)
         self.evaluation_due = False
@@ -79,7 +79,7 @@ class Session:
         state = load_payload(checkpoint, "training", "cpu")
         self.trainer.load_state_dict(state["trainer"])
         self.progress.seconds = state["seconds"]
-        self.judge.load_state_dict(state)
+        self.evaluator.load_state_dict(state)
         self.evaluation_due = state["evaluation_due"]
 
     def open(self, run_id: str) -> None:
@@ -107,7 +107,7 @@ class Session:
                 self._checkpoint()
         finally:
             self.progress.close()
-        finished = trainer.step >= steps or self.judge.out_of_patience()
+        finished = trainer.step >= steps or self.evaluator.out_of_patience()
         if finished and not self.stop.asked:
             return True
         if self.metrics is not None:
@@ -137,9 +137,9 @@ class Session:
                     f"resume={self.folder} evaluates it again"
                 )
                 return self.summary([])
-            self.judge.record(result, step, self.metrics)
+            self.evaluator.record(result, step, self.metrics)
             results.append(result)
-        if self.config.training.evaluate_every and self.judge.beats(results[-1]):
+        if self.config.training.evaluate_every and self.evaluator.beats(results[-1]):
             self.save(best=True)
         write_json(self.folder / "results.json", self.summary(results))
         if not self.stop.asked:
@@ -164,7 +164,7 @@ class Session:
         training = {
             "trainer": self.trainer.state_dict(),
             "seconds": self.progress.seconds,
-            **self.judge.state_dict(),
+            **self.evaluator.state_dict(),
             "evaluation_due": self.evaluation_due,
         }
         save_checkpoint(
@@ -190,7 +190,7 @@ class Session:
         if self.world.size > 1:
             asked = step % _SIGNAL_STEPS == 0
             stopped = asked and self.world.agree(stopped, self.device)
-        return stopped or self.judge.out_of_patience()
+        return stopped or self.evaluator.out_of_patience()
 
     def _after_step(self) -> bool:
         """Logs, validates, evaluates and saves what is due; True if it saved."""
@@ -234,8 +234,8 @@ class Session:
         self.evaluation_due = False
         if self.metrics is not None:
             self._play(self.metrics)
-        if self.world.agree(self.judge.out_of_patience(), self.device):
-            self.judge.evaluations_since_best = self.config.training.patience or 0
+        if self.world.agree(self.evaluator.out_of_patience(), self.device):
+            self.evaluator.evaluations_since_best = self.config.training.patience or 0
 
     def _play(self, metrics: Metrics) -> None:
         """An environment that fails costs this evaluation, not the run; a signal puts it off."""
@@ -243,7 +243,7 @@ class Session:
         result, self.evaluation_due = None, True
         try:
             with self.stop.at_once():
-                result = self.judge.score(model)
+                result = self.evaluator.score(model)
         except InputError as error:
             if not self.stop.asked:  # else it may be what the signal did to worker processes
                 self.evaluation_due = False
@@ -252,20 +252,20 @@ class Session:
             return
         # It is counted and saved whole, whatever signal comes now.
         self.evaluation_due = False
-        self.judge.record(result, step, metrics)
-        best = self.judge.beats(result)
-        self.judge.count(result)
+        self.evaluator.record(result, step, metrics)
+        best = self.evaluator.beats(result)
+        self.evaluator.count(result)
         if best:
             self.save(best=True)
         if self.config.logger.pictures and not self.stop.asked:
             with self.stop.at_once():
-                self.judge.show(model, step, metrics, f"plans-{step}.png")
+                self.evaluator.show(model, step, metrics, f"plans-{step}.png")
 
     def _final_score(self, model: Any, refine_steps: int | None) -> EvaluationResult | None:
         """A score for ``results.json``; ``None`` if told to stop before there is one."""
         try:
             with self.stop.at_once():
-                return None if self.stop.asked else self.judge.score(model, refine_steps)
+                return None if self.stop.asked else self.evaluator.score(model, refine_steps)
         except InputError as error:
             if not self.stop.asked:  # else it may be what the signal did to worker processes
                 raise InputError(
@@ -276,7 +276,7 @@ class Session:
     def _show(self, model: Any, metrics: Metrics) -> None:
         """The pictures at the end."""
         step, path = self.trainer.step, self.folder / "training.png"
-        with spared(path):
+        with skipped_on_error(path):
             plot_training(metrics.file, path, self.config.evaluation.episodes)
             metrics.picture("training", path, step)
-        self.judge.show(model, step, metrics, "plans.png", self.config.logger.video)
+        self.evaluator.show(model, step, metrics, "plans.png", self.config.logger.video)

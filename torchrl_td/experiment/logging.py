@@ -127,14 +127,14 @@ class Metrics:
             self.timing.write(step, timing)
         if self.logger is not None:
             finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            with self._spared() as logger:
+            with self._skipped_on_error() as logger:
                 logger.log_metrics(finite, step=step)
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Shows a PNG file in the logger."""
         if self.logger is None:
             return
-        with self._spared() as logger:
+        with self._skipped_on_error() as logger:
             if hasattr(logger.experiment, "add_image"):  # TensorBoard
                 pixels = matplotlib.image.imread(path)
                 logger.experiment.add_image(name, pixels[..., :3], step, dataformats="HWC")
@@ -147,7 +147,7 @@ class Metrics:
         """Shows an animated GIF in the logger."""
         if self.logger is None:
             return
-        with self._spared() as logger:
+        with self._skipped_on_error() as logger:
             if hasattr(logger.experiment, "add_image"):  # TensorBoard shows GIFs as they are
                 logger.experiment._get_file_writer().add_summary(_gif_summary(name, path), step)
                 return
@@ -160,12 +160,12 @@ class Metrics:
         """Finishes the logger's run."""
         if self.logger is None:
             return
-        with self._spared() as logger:
+        with self._skipped_on_error() as logger:
             finish = getattr(logger.experiment, "finish", None)
             (finish or logger.experiment.close)()
 
     @contextmanager
-    def _spared(self) -> Iterator[Any]:
+    def _skipped_on_error(self) -> Iterator[Any]:
         """The logger; if it fails, as when its own process dies, training goes on without it."""
         try:
             yield self.logger

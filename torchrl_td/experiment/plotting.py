@@ -26,7 +26,7 @@ _HISTORY, _DRAFT, _REFINED, _WALKED = "#8a8f98", "#e08a1e", "#2b6cb0", "#9ad0a8"
 
 
 @contextmanager
-def spared(path: Path) -> Iterator[None]:
+def skipped_on_error(path: Path) -> Iterator[None]:
     """Around the making of a picture, which, if it fails, costs the picture and not the run."""
     try:
         yield

@@ -14,7 +14,7 @@ from torchrl_td.training.trainer import Trainer
 
 # Settings that stand elsewhere in results.json, that only give others their value, or that change
 # where and how fast a run goes and not what comes of it.
-_APART = {
+_NOT_COMPARED = {
     "": ("seed", "preset", "device", "output_dir", "resume", "progress", "logger", "planner"),
     "task": (
         "name",
@@ -60,7 +60,7 @@ def describe_run(config: Config, dataset: Mapping[str, Any], step: int) -> dict[
     """
     settings = to_dict(config)
     planless = "planner" in unread_settings(config)
-    for section, keys in _APART.items():
+    for section, keys in _NOT_COMPARED.items():
         for key in keys:
             (settings[section] if section else settings).pop(key, None)
     for name in unread_settings(config):

@@ -15,13 +15,13 @@ from torchrl_td.config import Config
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import EvaluationResult, evaluate
 from torchrl_td.experiment.logging import Metrics
-from torchrl_td.experiment.plotting import spared
+from torchrl_td.experiment.plotting import skipped_on_error
 from torchrl_td.experiment.showing import play_one, show_plans, show_video
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.training.random_state import own_randomness
 
 
-class Judge:
+class Evaluator:
     """Plays a run's task with what it has learned.
 
     Args:
@@ -114,13 +114,13 @@ class Judge:
         if not isinstance(model, TrajectoryDiffuser):
             return  # there are no plans to draw
         plans, film = self.folder / name, self.folder / "rollout.gif"
-        with spared(plans):
+        with skipped_on_error(plans):
             with own_randomness(self.config.evaluation.seed):
                 rollout = play_one(self.actor(model), self.config)
-            with spared(plans):
+            with skipped_on_error(plans):
                 show_plans(rollout, self.config.task, plans)
                 metrics.picture("plans", plans, step)
-            with spared(film):
+            with skipped_on_error(film):
                 if video and show_video(rollout, self.config, film):
                     metrics.video("rollout", film, step)
 
