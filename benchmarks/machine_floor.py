@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
 from torchrl_td.inference.packed_weights import Linear, PackedWeights
 from torchrl_td.networks.temporal_conv import TemporalUpsample
 

@@ -10,6 +10,7 @@ import torch
 from machine_floor import Machine, count_work
 from tensordict import TensorDict
 from torch import Tensor
+from torchrl.modules import MLP
 
 from torchrl_td import TDPlannerActor
 from torchrl_td.data import Normalizer
@@ -21,7 +22,7 @@ from torchrl_td.modules import (
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 
 # Horizon, observation and action width, guidance scale.
 SIZES = {
@@ -51,7 +52,9 @@ class Parts:
         transformer = TrajectoryTransformer(self.width, 2 * self.horizon - 2).to(device)
         self.generator = TrajectoryGenerator(transformer).to(device)
         self.unet = TemporalUNet(self.width).to(device)
-        self.inverse_dynamics = InverseDynamics(MLP(2 * self.width, (256, 256), actions)).to(device)
+        self.inverse_dynamics = InverseDynamics(
+            MLP(2 * self.width, actions, num_cells=(256, 256))
+        ).to(device)
         self.batch, self.device = batch, device
         history = self.horizon - 1
         self.history = (
@@ -174,7 +177,7 @@ def actor_overhead(device: torch.device, machine: Machine) -> dict[str, Variant]
     planner = TrajectoryPlanner(
         TrajectoryGenerator(TrajectoryTransformer(width, 2 * horizon - 2, width=8, layers=1)),
         DiffusionRefiner(TemporalUNet(width, 8, (1,)), NoiseSchedule(), refine_steps=1),
-        InverseDynamics(MLP(2 * width, (8,), 3)),
+        InverseDynamics(MLP(2 * width, 3, num_cells=(8,))),
         horizon=horizon,
     )
     actor = TDPlannerActor(planner, Normalizer(torch.zeros(width), torch.ones(width))).to(device)

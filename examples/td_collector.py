@@ -23,6 +23,7 @@ from tensordict import TensorDictBase
 from torchrl.collectors import MultiSyncCollector
 from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.modules import MLP
 
 from torchrl_td import InputError, TDPlannerActor
 from torchrl_td.checkpoint import checkpoint_task
@@ -37,7 +38,7 @@ from torchrl_td.modules import (
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 
 DEFAULTS: dict[str, Any] = {"checkpoint": "", "workers": 2, "frames": 1200, "seed": 0, "output": ""}
 
@@ -108,7 +109,7 @@ def untrained() -> tuple[TaskConfig, TDPlannerActor]:
     planner = TrajectoryPlanner(
         TrajectoryGenerator(TrajectoryTransformer(width, 2 * horizon - 2, width=32, layers=1)),
         DiffusionRefiner(TemporalUNet(width, 16, (1, 2)), NoiseSchedule(), refine_steps=2),
-        InverseDynamics(MLP(2 * width, (32,), actions)),
+        InverseDynamics(MLP(2 * width, actions, num_cells=(32,))),
         horizon=horizon,
     )
     normalizer = Normalizer(torch.zeros(width), torch.ones(width), returns_scale=100.0)

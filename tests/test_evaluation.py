@@ -13,6 +13,7 @@ import pytest
 import torch
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl_td.inference.packed_weights import PackedWeights
 
 from tests.tiny import tiny_actor
 from torchrl_td import TDPlannerActor
@@ -22,7 +23,6 @@ from torchrl_td.errors import InputError
 from torchrl_td.experiment.evaluate import evaluate, normalized_score, time_plans
 from torchrl_td.experiment.play import play, play_episodes
 from torchrl_td.inference import packed_weights as packing
-from torchrl_td.inference.packed_weights import PackedWeights
 
 HOPPER = TaskConfig(
     name="hopper",

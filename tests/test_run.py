@@ -17,6 +17,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded
+from torchrl_td.inference.packed_weights import PackedWeights
 
 from tests.refused import refused
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
@@ -26,7 +27,6 @@ from torchrl_td.errors import InputError
 from torchrl_td.experiment import evaluator, progress
 from torchrl_td.experiment.evaluate import EvaluationResult
 from torchrl_td.experiment.run import run
-from torchrl_td.inference.packed_weights import PackedWeights
 
 MakeConfig = Callable[..., Config]
 EVALUATING = ("training.evaluate_every=3", "planner.refine_steps=1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torchrl.modules import MLP
 
 from torchrl_td import TDPlannerActor
 from torchrl_td.data import Normalizer
@@ -16,7 +17,7 @@ from torchrl_td.modules import (
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 
 HORIZON = 8
 
@@ -43,9 +44,9 @@ def tiny_actor(
                 returns_change_scale=0.01,
             ),
             DiffusionRefiner(unet, NoiseSchedule(), **{"refine_steps": 2, **(refiner or {})}),
-            InverseDynamics(MLP(2 * observation_dim, (32,), action_dim)),
+            InverseDynamics(MLP(2 * observation_dim, action_dim, num_cells=(32,))),
             horizon=HORIZON,
-            critic=PlanCritic(MLP(observation_dim + action_dim, (32,), 1)),
+            critic=PlanCritic(MLP(observation_dim + action_dim, 1, num_cells=(32,))),
             candidates=candidates,
         )
     normalizer = Normalizer(

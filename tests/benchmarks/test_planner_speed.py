@@ -14,7 +14,6 @@ from types import ModuleType
 
 import pytest
 import torch
-
 from torchrl_td.inference.packed_weights import PackedWeights
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

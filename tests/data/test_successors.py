@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl import torchrl_logger
+from torchrl.modules import MLP
 
 from tests.data.helpers import SAMPLE
 from torchrl_td.data import load_episodes
@@ -15,7 +16,6 @@ from torchrl_td.data.normalizer import displacement_scale
 from torchrl_td.data.transitions import successor_known
 from torchrl_td.data.validation import broken_successors, warn_once
 from torchrl_td.modules import InverseDynamics
-from torchrl_td.networks import MLP
 from torchrl_td.objectives import InverseDynamicsLoss
 from torchrl_td.training.buffers import make_buffer
 
@@ -35,7 +35,7 @@ def test_a_successor_that_the_file_lacks_teaches_nothing() -> None:
     assert np.array_equal(window["action"], raw["actions"][index])
     following = raw["observations"][np.minimum(index + 1, 599)]
     assert np.array_equal(window["next", "observation"][known], following[known.numpy()])
-    network = InverseDynamics(MLP(2 * 39, (8,), 28))
+    network = InverseDynamics(MLP(2 * 39, 28, num_cells=(8,)))
     window["mask"][:] = True
     loss = InverseDynamicsLoss(network, reduction="none")(window)["loss_inverse_dynamics"]
     assert torch.equal(loss.ne(0).any(-1), known)

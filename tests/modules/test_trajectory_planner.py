@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torchrl.modules import MLP
 
 from torchrl_td.errors import InputError
 from torchrl_td.modules import (
@@ -16,7 +17,7 @@ from torchrl_td.modules import (
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 
 B, H, O, A = 4, 8, 3, 2  # noqa: E741
 
@@ -27,11 +28,11 @@ def make(
     torch.manual_seed(0)
     network = TrajectoryTransformer(O, 2 * H - 2, width=16, layers=1, heads=2)
     unet = TemporalUNet(O, channels=8, multipliers=(1, 2), embedding_dim=8)
-    critic = PlanCritic(MLP(O + A, (16,), 1)) if candidates > 1 else None
+    critic = PlanCritic(MLP(O + A, 1, num_cells=(16,))) if candidates > 1 else None
     return TrajectoryPlanner(
         TrajectoryGenerator(network) if generator else None,
         DiffusionRefiner(unet, schedule or NoiseSchedule(), **refiner),
-        InverseDynamics(MLP(2 * O, (16,), A)),
+        InverseDynamics(MLP(2 * O, A, num_cells=(16,))),
         horizon=H,
         critic=critic,
         candidates=candidates,
@@ -211,7 +212,7 @@ def test_parts_that_do_not_fit() -> None:
     with pytest.raises(InputError, match="width 3, the U-Net's 4"):
         TrajectoryPlanner(parts[0], DiffusionRefiner(other, NoiseSchedule()), parts[2], horizon=H)
     with pytest.raises(InputError, match=r"reads 4 numbers, but .* width 3 are 6"):
-        TrajectoryPlanner(*parts[:2], InverseDynamics(MLP(4, (16,), A)), horizon=H)
+        TrajectoryPlanner(*parts[:2], InverseDynamics(MLP(4, A, num_cells=(16,))), horizon=H)
     network = parts[1].network
     for shape in ((2, O), (H, O + 1)):
         scaled = PlanCoordinates(torch.ones(shape))

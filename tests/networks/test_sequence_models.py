@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError
-from torchrl_td.networks import MLP, RecurrentTrajectoryModel, TrajectoryTransformer
+from torchrl_td.networks import RecurrentTrajectoryModel, TrajectoryTransformer
 
 O = 3  # noqa: E741
 LENGTH = 12
@@ -170,13 +170,3 @@ def test_bad_settings(build, named: str) -> None:
     with pytest.raises(InputError, match=named) as error:
         build()
     assert "\n" not in str(error.value)
-
-
-def test_mlp_is_linear_layers_with_relu_between() -> None:
-    network = MLP(5, (4, 6), 2)
-    a, b = torch.randn(7, 3), torch.randn(7, 2)
-    x = torch.cat([a, b], -1)
-    first, second, third = (m for m in network if isinstance(m, nn.Linear))
-    want = third(second(first(x).clamp(min=0)).clamp(min=0))
-    assert torch.allclose(network(a, b), want)
-    assert (want < 0).any()  # no ReLU at the end

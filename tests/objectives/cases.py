@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torchrl.modules import MLP
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.modules import (
@@ -18,7 +19,7 @@ from torchrl_td.modules import (
     PlanCritic,
     TrajectoryGenerator,
 )
-from torchrl_td.networks import MLP, RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
 from torchrl_td.objectives import (
     DiffusionRefinerLoss,
     InverseDynamicsLoss,
@@ -46,11 +47,11 @@ def refiner(scale: Tensor | None = None) -> DiffusionRefiner:
 
 
 def inverse_dynamics() -> InverseDynamics:
-    return InverseDynamics(MLP(2 * O, (8,), A))
+    return InverseDynamics(MLP(2 * O, A, num_cells=(8,)))
 
 
 def critic() -> PlanCritic:
-    return PlanCritic(MLP(O + A, (8,), 1))
+    return PlanCritic(MLP(O + A, 1, num_cells=(8,)))
 
 
 # Name of the loss, how it is made of its module, and the module.

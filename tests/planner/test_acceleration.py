@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 import torch
+from torchrl_td.inference.packed_weights import PackedWeights
 
 from tests.planner.helpers import Build, act, assert_same_plans
 from torchrl_td import InputError
 from torchrl_td.inference import packed_weights as packing
 from torchrl_td.inference import runners as acceleration
-from torchrl_td.inference.packed_weights import PackedWeights
 from torchrl_td.inference.runners import (
     PackedPlanner,
     TapePlanner,

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Callable
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_number, check_whole
-from torchrl_td.inference.runners import PlannerRunner, accelerate
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner, WarmStart
 
 State = dict[str, Tensor]
+
+
+class PlanRunner(Protocol):
+    """What makes plans: a planner itself, or a faster way of running one."""
+
+    @property
+    def plan(self) -> Callable[..., Plan]:
+        """As :meth:`TrajectoryPlanner.plan`."""
+
+    @property
+    def replan(self) -> Callable[..., Plan]:
+        """As :meth:`TrajectoryPlanner.replan`."""
 
 
 class RecedingHorizon(nn.Module):
@@ -46,11 +58,12 @@ class RecedingHorizon(nn.Module):
         ...     TrajectoryGenerator,
         ...     TrajectoryPlanner,
         ... )
-        >>> from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+        >>> from torchrl.modules import MLP
+        >>> from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
         >>> planner = TrajectoryPlanner(
         ...     TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1)),
         ...     DiffusionRefiner(TemporalUNet(3, 16, (1, 2)), NoiseSchedule()),
-        ...     InverseDynamics(MLP(6, (32,), 2)),
+        ...     InverseDynamics(MLP(6, 2, num_cells=(32,))),
         ...     horizon=8,
         ... )
         >>> receding_horizon = RecedingHorizon(planner, replan_every=2)
@@ -88,41 +101,37 @@ class RecedingHorizon(nn.Module):
         check_whole("refresh_every", refresh_every, 1)
         check_number("refresh_distance", refresh_distance, negative=False, endless=True)
         self.planner = planner
-        self.mode = "none"
-        self.autocast: torch.dtype | None = None
-        self._runner: PlannerRunner | None = None
+        self._make_runner: Callable[[TrajectoryPlanner], PlanRunner] | None = None
+        self._made: tuple[PlanRunner, TrajectoryPlanner, torch.device] | None = None
         self.history = planner.horizon - 1
         self.replan_every = replan_every
         self.warm_start = warm_start
         self.refresh_every = refresh_every
         self.refresh_distance = refresh_distance
 
-    def accelerate(self, mode: str, autocast: torch.dtype | None = None) -> None:
-        """Makes the same plans another way from now on.
+    def run_with(self, make_runner: Callable[[TrajectoryPlanner], PlanRunner] | None) -> None:
+        """Has the same plans made another way from now on.
 
         Args:
-            mode: one of :data:`~torchrl_td.inference.runners.MODES`, which
-                :meth:`torchrl_td.TDPlannerActor.compile` explains.
-            autocast: ``torch.bfloat16`` or ``torch.float16``, on a GPU; ``None`` for float32.
-
-        Raises:
-            InputError: if either is unknown or does not fit the device.
+            make_runner: what is to run a planner, made for it where it now is; ``None`` goes back
+                to the planner itself.
         """
-        self._runner = accelerate(self.planner, mode, autocast)
-        self.mode, self.autocast = mode, autocast
+        self._make_runner, self._made = make_runner, None
+        _ = self.runner  # what cannot be is refused here
 
     @property
-    def runner(self) -> PlannerRunner:
-        """What runs the planner; made when it is first needed where the planner now is."""
+    def runner(self) -> PlanRunner:
+        """What makes the plans; anew where the planner was replaced or moved."""
+        if self._make_runner is None:
+            return self.planner
         device = self.planner.candidate_noise.device
-        runner = self._runner
-        if runner is None or runner.planner is not self.planner or runner.device != device:
-            runner = self._runner = accelerate(self.planner, self.mode, self.autocast)
-        return runner
+        if self._made is None or self._made[1:] != (self.planner, device):
+            self._made = (self._make_runner(self.planner), self.planner, device)
+        return self._made[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or another process gets: not the compiled code, but how to compile."""
-        return {**self.__dict__, "_runner": None}
+        return {**self.__dict__, "_made": None}
 
     def forward(
         self,

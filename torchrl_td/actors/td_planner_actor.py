@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from torchrl_td.checkpoint.build import plan_settings
 from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, check_number
+from torchrl_td.inference import COMPILE_MODES, MODES, make_runner
 from torchrl_td.modules import TrajectoryPlanner
 from torchrl_td.modules.common import dispatched
 from torchrl_td.modules.refiner import DETERMINISTIC
@@ -95,11 +97,12 @@ class TDPlannerActor(SpecifiedModule):
         ...     TrajectoryGenerator,
         ...     TrajectoryPlanner,
         ... )
-        >>> from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+        >>> from torchrl.modules import MLP
+        >>> from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
         >>> planner = TrajectoryPlanner(
         ...     TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1)),
         ...     DiffusionRefiner(TemporalUNet(3, 16, (1, 2)), NoiseSchedule(), refine_steps=2),
-        ...     InverseDynamics(MLP(6, (32,), 2)),
+        ...     InverseDynamics(MLP(6, 2, num_cells=(32,))),
         ...     horizon=8,
         ... )
         >>> actor = TDPlannerActor(planner, Normalizer(torch.zeros(3), torch.ones(3), 100.0))
@@ -240,25 +243,49 @@ class TDPlannerActor(SpecifiedModule):
             **keys,
         )
 
-    def compile(self, mode: str = "auto", *, autocast: torch.dtype | None = None) -> TDPlannerActor:  # type: ignore[override]
+    def compile(
+        self, mode: str = "auto", *, autocast: torch.dtype | None = None, **options: Any
+    ) -> TDPlannerActor:
         """Makes the same plans faster from now on.
 
         Args:
-            mode: ``"packed"`` rearranges the weights for the CPU, anew where they change;
-                ``"tape"`` also records a plan's operations and replays them; ``"cudagraph"``
-                captures a CUDA graph; ``"auto"`` fits the device; ``"default"``,
-                ``"reduce-overhead"``, ``"max-autotune"`` are torch.compile's; ``"none"`` goes back.
-            autocast: ``torch.bfloat16`` or ``torch.float16``: half precision on a GPU.
+            mode: ``"openvino"`` compiles whole plans for the CPU; ``"cudagraph"`` captures them as
+                CUDA graphs; ``"auto"`` fits the device, takes OpenVINO where it is installed, and
+                compiles only what is planned often; ``"default"``, ``"reduce-overhead"`` and
+                ``"max-autotune"`` are ``torch.compile``'s; ``"none"`` goes back.
+            autocast: ``torch.bfloat16`` or ``torch.float16``: half precision on a GPU;
+                ``torch.bfloat16`` with OpenVINO, too.
+            **options: ``torch.compile``'s, such as ``backend`` and ``fullgraph``: with any, the
+                whole forward is compiled as :meth:`torch.nn.Module.compile` does it.
 
         Returns:
-            The actor itself. Copies compile for themselves. Changed weights and settings of the
-            refiner are noticed; after registering a hook call it again.
+            The actor itself. Copies compile for themselves. Changed weights and settings are
+            noticed; after registering a hook call it again.
 
         Raises:
-            InputError: if the mode is unknown or does not fit the device.
+            InputError: if the mode is unknown, what it needs is missing, or it does not fit the
+                device or the options.
         """
-        self.receding_horizon.accelerate(mode, autocast)
+        if options:
+            if mode not in ("auto", *COMPILE_MODES) or autocast is not None:
+                raise InputError(
+                    f"{', '.join(options)} go to torch.compile, which knows neither autocast nor "
+                    f"the modes {', '.join(m for m in MODES if m not in COMPILE_MODES)}"
+                )
+            super().compile(**({} if mode == "auto" else {"mode": mode}), **options)
+            return self
+        self._compiled_call_impl = None
+        self.receding_horizon.run_with(
+            None
+            if mode == "none" and autocast is None
+            else functools.partial(make_runner, mode=mode, autocast=autocast)
+        )
         return self
+
+    @property
+    def compiled_mode(self) -> str:
+        """The mode in which plans are made, never ``"auto"``."""
+        return getattr(self.receding_horizon.runner, "mode", "none")
 
     @property
     def planner_spec(self) -> Composite:

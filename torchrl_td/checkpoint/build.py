@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
-import torchrl.modules
 from torch import nn
+from torchrl.modules import MLP
 
 from torchrl_td.config import Config, PlannerConfig, plan_horizon
 from torchrl_td.data.normalizer import Normalizer
@@ -26,7 +26,6 @@ from torchrl_td.modules.generator import Predict
 from torchrl_td.modules.noise_schedule import Schedule
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 from torchrl_td.networks import (
-    MLP,
     PlanDenoiser,
     RecurrentTrajectoryModel,
     TemporalUNet,
@@ -102,7 +101,7 @@ def plan_settings(settings: PlannerConfig) -> dict[str, Any]:
 
 
 def _relu_mlp(width: int, out: int, hidden: list[int], **kwargs: Any) -> nn.Module:
-    return torchrl.modules.MLP(
+    return MLP(
         width, out, num_cells=list(hidden), activation_class=nn.ReLU, **kwargs
     )
 
@@ -188,7 +187,7 @@ def _inverse_dynamics(
         width = (1 + states) * observation_dim + 1
         plan_network = _relu_mlp(width, action_dim, settings.hidden_dims)
         return PlanInverseDynamics(plan_network, scales.displacement, plan_states=states)
-    network = MLP(2 * observation_dim, tuple(settings.hidden_dims), action_dim)
+    network = _relu_mlp(2 * observation_dim, action_dim, settings.hidden_dims)
     change = settings.input == "change"
     return InverseDynamics(network, change_scale=scales.displacement[1] if change else None)
 
@@ -196,7 +195,7 @@ def _inverse_dynamics(
 def _critic(config: Config, width: int) -> PlanCritic | None:
     if not config.critic.enabled:
         return None
-    return PlanCritic(MLP(width, tuple(config.critic.hidden_dims), 1))
+    return PlanCritic(_relu_mlp(width, 1, config.critic.hidden_dims))
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ def _result(
         success_rate=float(torch.cat(successes).double().mean()) if successes else None,
         scores=scores.tolist(),
         failed=failed,
-        compile=actor.receding_horizon.runner.mode if plans else "none",
+        compile=actor.compiled_mode if plans else "none",
     )
 
 

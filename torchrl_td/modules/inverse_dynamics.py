@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrl_td.modules.common import KeyedModule, dispatched
-from torchrl_td.networks import MLP
 
 
 class InverseDynamics(KeyedModule):
@@ -32,15 +31,15 @@ class InverseDynamics(KeyedModule):
     Examples:
         >>> import torch
         >>> from torchrl_td.modules import InverseDynamics
-        >>> from torchrl_td.networks import MLP
-        >>> inverse_dynamics = InverseDynamics(MLP(2 * 11, (256, 256), 3))
+        >>> from torchrl.modules import MLP
+        >>> inverse_dynamics = InverseDynamics(MLP(2 * 11, 3, num_cells=(256, 256)))
         >>> inverse_dynamics.act(torch.randn(5, 11), torch.randn(5, 11)).shape
         torch.Size([5, 3])
     """
 
     def __init__(
         self,
-        network: MLP,
+        network: nn.Module,
         *,
         change_scale: Tensor | None = None,
         in_keys: Sequence[NestedKey] = ("observation", ("next", "observation")),

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrl_td.modules.common import KeyedModule, dispatched
-from torchrl_td.networks import MLP
 
 
 class PlanCritic(KeyedModule):
@@ -28,15 +27,15 @@ class PlanCritic(KeyedModule):
     Examples:
         >>> import torch
         >>> from torchrl_td.modules import PlanCritic
-        >>> from torchrl_td.networks import MLP
-        >>> critic = PlanCritic(MLP(11 + 3, (128, 128), 1))
+        >>> from torchrl.modules import MLP
+        >>> critic = PlanCritic(MLP(11 + 3, 1, num_cells=(128, 128)))
         >>> critic.value(torch.randn(5, 11), torch.randn(5, 3)).shape
         torch.Size([5, 1])
     """
 
     def __init__(
         self,
-        network: MLP,
+        network: nn.Module,
         *,
         in_keys: Sequence[NestedKey] = ("observation", "action"),
         out_keys: Sequence[NestedKey] = ("state_action_value",),

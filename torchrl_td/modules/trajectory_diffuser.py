@@ -87,12 +87,12 @@ class TrajectoryDiffuser(nn.Module):
         >>> from torchrl_td.data import Normalizer
         >>> from torchrl_td.modules import InverseDynamics, NoiseSchedule, TrajectoryGenerator
         >>> from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
-        >>> from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+        >>> from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
         >>> model = TrajectoryDiffuser(
         ...     TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1)),
         ...     TemporalUNet(3, 16, (1, 2)),
         ...     NoiseSchedule(),
-        ...     InverseDynamics(MLP(6, (32,), 2)),
+        ...     InverseDynamics(MLP(6, 2, num_cells=(32,))),
         ...     Normalizer(torch.zeros(3), torch.ones(3)),
         ...     horizon=8,
         ... )

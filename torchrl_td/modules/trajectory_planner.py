@@ -54,11 +54,12 @@ class TrajectoryPlanner(nn.Module):
         ...     TrajectoryGenerator,
         ...     TrajectoryPlanner,
         ... )
-        >>> from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+        >>> from torchrl.modules import MLP
+        >>> from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
         >>> planner = TrajectoryPlanner(
         ...     TrajectoryGenerator(TrajectoryTransformer(3, 14, width=32, layers=1)),
         ...     DiffusionRefiner(TemporalUNet(3, 16, (1, 2)), NoiseSchedule()),
-        ...     InverseDynamics(MLP(6, (32,), 2)),
+        ...     InverseDynamics(MLP(6, 2, num_cells=(32,))),
         ...     horizon=8,
         ... )
         >>> history = torch.randn(4, 7, 3), torch.rand(4, 7, 1), torch.ones(4, 7, dtype=torch.bool)

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchrl_td.errors import InputError
-from torchrl_td.inference.packed_weights import active_weights
-from torchrl_td.networks.temporal_conv import PointwiseConv, TemporalConv, TemporalUpsample
 
 
 class ConvBlock(nn.Module):
@@ -19,15 +17,11 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int) -> None:
         super().__init__()
-        self.conv = TemporalConv(in_channels, out_channels, kernel_size)
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
         self.norm = nn.GroupNorm(groups, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        # A fourth axis lets the norm take x in the order of memory the convolution left it in.
-        x, norm = self.conv(x).unsqueeze(2), self.norm
-        # Not norm(x): its checks of the shape cost as much as the norm of a plan.
-        x = torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-        return F.mish(x).squeeze(2)
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, T] -> [B, C', T]
+        return F.mish(self.norm(self.conv(x)))
 
 
 class ResidualBlock(nn.Module):
@@ -46,7 +40,7 @@ class ResidualBlock(nn.Module):
         self.second = ConvBlock(out_channels, out_channels, kernel_size, groups)
         self.embedding = nn.Linear(embedding_dim, out_channels)
         self.skip = (
-            PointwiseConv(in_channels, out_channels)
+            nn.Conv1d(in_channels, out_channels, 1)
             if in_channels != out_channels
             else nn.Identity()
         )
@@ -111,15 +105,15 @@ class TemporalUNet(nn.Module):
         self.down = nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip([observation_dim, *widths], widths, strict=False)):
             last = i == len(widths) - 1
-            halve = nn.Identity() if last else TemporalConv(c_out, c_out, 3, stride=2)
+            halve = nn.Identity() if last else nn.Conv1d(c_out, c_out, 3, stride=2, padding=1)
             self.down.append(nn.ModuleList([block(c_in, c_out), block(c_out, c_out), halve]))
         self.middle = nn.ModuleList([block(widths[-1], widths[-1]) for _ in range(2)])
         self.up = nn.ModuleList()
         for c_out, c_in in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True):
-            double = TemporalUpsample(c_out)
+            double = nn.ConvTranspose1d(c_out, c_out, 4, stride=2, padding=1)
             self.up.append(nn.ModuleList([block(2 * c_in, c_out), block(c_out, c_out), double]))
         self.final_block = ConvBlock(widths[0], widths[0], kernel_size, groups)
-        self.final = PointwiseConv(widths[0], observation_dim)
+        self.final = nn.Conv1d(widths[0], observation_dim, 1)
 
     def embed_step(self, step: Tensor) -> Tensor:
         """Embedding of denoising steps k [B] (as int or float) -> [B, E]."""
@@ -171,16 +165,9 @@ class TemporalUNet(nn.Module):
         first = 0 if step_embedding is not None else self.embedding_dim
         read = (first, first + embedding.shape[-1])
         maps = [block.embedding for block in self._blocks()]
+        weight = torch.cat([one.weight for one in maps])[:, slice(*read)]
         bias = None if step_embedding is None else torch.cat([one.bias for one in maps])
-        packed = active_weights()
-        if packed is None:
-            return F.linear(embedding, self._maps(read), bias)
-        return packed.product(embedding, maps[0], self._maps, bias, read, also=maps[1:])
-
-    def _maps(self, read: tuple[int, int]) -> Tensor:
-        """The blocks' maps of those entries of the embedding, one below the other."""
-        weights = torch.cat([block.embedding.weight for block in self._blocks()])
-        return weights[:, slice(*read)]
+        return F.linear(embedding, weight, bias)
 
     def run(self, x: Tensor, projected: Tensor) -> Tensor:
         """:meth:`denoise` with :meth:`project`'s result [B, ΣC].
@@ -206,8 +193,7 @@ class TemporalUNet(nn.Module):
             x = block(x, next(embeddings))
         for level in self.up:
             first, second, double = level.children()
-            # The fourth axis, as in ConvBlock: so their order of memory is kept.
-            x = torch.cat([x.unsqueeze(2), skips.pop().unsqueeze(2)], 1).squeeze(2)
+            x = torch.cat([x, skips.pop()], 1)
             x = double(second(first(x, next(embeddings)), next(embeddings)))
         return self.final(self.final_block(x)).transpose(1, 2)  # [B, H, O]
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchrl_td.errors import InputError
-from torchrl_td.inference.packed_weights import Linear
 
 
 @dataclass
@@ -36,8 +35,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_qkv = Linear(width, 3 * width)
-        self.out = Linear(width, width)
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
 
     def project(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> query, key and value [3, B, heads, T, D / heads]."""
@@ -60,9 +59,9 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.feedforward = nn.Sequential(
             nn.LayerNorm(width),
-            Linear(width, feedforward),
+            nn.Linear(width, feedforward),
             nn.ReLU(),
-            Linear(feedforward, width),
+            nn.Linear(feedforward, width),
         )
 
     def forward(

@@ -32,9 +32,9 @@ class PlanCriticLoss(WindowLoss):
         >>> import torch
         >>> from tensordict import TensorDict
         >>> from torchrl_td.modules import PlanCritic
-        >>> from torchrl_td.networks import MLP
+        >>> from torchrl.modules import MLP
         >>> from torchrl_td.objectives import PlanCriticLoss
-        >>> loss_module = PlanCriticLoss(PlanCritic(MLP(3 + 2, (32, 32), 1)))
+        >>> loss_module = PlanCriticLoss(PlanCritic(MLP(3 + 2, 1, num_cells=(32, 32))))
         >>> window = TensorDict(
         ...     observation=torch.randn(4, 14, 3),
         ...     action=torch.randn(4, 14, 2),

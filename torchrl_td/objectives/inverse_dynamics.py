@@ -30,9 +30,9 @@ class InverseDynamicsLoss(WindowLoss):
         >>> import torch
         >>> from tensordict import TensorDict
         >>> from torchrl_td.modules import InverseDynamics
-        >>> from torchrl_td.networks import MLP
+        >>> from torchrl.modules import MLP
         >>> from torchrl_td.objectives import InverseDynamicsLoss
-        >>> loss_module = InverseDynamicsLoss(InverseDynamics(MLP(6, (32, 32), 2)))
+        >>> loss_module = InverseDynamicsLoss(InverseDynamics(MLP(6, 2, num_cells=(32, 32))))
         >>> window = TensorDict(
         ...     observation=torch.randn(4, 14, 3),
         ...     action=torch.randn(4, 14, 2),

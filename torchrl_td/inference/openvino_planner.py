@@ -1,0 +1,238 @@
+"""Plans by OpenVINO: a whole plan, exported by PyTorch and compiled for the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchrl import torchrl_logger
+
+from torchrl_td.errors import InputError
+from torchrl_td.inference.fingerprint import PlannerWatch, digest
+from torchrl_td.inference.program_cache import load_program, store_program
+from torchrl_td.inference.runners import Kept, PlannerRunner, call_key
+from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
+
+PATIENCE = 200
+"""Plans made eagerly before compiling pays, where nobody asked for it or the weights changed."""
+
+
+class OpenVINOPlanner(PlannerRunner):
+    """Plans with OpenVINO, one program for each method, batch size and number of threads.
+
+    The weights are part of a program. It is compiled when it is first asked for, which takes
+    some ten seconds for networks of the paper's size, and kept on disk, from where it is back in a
+    second. Where the weights changed, plans are made eagerly until they have stayed the same for a
+    while. A plan that draws random numbers of its own, or whose networks do what cannot be
+    exported, is always made eagerly.
+
+    Args:
+        planner: makes the plans, on the CPU.
+        autocast: ``torch.bfloat16`` computes in it where the processor can.
+        eager_first: whether also the first plans are made eagerly, so that a few plans do not
+            wait for a compiler.
+
+    Raises:
+        InputError: if OpenVINO is not installed.
+    """
+
+    mode = "openvino"
+
+    def __init__(
+        self,
+        planner: TrajectoryPlanner,
+        autocast: torch.dtype | None = None,
+        eager_first: bool = False,
+    ) -> None:
+        super().__init__(planner)
+        if not openvino_installed():
+            raise InputError(
+                "mode='openvino' needs OpenVINO: pip install 'torchrl_td[openvino]'"
+            )
+        self._precision = "f32" if autocast is None else "bf16"
+        self._patience = PATIENCE if eager_first else 0
+        self.warm_up = self._patience + 1
+        self._programs: Kept[_Program | None] = Kept()
+        self._met: Counter[Hashable] = Counter()  # since the weights changed
+        self._watch = PlannerWatch(planner)
+        self._lock = threading.Lock()  # a program's memory serves one call at a time
+
+    def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
+        """The method's program for these shapes, compiled first if need be."""
+        # What has no entries cannot be an input of a program.
+        given = [t.detach() for t in tensors if t is not None and t.numel()]
+        with self._lock, torch.autocast("cpu", enabled=False):
+            program = self._program(name, tensors, given, settings)
+            if program is not None:
+                return program(given)
+        with torch.autocast("cpu", enabled=False):
+            return self.call(name, *tensors, **settings)
+
+    def _program(
+        self,
+        name: str,
+        tensors: Sequence[Tensor | None],
+        given: list[Tensor],
+        settings: dict[str, int],
+    ) -> _Program | None:
+        if self._watch.changed():
+            if self._programs:
+                self._patience = PATIENCE
+            self._programs.clear()
+            self._met.clear()
+        threads = torch.get_num_threads()
+        key = (threads, call_key(name, tensors, settings, self._watch))
+        if key not in self._programs:
+            self._met[key] += 1
+            if self._met[key] <= self._patience:
+                return None
+            method = _Method(self.planner, name, tensors, settings)
+            self._programs[key] = self._make(method, given, (*key, self._precision))
+        self._programs.put(key, self._programs[key])
+        return self._programs[key]
+
+    def _make(self, method: _Method, given: list[Tensor], key: Hashable) -> _Program | None:
+        try:
+            return _Program(_compiled(method, given, self._precision, key))
+        except Exception as error:  # whatever the networks do that one of the compilers cannot
+            reason = str(error).strip().splitlines()
+            torchrl_logger.warning(
+                f"plans are made without OpenVINO, slower: {reason[0] if reason else error!r}"
+            )
+            return None
+
+
+class _Method(nn.Module):
+    """A method of the planner as a function of the tensors that may differ between calls."""
+
+    def __init__(
+        self,
+        planner: TrajectoryPlanner,
+        name: str,
+        tensors: Sequence[Tensor | None],
+        settings: dict[str, int],
+    ) -> None:
+        super().__init__()
+        self.planner, self.name, self.settings = planner, name, settings
+        self.fixed = [
+            None if t is None else torch.empty(t.shape) if not t.numel() else ... for t in tensors
+        ]
+
+    def forward(self, *given: Tensor) -> Plan:
+        rest = iter(given)
+        tensors = [next(rest) if t is ... else t for t in self.fixed]
+        return getattr(self.planner, self.name)(*tensors, **self.settings)
+
+
+class _Program:
+    """A compiled function of tensors of fixed shapes."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = len(compiled.outputs)
+
+    def __call__(self, given: list[Tensor]) -> Plan:
+        arrays = [tensor.contiguous().numpy() for tensor in given]
+        found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        # Copied, for the next call writes over them.
+        draft, returns, plan, action = (
+            torch.from_numpy(np.array(found[i])) for i in range(self._outputs)
+        )
+        return draft, returns, plan, action
+
+
+def openvino_installed() -> bool:
+    """Whether OpenVINO can be imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
+    """A function of tensors as an OpenVINO model of the same static shapes.
+
+    Args:
+        function: returns a tuple of tensors; its settings and weights become constants.
+        given: tensors of the shapes and types it is to take.
+
+    Raises:
+        NotImplementedError: if it draws random numbers, which a model would draw otherwise.
+        Exception: whatever PyTorch or OpenVINO cannot export or convert.
+    """
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(function, tuple(torch.zeros_like(t) for t in given))
+        for node in exported.graph.nodes:
+            if _is_random(node):
+                raise NotImplementedError(f"{node.target} draws random numbers")
+        # Not `openvino.convert_model`, which does the same and reports its use to its makers.
+        front_end = FrontEndManager().load_by_framework("pytorch")
+        loaded = front_end.load(TorchFXPythonDecoder.from_exported_program(exported))
+        model = front_end.convert(loaded)
+    _write_out_mish(model)
+    shapes = [openvino.PartialShape(list(t.shape)) for t in given]
+    model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+    return model
+
+
+def _is_random(node: torch.fx.Node) -> bool:
+    """Whether an exported operation draws random numbers, as a dropout does in training alone."""
+    if node.target is torch.ops.aten.dropout.default:
+        return node.args[2] is not False
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+        return (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) != 0.0
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _write_out_mish(model: Any) -> None:
+    """Mish as x·tanh(log(1 + eˣ)) without the last two, which OpenVINO makes fast code of.
+
+    It has no fast code for the operation itself and, where shapes are static, fails at it.
+    """
+    from openvino import opset13 as op
+
+    two = op.constant(np.float32(2))
+    for node in model.get_ops():
+        if node.get_type_name() == "Mish":
+            x = node.input_value(0)
+            e = op.exp(op.minimum(x, op.constant(np.float32(20))))  # beyond that it is x
+            up = op.multiply(e, op.add(e, two))
+            node.output(0).replace(op.multiply(x, op.divide(up, op.add(up, two))).output(0))
+
+
+def _compiled(method: _Method, given: list[Tensor], precision: str, key: Hashable) -> Any:
+    """The compiled method from disk, or made and put there."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+    }
+    planner = digest(method.planner)
+    processor = core.get_property("CPU", "FULL_DEVICE_NAME")
+    versions = (torch.__version__, openvino.__version__, processor)
+    name = hashlib.sha256(repr((planner, key, versions)).encode()).hexdigest()
+    stored = load_program(name) if planner else None
+    if stored is not None:
+        try:
+            return core.import_model(stored, "CPU", settings)
+        except RuntimeError as error:
+            torchrl_logger.warning(f"a stored program is not used: {str(error).splitlines()[0]}")
+    compiled = core.compile_model(convert(method, given), "CPU", settings)
+    if planner:
+        exported = compiled.export_model()
+        store_program(name, exported.getvalue() if isinstance(exported, io.BytesIO) else exported)
+    return compiled
