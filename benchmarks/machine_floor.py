@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchrl_td.inference.packed_weights import Linear, PackedWeights
-from torchrl_td.networks.temporal_conv import TemporalUpsample
 
 
 @dataclass
@@ -46,7 +44,7 @@ def count_work(network: nn.Module, call: Callable[[], object]) -> Work:
         kernel, stride = module.kernel_size[0], module.stride[0]
         padding, channels = module.padding[0], module.in_channels * module.out_channels
         short, long = sorted((x.shape[2], output.shape[2]))
-        if isinstance(module, TemporalUpsample):  # the mirror image of a halving convolution
+        if isinstance(module, nn.ConvTranspose1d):  # the mirror image of a halving convolution
             pairs = _taps(long, short, kernel, stride, padding)
         else:
             pairs = _taps(x.shape[2], output.shape[2], kernel, stride, padding)
@@ -108,15 +106,12 @@ class Machine:
         )
 
     def _product_rate(self, size: int) -> float:
-        layer = Linear(size, size, bias=False).to(self.device)
+        layer = nn.Linear(size, size, bias=False).to(self.device)
         x = torch.randn(size, size, device=self.device)
         seconds = self._best(lambda: layer(x), 10)
         if self.device.type == "cuda":  # in TF32 unless switched off, where products are not
             convolution = nn.Conv1d(size, size, 1, bias=False).to(self.device)
             seconds = min(seconds, self._best(lambda: convolution(x.unsqueeze(0)), 10))
-        if self.device.type == "cpu" and PackedWeights.available():
-            with PackedWeights([layer]):
-                seconds = min(seconds, self._best(lambda: layer(x), 10))
         return 2.0 * size**3 / seconds
 
     def _best(self, function: Callable[[], object], repeats: int) -> float:

@@ -10,22 +10,25 @@ machine meets all of them. Variants:
     naive             a straightforward port of the pseudo-code: the generator reads the whole
                       sequence for each state, and guidance makes two passes
     plain             the library as it is: cached decoding, guidance in one batch
-    packed            the same plan after actor.compile("packed") on a CPU
-    tape              the same plan after actor.compile() on a CPU
+    openvino          the same plan after actor.compile("openvino") on a CPU
     cudagraph         the same plan after actor.compile() on a GPU
     ddim2             the fastest of these with two DDIM evaluations in place of five
     warm              the fastest with warm_start="previous", the five evaluations kept
     warm_ddim2        both
-    bf16              the plan after actor.compile(autocast=torch.bfloat16) on a GPU; its floor is
-                      that of single precision
+    bf16              the plan after actor.compile(autocast=torch.bfloat16); its floor is that of
+                      single precision
+    bf16_warm_ddim2   likewise warm_ddim2
     compiled          the exact plan by torch.compile (--torch-compile; takes minutes)
     compiled_warm_ddim2  warm_ddim2 by torch.compile
-    decision_diffuser 100 steps from pure noise through the very same U-Net, guidance batched
+    decision_diffuser 100 steps from pure noise through the very same U-Net, guidance batched; on a
+                      CPU plainly, for a program so long takes minutes to compile
     diffuser          20 such steps
     actor             what TDPlannerActor takes around a plan (measured with a tiny planner)
 
 Each row states its network evaluations (generator passes and U-Net passes; guidance's two in
-one batch are one) and its time as a multiple of the floor of its own plan, see machine_floor.py.
+one batch are one), its time and the processor's own, for on a machine shared with other work the
+time alone says little, and its time as a multiple of the floor of its own plan, see
+machine_floor.py.
 """
 
 from __future__ import annotations
@@ -35,12 +38,15 @@ import json
 import platform
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine_floor import Machine
 from planner_variants import SIZES, Parts, Variant, actor_overhead, floor, variants
+
+from torchrl_td.inference.openvino_planner import openvino_installed
 
 _LEAST = 20  # plans timed of each variant, if they take no longer than five times its share
 _TURN = 6  # plans a turn
@@ -53,51 +59,56 @@ COLUMNS = (
     "variant",
     "median_ms",
     "p95_ms",
+    "processor_ms",
     "network_evaluations",
     "floor_ms",
     "times_floor",
 )
 
 
-def measure(found: dict[str, Variant], seconds: float, machine: Machine) -> dict[str, list[float]]:
-    """Times in milliseconds; the variants take turns until each had its share of seconds."""
-    times: dict[str, list[float]] = {name: [] for name in found}
+Time = tuple[float, float]  # milliseconds on the clock, and of the processor
+
+
+def measure(found: dict[str, Variant], seconds: float, machine: Machine) -> dict[str, list[Time]]:
+    """Times of plans; the variants take turns until each had its share of seconds."""
+    times: dict[str, list[Time]] = {name: [] for name in found}
     with torch.no_grad():
         for name, variant in found.items():
             for _ in range(variant.warm_up):
                 timed(variant, machine)  # records, captures or compiles
             first = timed(variant, machine)
-            if first > _VERY_SLOW:
+            if first[0] > _VERY_SLOW:
                 times[name] = [first]
         while True:
-            waiting = [n for n, t in times.items() if len(t) < _LEAST or sum(t) < 1e3 * seconds]
-            waiting = [n for n in waiting if sum(times[n]) < 5e3 * seconds]
+            spent = {name: sum(time for time, _ in taken) for name, taken in times.items()}
+            waiting = [n for n, t in times.items() if len(t) < _LEAST or spent[n] < 1e3 * seconds]
+            waiting = [n for n in waiting if spent[n] < 5e3 * seconds]
             if not waiting:
                 return times
             for name in waiting:
                 times[name] += turn(found[name], machine)
 
 
-def turn(variant: Variant, machine: Machine) -> list[float]:
+def turn(variant: Variant, machine: Machine) -> list[Time]:
     """Some plans in a row, as an agent makes them; the first is timed only if it is slow.
 
     It finds the caches full of another variant's weights.
     """
-    times: list[float] = []
+    times: list[Time] = []
     for _ in range(_TURN):
         times.append(timed(variant, machine))
-        if sum(times) > _SLOW:
+        if sum(time for time, _ in times) > _SLOW:
             break
     return times[1:] if len(times) > 1 else times
 
 
-def timed(variant: Variant, machine: Machine) -> float:
-    """Milliseconds of one plan."""
+def timed(variant: Variant, machine: Machine) -> Time:
+    """What one plan takes."""
     machine.synchronize()
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     variant.call()
     machine.synchronize()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - worked)
 
 
 def rows_of(
@@ -119,18 +130,19 @@ def rows_of(
                 **summary(times),
                 "network_evaluations": variant.generator_passes + variant.refiner_passes,
                 "floor_ms": round(least, 4),
-                "times_floor": round(statistics.median(times) / least, 2),
+                "times_floor": round(statistics.median(time for time, _ in times) / least, 2),
             }
         )
     return rows
 
 
-def summary(times: list[float]) -> dict[str, float]:
-    """Median and 95th percentile of times."""
-    ordered = sorted(times)
+def summary(times: list[Time]) -> dict[str, float]:
+    """Median and 95th percentile of times, and the median of the processor's."""
+    ordered = sorted(time for time, _ in times)
     return {
         "median_ms": round(statistics.median(ordered), 4),
         "p95_ms": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 4),
+        "processor_ms": round(statistics.median(worked for _, worked in times), 4),
         "plans_timed": len(ordered),
     }
 
@@ -146,6 +158,7 @@ def main() -> None:
     about = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "torch": torch.__version__,
+        "openvino": version("openvino") if openvino_installed() else None,
         "python": platform.python_version(),
         "tf32_products": torch.backends.cuda.matmul.allow_tf32,
         "tf32_convolutions": torch.backends.cudnn.allow_tf32,
@@ -155,7 +168,8 @@ def main() -> None:
     print("  ".join(f"{key}={value}" for key, value in about.items()), f"threads={options.threads}")
     print("  ".join(f"{column:>17}" for column in COLUMNS))
     overhead = measure(actor_overhead(device, machine), options.seconds, machine)
-    around = [a - b for a, b in zip(overhead["actor"], overhead["inside"], strict=False)]
+    pairs = zip(overhead["actor"], overhead["inside"], strict=False)
+    around = [(a[0] - b[0], a[1] - b[1]) for a, b in pairs]
     rows: list[dict[str, Any]] = []
     add(rows, [{"size": "any", "batch": 1, "threads": options.threads, "variant": "actor",
                 **summary(around), "network_evaluations": 0, "floor_ms": None,

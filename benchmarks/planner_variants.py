@@ -14,7 +14,8 @@ from torchrl.modules import MLP
 
 from torchrl_td import TDPlannerActor
 from torchrl_td.data import Normalizer
-from torchrl_td.inference.runners import LARGEST_TAPE, accelerate
+from torchrl_td.inference import make_runner
+from torchrl_td.inference.openvino_planner import openvino_installed
 from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
@@ -88,17 +89,17 @@ class Parts:
     def cold(self, mode: str, autocast: torch.dtype | None = None, **settings: Any) -> Variant:
         """A plan from the history."""
         planner = self.planner(**settings)
-        runner, noise = accelerate(planner, mode, autocast), self.noise(planner)
+        runner, noise = make_runner(planner, mode, autocast), self.noise(planner)
         drafted = 0 if planner.generator is None else self.horizon - 1
         passes = len(planner.refiner.steps)
         return Variant(
             lambda: runner.plan(*self.history, noise), drafted, passes, passes, runner.warm_up
         )
 
-    def warm(self, mode: str, **settings: Any) -> Variant:
+    def warm(self, mode: str, autocast: torch.dtype | None = None, **settings: Any) -> Variant:
         """A plan from the last plan."""
         planner = self.planner(**settings)
-        runner, noise = accelerate(planner, mode), self.noise(planner)
+        runner, noise = make_runner(planner, mode, autocast), self.noise(planner)
         present, returns = self.history[0][:, -1], self.history[1][:, -1]
         return Variant(
             lambda: runner.replan(self.last_plan, self.last_returns, present, returns, noise),
@@ -134,24 +135,27 @@ class Parts:
 
 def variants(parts: Parts, torch_compile: bool) -> dict[str, Variant]:
     """All ways to plan, by name."""
-    ways = ("cudagraph",)
+    fast = "cudagraph"
     if parts.device.type == "cpu":
-        ways = ("packed", "tape") if parts.batch <= LARGEST_TAPE else ("packed",)
-    fast = ways[-1]
+        fast = "openvino" if openvino_installed() else "none"
     ddim = {"sampler": "ddim", "evaluations": 2}
     found = {"naive": parts.naive(), "plain": parts.cold("none")}
-    found |= {way: parts.cold(way) for way in ways}
+    if fast != "none":
+        found[fast] = parts.cold(fast)
     found["ddim2"] = parts.cold(fast, **ddim)
     found["warm"] = parts.warm(fast)
     found["warm_ddim2"] = parts.warm(fast, **ddim)
-    if fast == "cudagraph":
+    if fast != "none":
         found["bf16"] = parts.cold(fast, torch.bfloat16)
+        found["bf16_warm_ddim2"] = parts.warm(fast, torch.bfloat16, **ddim)
     if torch_compile:
         mode = "max-autotune" if fast == "cudagraph" else "default"
         found["compiled"] = parts.cold(mode)
         found["compiled_warm_ddim2"] = parts.warm(mode, **ddim)
-    found["decision_diffuser"] = parts.cold(fast, drafts=False, refine_steps=100)
-    found["diffuser"] = parts.cold(fast, drafts=False, refine_steps=20)
+    # A program of a hundred evaluations would take minutes to compile.
+    plain = "none" if fast == "openvino" else fast
+    found["decision_diffuser"] = parts.cold(plain, drafts=False, refine_steps=100)
+    found["diffuser"] = parts.cold(plain, drafts=False, refine_steps=20)
     return found
 
 

@@ -24,7 +24,7 @@ from torchrl_td.config import (
 )
 from torchrl_td.config.limits import ALGORITHMS, CHOICES, POSITIVE, RANGES
 from torchrl_td.errors import InputError
-from torchrl_td.inference.runners import MODES
+from torchrl_td.inference import MODES
 
 
 def minimal() -> dict[str, Any]:

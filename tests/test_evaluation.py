@@ -13,7 +13,6 @@ import pytest
 import torch
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from torchrl_td.inference.packed_weights import PackedWeights
 
 from tests.tiny import tiny_actor
 from torchrl_td import TDPlannerActor
@@ -22,7 +21,7 @@ from torchrl_td.envs.make import make_env
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.evaluate import evaluate, normalized_score, time_plans
 from torchrl_td.experiment.play import play, play_episodes
-from torchrl_td.inference import packed_weights as packing
+from torchrl_td.inference import openvino_planner
 
 HOPPER = TaskConfig(
     name="hopper",
@@ -89,13 +88,13 @@ def test_episodes_equal_a_loop_written_by_hand() -> None:
     json.dumps(result.to_dict())
 
 
-@pytest.mark.skipif(not PackedWeights.available(), reason="needs oneDNN")
 def test_plans_run_faster_play_the_same_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_SMALLEST", 0)  # these small weights, too
-    actor = tiny_actor(11, 3)
-    plain = evaluate(actor, settings(HOPPER, episodes=3))
-    fast = evaluate(actor.compile("auto"), settings(HOPPER, episodes=3))
-    assert (plain.compile, fast.compile) == ("none", "tape")
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino_planner, "PATIENCE", 3)
+    actor = tiny_actor(11, 3, refiner={"refine_steps": 1, "guidance_scale": 1.0})
+    plain = evaluate(actor, settings(HOPPER, episodes=2))
+    fast = evaluate(actor.compile("auto"), settings(HOPPER, episodes=2))
+    assert (plain.compile, fast.compile) == ("none", "openvino")
     assert fast.lengths == plain.lengths
     np.testing.assert_allclose(fast.scores, plain.scores, rtol=1e-4)
 

@@ -28,13 +28,15 @@ def tiny_actor(
     *,
     candidates: int = 1,
     predict: str = "change",
+    horizon: int = HORIZON,
+    layers: int = 2,
     refiner: dict[str, Any] | None = None,
     **settings: Any,
 ) -> TDPlannerActor:
     """Equal arguments give equal weights."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        network = TrajectoryTransformer(observation_dim, 2 * HORIZON - 2, width=32, layers=2)
+        network = TrajectoryTransformer(observation_dim, 2 * horizon - 2, width=32, layers=layers)
         unet = TemporalUNet(observation_dim, 16, (1, 2))
         planner = TrajectoryPlanner(
             TrajectoryGenerator(
@@ -45,7 +47,7 @@ def tiny_actor(
             ),
             DiffusionRefiner(unet, NoiseSchedule(), **{"refine_steps": 2, **(refiner or {})}),
             InverseDynamics(MLP(2 * observation_dim, action_dim, num_cells=(32,))),
-            horizon=HORIZON,
+            horizon=horizon,
             critic=PlanCritic(MLP(observation_dim + action_dim, 1, num_cells=(32,))),
             candidates=candidates,
         )

@@ -16,6 +16,7 @@ from torchrl.data import (
     ListStorage,
     TensorDictReplayBuffer,
 )
+from torchrl.modules import MLP
 
 from torchrl_td.data import WindowSampler
 from torchrl_td.errors import InputError
@@ -25,7 +26,7 @@ from torchrl_td.modules import (
     NoiseSchedule,
     TrajectoryGenerator,
 )
-from torchrl_td.networks import MLP, TemporalUNet, TrajectoryTransformer
+from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 from torchrl_td.objectives import (
     DiffusionRefinerLoss,
     InverseDynamicsLoss,
@@ -183,7 +184,7 @@ def test_the_losses_take_every_kind_of_window(history: int | None, stride: int) 
     losses = [
         TrajectoryGeneratorLoss(generator),
         DiffusionRefinerLoss(DiffusionRefiner(unet, NoiseSchedule()), horizon),
-        InverseDynamicsLoss(InverseDynamics(MLP(4, (16,), 1))),
+        InverseDynamicsLoss(InverseDynamics(MLP(4, 1, num_cells=(16,)))),
     ]
     for loss in losses:
         value = loss(window).get(loss.out_keys[0])

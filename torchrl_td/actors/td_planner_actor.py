@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 from torchrl.envs.utils import exploration_type
 
+from torchrl_td.actors.exporting import export_actor
 from torchrl_td.actors.planner_state import PlannerState
 from torchrl_td.actors.receding_horizon import RecedingHorizon
 from torchrl_td.actors.specified_module import SpecifiedModule
@@ -278,7 +278,7 @@ class TDPlannerActor(SpecifiedModule):
         self.receding_horizon.run_with(
             None
             if mode == "none" and autocast is None
-            else functools.partial(make_runner, mode=mode, autocast=autocast)
+            else partial(make_runner, mode=mode, autocast=autocast)
         )
         return self
 
@@ -308,22 +308,69 @@ class TDPlannerActor(SpecifiedModule):
         observation, target, is_init = self._inputs(tensordict)
         state = self._state.read(tensordict, self.normalizer.loc.device, is_init)
         noise = self._noise(tensordict, observation.shape[0])
-        returns = target if self.returns_floor is None else target.clamp(min=self.returns_floor)
+        greedy = exploration_type() in DETERMINISTIC
+        state, *outputs = self.step(state, observation, target, is_init, noise, greedy)
+        self.write_outputs(tensordict, *outputs)
+        self._state.write(tensordict, state)
+        return tensordict
+
+    def step(
+        self,
+        state: dict[str, Tensor],
+        observation: Tensor,
+        target_return: Tensor,
+        is_init: Tensor,
+        noise: Tensor | None = None,
+        greedy: bool = True,
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """:meth:`forward` on plain tensors of B environments.
+
+        Args:
+            state: the parts of :attr:`planner_spec`, each [B, ...].
+            observation: [B, O], in the environment's units.
+            target_return: [B, 1], likewise.
+            is_init: bool [B, 1].
+            noise: as in :meth:`TrajectoryPlanner.plan`; so is ``greedy``.
+            greedy: see there.
+
+        Returns:
+            The next state, action [B, A], draft and refined plan [B, H, O].
+        """
+        floor = self.returns_floor
+        returns = target_return if floor is None else target_return.clamp(min=floor)
         state, draft, plan, action = self.receding_horizon(
             state,
             self.normalizer.normalize(observation),
             self.normalizer.scale_returns(returns),
             is_init,
             noise,
-            greedy=exploration_type() in DETERMINISTIC,
+            greedy=greedy,
         )
         action = check_action(self._input_keys[0], action)
         if self.action_low is not None:
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
-        self.write_outputs(tensordict, action, denormalize(draft), denormalize(plan))
-        self._state.write(tensordict, state)
-        return tensordict
+        return state, action, denormalize(draft), denormalize(plan)
+
+    def export(self, path: str | Path, *, batch_size: int = 1, noise: bool = False) -> Path:
+        """Writes the planner as OpenVINO models, for use without PyTorch.
+
+        ``examples/td_openvino.py`` loads and runs them with OpenVINO and numpy alone.
+
+        Args:
+            path: a new or empty folder.
+            batch_size: B, how many environments one call plans for.
+            noise: whether the models take sampling noise; without, they plan deterministically.
+
+        Returns:
+            The folder: ``planner.json``, which says what the models read and write and when to
+            call which, and a model for each way to make a step.
+
+        Raises:
+            InputError: if OpenVINO is missing, the folder holds something, or a network cannot be
+                exported.
+        """
+        return export_actor(self, Path(path), batch_size, noise)
 
     def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
         """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""

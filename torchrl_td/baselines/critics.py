@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDict
 from tensordict.nn import TensorDictModule as Module
 from torch import Tensor, nn
 from torchrl.data import TensorDictReplayBuffer
-from torchrl.modules import IndependentNormal
+from torchrl.modules import MLP, IndependentNormal
 from torchrl.objectives import IQLLoss, SoftUpdate, TargetNetUpdater, TD3BCLoss
 
 from torchrl_td.baselines.algorithm import Baseline
@@ -19,9 +19,12 @@ from torchrl_td.baselines.policy import Policy
 from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.data.transitions import successor_known
-from torchrl_td.networks import MLP
 
 _SPREAD = (-5.0, 2.0)  # of the logarithm of IQL's standard deviation, as in its authors' code
+
+
+def _mlp(in_dim: int, out_dim: int, hidden: Sequence[int]) -> MLP:
+    return MLP(in_dim, out_dim, num_cells=list(hidden), activation_class=nn.ReLU)
 
 
 class BoundedMLP(nn.Module):
@@ -32,7 +35,7 @@ class BoundedMLP(nn.Module):
 
     def __init__(self, in_dim: int, hidden: tuple[int, ...], low: Tensor, high: Tensor) -> None:
         super().__init__()
-        self.network = MLP(in_dim, hidden, low.shape[0])
+        self.network = _mlp(in_dim, low.shape[0], hidden)
         self.register_buffer("low", low.clone())
         self.register_buffer("high", high.clone())
 
@@ -109,8 +112,8 @@ class ValueLearning(Baseline):
         hidden = tuple(config.algorithm.hidden_dims or ())
         states, actions = normalizer.loc.shape[0], action_low.shape[0]
         network = BoundedMLP(states, hidden, action_low, action_high)
-        value = MLP(states, hidden, 1) if cls.with_value else None
-        action_value = MLP(states + actions, hidden, 1)
+        value = _mlp(states, 1, hidden) if cls.with_value else None
+        action_value = _mlp(states + actions, 1, hidden)
         return ValuedPolicy(network, normalizer, action_low, action_high, value, action_value)
 
     def make_updaters(self) -> list[TargetNetUpdater]:

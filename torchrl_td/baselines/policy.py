@@ -8,10 +8,10 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+from torchrl.modules import MLP
 
 from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.networks import MLP
 
 
 class Policy(nn.Module):
@@ -29,10 +29,10 @@ class Policy(nn.Module):
         >>> from torchrl_td.baselines.policy import Policy
         >>> from torchrl_td.config import Config
         >>> from torchrl_td.data import Normalizer
-        >>> from torchrl_td.networks import MLP
+        >>> from torchrl.modules import MLP
         >>> from tensordict import TensorDict
         >>> normalizer, bound = Normalizer(torch.zeros(3), torch.ones(3)), torch.ones(2)
-        >>> policy = Policy(MLP(3, (32,), 2), normalizer, -bound, bound)
+        >>> policy = Policy(MLP(3, 2, num_cells=(32,)), normalizer, -bound, bound)
         >>> actor = policy.actor(Config())
         >>> actor(TensorDict(observation=torch.randn(5, 3), batch_size=[5]))["action"].shape
         torch.Size([5, 2])
@@ -100,5 +100,7 @@ def make_policy(
 ) -> Policy:
     """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``."""
     width = normalizer.loc.shape[0] + settings.get("conditioned", False)
-    network = MLP(width, tuple(config.algorithm.hidden_dims or ()), action_low.shape[0])
+    hidden = list(config.algorithm.hidden_dims or ())
+    actions = action_low.shape[0]
+    network = MLP(width, actions, num_cells=hidden, activation_class=nn.ReLU)
     return Policy(network, normalizer, action_low, action_high, **settings)

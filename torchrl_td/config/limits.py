@@ -62,8 +62,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.compile": (
         "none",
         "auto",
-        "packed",
-        "tape",
+        "openvino",
         "cudagraph",
         "default",
         "reduce-overhead",

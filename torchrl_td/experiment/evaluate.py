@@ -19,6 +19,7 @@ from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, TaskConfig
 from torchrl_td.envs.make import make_env, opened
 from torchrl_td.experiment.play import Episodes, play_episodes
+from torchrl_td.inference.openvino_planner import OpenVINOPlanner
 
 _MAX_ENVS = 50  # environments stepped at once; more episodes are played in turns
 
@@ -197,8 +198,11 @@ def _due_plans(
     horizon = actor.receding_horizon
     every = horizon.replan_every
     start_step = step[steps_key] - step[steps_key] % every
-    # Until then weights are packed and graphs captured, that of a warm start's second draft last.
-    settled = max(3, horizon.runner.warm_up)
+    runner = horizon.runner
+    if isinstance(runner, OpenVINOPlanner) and runner.mode == "openvino":
+        runner.patience = 0  # as the plans before, though of another batch size
+    # Until then programs are compiled and graphs captured, a warm start's second draft last.
+    settled = max(3, getattr(runner, "warm_up", 0))
     settled *= 1 if horizon.warm_start == "none" else horizon.refresh_every
     # A plan is due at each of these steps, and now and then a fresh draft.
     return lambda i: step.copy().set(steps_key, start_step + i * every), settled

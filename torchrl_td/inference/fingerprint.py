@@ -64,16 +64,16 @@ class PlannerWatch:
         An optimiser's step, ``load_state_dict``, a moving average or a collector's update shows
         in a version or in some entries of each tensor.
         """
-        if self.moved():
+        if self.moved() or not self._probes:
             flat = [t.detach().reshape(-1) for *_, t, _ in self._tensors]
             # An odd stride, for with an even one some rows' lengths would meet one column alone.
             self._probes = [t[:: max(1, t.numel() // _PROBES) | 1] for t in flat]
             self._probed = None
         versions = [0 if t.is_inference() else t._version for *_, t, _ in self._tensors]
         probed = torch.cat(self._probes)
-        if self._probed is not None and versions == self._versions:
-            if torch.equal(probed, self._probed):
-                return False
+        before = self._probed
+        if versions == self._versions and before is not None and torch.equal(probed, before):
+            return False
         self._versions, self._probed = versions, probed
         return True
 
@@ -114,7 +114,7 @@ def digest(planner: nn.Module) -> str | None:
     for name, tensor in _tensors(planner):
         hashed.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         values = tensor.detach().cpu().contiguous().view(-1)
-        hashed.update(memoryview(values.view(torch.uint8).numpy()))
+        hashed.update(values.view(torch.uint8).numpy().data)
     for file in sorted(files):
         hashed.update(file.read_bytes())
     return hashed.hexdigest()

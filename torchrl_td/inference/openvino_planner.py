@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import io
+import logging
+import math
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +25,11 @@ from torchrl_td.inference.program_cache import load_program, store_program
 from torchrl_td.inference.runners import Kept, PlannerRunner, call_key
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner
 
-PATIENCE = 200
-"""Plans made eagerly before compiling pays, where nobody asked for it or the weights changed."""
+PATIENCE = 500
+"""Plans made eagerly before compiling pays, where nobody asked for it or the weights changed.
+
+A number and no time, so that the same run makes the same plans to the last bit.
+"""
 
 
 class OpenVINOPlanner(PlannerRunner):
@@ -41,11 +47,14 @@ class OpenVINOPlanner(PlannerRunner):
         eager_first: whether also the first plans are made eagerly, so that a few plans do not
             wait for a compiler.
 
+    Attributes:
+        patience: plans made eagerly before a program is compiled for their batch size.
+
     Raises:
         InputError: if OpenVINO is not installed.
     """
 
-    mode = "openvino"
+    warm_up = 1
 
     def __init__(
         self,
@@ -55,16 +64,18 @@ class OpenVINOPlanner(PlannerRunner):
     ) -> None:
         super().__init__(planner)
         if not openvino_installed():
-            raise InputError(
-                "mode='openvino' needs OpenVINO: pip install 'torchrl_td[openvino]'"
-            )
+            raise InputError("mode='openvino' needs OpenVINO: pip install 'torchrl_td[openvino]'")
         self._precision = "f32" if autocast is None else "bf16"
-        self._patience = PATIENCE if eager_first else 0
-        self.warm_up = self._patience + 1
+        self.patience = PATIENCE if eager_first else 0
         self._programs: Kept[_Program | None] = Kept()
         self._met: Counter[Hashable] = Counter()  # since the weights changed
         self._watch = PlannerWatch(planner)
         self._lock = threading.Lock()  # a program's memory serves one call at a time
+
+    @property
+    def mode(self) -> str:  # type: ignore[override]
+        """``"none"`` as long as only few plans were made and nothing is compiled."""
+        return "none" if self.patience and not self._programs else "openvino"
 
     def run(self, name: str, *tensors: Tensor | None, **settings: int) -> Plan:
         """The method's program for these shapes, compiled first if need be."""
@@ -86,14 +97,14 @@ class OpenVINOPlanner(PlannerRunner):
     ) -> _Program | None:
         if self._watch.changed():
             if self._programs:
-                self._patience = PATIENCE
+                self.patience = PATIENCE
             self._programs.clear()
             self._met.clear()
         threads = torch.get_num_threads()
         key = (threads, call_key(name, tensors, settings, self._watch))
         if key not in self._programs:
             self._met[key] += 1
-            if self._met[key] <= self._patience:
+            if self._met[key] <= self.patience:
                 return None
             method = _Method(self.planner, name, tensors, settings)
             self._programs[key] = self._make(method, given, (*key, self._precision))
@@ -123,13 +134,15 @@ class _Method(nn.Module):
     ) -> None:
         super().__init__()
         self.planner, self.name, self.settings = planner, name, settings
-        self.fixed = [
-            None if t is None else torch.empty(t.shape) if not t.numel() else ... for t in tensors
-        ]
+        self.shapes = [None if tensor is None else tuple(tensor.shape) for tensor in tensors]
 
     def forward(self, *given: Tensor) -> Plan:
         rest = iter(given)
-        tensors = [next(rest) if t is ... else t for t in self.fixed]
+        # What has no entries is no input, see above.
+        tensors = [
+            None if shape is None else next(rest) if math.prod(shape) else torch.zeros(shape)
+            for shape in self.shapes
+        ]
         return getattr(self.planner, self.name)(*tensors, **self.settings)
 
 
@@ -170,20 +183,48 @@ def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(function, tuple(torch.zeros_like(t) for t in given))
+    with torch.inference_mode(False), torch.no_grad(), _quiet():
+        example = tuple(torch.zeros_like(t) for t in given)
+        exported = torch.export.export(_Apart(function), example)
         for node in exported.graph.nodes:
             if _is_random(node):
                 raise NotImplementedError(f"{node.target} draws random numbers")
         # Not `openvino.convert_model`, which does the same and reports its use to its makers.
         front_end = FrontEndManager().load_by_framework("pytorch")
-        loaded = front_end.load(TorchFXPythonDecoder.from_exported_program(exported))
-        model = front_end.convert(loaded)
+        decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the next line
+        model = front_end.convert(front_end.load(decoder))
     _write_out_mish(model)
     shapes = [openvino.PartialShape(list(t.shape)) for t in given]
     model.reshape(dict(zip(model.inputs, shapes, strict=True)))
     return model
+
+
+class _Apart(nn.Module):
+    """A function whose outputs are tensors of their own: a model's may not be one and the same."""
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        # Not clone(), which is nothing to a converter.
+        return tuple(output + 0 for output in self.function(*given))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings, with tracebacks, of operations that OpenVINO looks for in vain."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(silent)  # else `logging.warning` gives the root logger a handler for good
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(silent)
 
 
 def _is_random(node: torch.fx.Node) -> bool:
@@ -191,8 +232,9 @@ def _is_random(node: torch.fx.Node) -> bool:
     if node.target is torch.ops.aten.dropout.default:
         return node.args[2] is not False
     if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-        return (node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)) != 0.0
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        dropout = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
+        return dropout not in (0, 0.0)
+    return bool(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()))
 
 
 def _write_out_mish(model: Any) -> None:

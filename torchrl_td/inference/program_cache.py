@@ -14,7 +14,7 @@ from torchrl import torchrl_logger
 from torchrl_td.data.cache import cache_root
 
 _MAGIC = b"torchrl_td program 1\n"
-_KEPT_BYTES = 2 << 30  # of all programs together; those not used for longest go first
+KEPT_BYTES = 2 << 30  # of all programs together; those not used for longest go first
 
 
 def load_program(key: str) -> bytes | None:
@@ -89,7 +89,7 @@ def _tidy(folder: Path) -> None:
     """Removes the programs not used for longest where all together are too large."""
     programs = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
     programs.sort(key=lambda pair: pair[0].st_mtime)
-    room = _KEPT_BYTES - sum(about.st_size for about, _ in programs)
+    room = KEPT_BYTES - sum(about.st_size for about, _ in programs)
     for about, path in programs[:-1]:
         if room >= 0:
             return

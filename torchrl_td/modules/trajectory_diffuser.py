@@ -84,6 +84,7 @@ class TrajectoryDiffuser(nn.Module):
 
     Examples:
         >>> import torch
+        >>> from torchrl.modules import MLP
         >>> from torchrl_td.data import Normalizer
         >>> from torchrl_td.modules import InverseDynamics, NoiseSchedule, TrajectoryGenerator
         >>> from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser

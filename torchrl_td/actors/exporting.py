@@ -1,0 +1,146 @@
+"""Writes a planner for use without PyTorch: OpenVINO models of one step, and what they need."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchrl_td.actors.receding_horizon import RecedingHorizon, State
+from torchrl_td.errors import InputError, check_whole, first_line
+from torchrl_td.inference.openvino_planner import convert, openvino_installed
+from torchrl_td.modules.trajectory_planner import Plan
+
+if TYPE_CHECKING:
+    from torchrl_td.actors.td_planner_actor import TDPlannerActor
+
+_OUTPUTS = ("action", "draft", "refined")
+
+
+class _OneWay(RecedingHorizon):
+    """A receding horizon that makes every step the same way: which is for the caller to say."""
+
+    way = "plan"
+
+    def _plan_or_follow(
+        self,
+        state: State,
+        present: Tensor,
+        returns: Tensor,
+        steps: Tensor,
+        noise: Tensor | None,
+        greedy: bool,
+    ) -> Plan:
+        plan, plan_returns = state["plan"], state["plan_returns_to_go"]
+        if self.way == "plan":
+            return self._cold(state, steps, noise, greedy)
+        if self.way == "follow":
+            action = self._follow(state, present, steps % self.replan_every)
+            return plan, plan_returns, plan, action
+        shift = self.replan_every
+        return self.planner.replan(
+            plan, plan_returns, present, returns, noise, shift=shift, greedy=greedy
+        )
+
+    _plan = _plan_or_follow
+
+
+class _Step(nn.Module):
+    """A step of the actor as a function of tensors, each input and output with a name."""
+
+    def __init__(self, actor: TDPlannerActor, way: str) -> None:
+        super().__init__()
+        self.actor = copy.deepcopy(actor).eval()
+        self.actor.receding_horizon.__class__ = _OneWay
+        self.actor.receding_horizon.run_with(None)
+        self.actor.receding_horizon.way = way
+        self.state = list(actor.planner_spec.keys())
+
+    def forward(
+        self, observation: Tensor, target_return: Tensor, is_init: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        state = dict(zip(self.state, rest, strict=False))
+        noise = rest[len(self.state)] if len(rest) > len(self.state) else None
+        state, *outputs = self.actor.step(state, observation, target_return, is_init, noise)
+        return (*outputs, *(state[name] for name in self.state))
+
+
+def export_actor(actor: TDPlannerActor, folder: Path, batch_size: int, noise: bool) -> Path:
+    """What :meth:`torchrl_td.TDPlannerActor.export` does."""
+    check_whole("batch_size", batch_size, 1)
+    if not openvino_installed():
+        raise InputError("exporting needs OpenVINO: pip install 'torchrl_td[openvino]'")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists already; export to a new or an empty folder")
+    import openvino
+
+    inputs = _inputs(actor, batch_size, noise)
+    actor = copy.deepcopy(actor).to("cpu")
+    horizon = actor.receding_horizon
+    ways = ["plan"]
+    ways += ["replan"] if horizon.warm_start == "previous" else []
+    ways += ["follow"] if horizon.replan_every > 1 else []
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [*_OUTPUTS, *(f"next_{name}" for name in _state_names(actor))]
+    for way in ways:
+        try:
+            model = convert(_Step(actor, way), list(inputs.values()))
+        except Exception as error:  # whatever PyTorch or OpenVINO make of somebody's network
+            raise InputError(f"the planner cannot be exported: {first_line(error)}") from error
+        for port, name in [*zip(model.inputs, inputs, strict=True),
+                           *zip(model.outputs, names, strict=True)]:  # fmt: skip
+            port.get_tensor().set_names({name})
+        openvino.save_model(model, folder / f"{way}.xml", compress_to_fp16=False)
+    about = _about(actor, batch_size, noise, ways, inputs)
+    (folder / "planner.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _state_names(actor: TDPlannerActor) -> list[str]:
+    """The parts of the state; the history apart from what is observed now."""
+    return [
+        f"history_{name}" if name in ("observation", "returns_to_go") else name
+        for name in actor.planner_spec.keys()
+    ]
+
+
+def _inputs(actor: TDPlannerActor, batch: int, noise: bool) -> dict[str, Tensor]:
+    """Empty inputs by name, the state's last but for the noise."""
+    inputs = {
+        "observation": torch.zeros(batch, actor.normalizer.loc.shape[0]),
+        "target_return": torch.zeros(batch, 1),
+        "is_init": torch.zeros(batch, 1, dtype=torch.bool),
+    }
+    state = actor.planner_spec.zero([batch])
+    names = zip(actor.planner_spec.keys(), _state_names(actor), strict=True)
+    inputs |= {name: state[key].cpu() for key, name in names}
+    if noise and actor.planner.refiner.noise_draws:
+        inputs["noise"] = torch.zeros(actor.planner.noise_shape(batch))
+    return inputs
+
+
+def _about(
+    actor: TDPlannerActor, batch: int, noise: bool, ways: list[str], inputs: dict[str, Tensor]
+) -> dict[str, Any]:
+    horizon = actor.receding_horizon
+    return {
+        "batch_size": batch,
+        "models": ways,
+        "inputs": {
+            name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")}
+            for name, t in inputs.items()
+        },
+        "state": _state_names(actor),
+        "replan_every": horizon.replan_every,
+        "warm_start": horizon.warm_start,
+        "refresh_every": horizon.refresh_every,
+        "refresh_distance": horizon.refresh_distance,
+        "normalizer": {
+            "loc": actor.normalizer.loc.tolist(),
+            "scale": actor.normalizer.scale.tolist(),
+        },
+    }
