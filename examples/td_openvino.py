@@ -75,9 +75,9 @@ class ExportedPlanner:
         outputs: dict[str, np.ndarray] = {}
         for way in np.unique(ways):
             rows = ways == way
-            for port, value in self.models[str(way)](inputs).items():
-                name = port.get_any_name()
-                outputs.setdefault(name, np.array(value))[rows] = value[rows]
+            found = self.models[str(way)](inputs)
+            for i, name in enumerate(self.about["outputs"]):
+                outputs.setdefault(name, np.array(found[i]))[rows] = found[i][rows]
         self.state = {name: outputs[f"next_{name}"] for name in self.state}
         return outputs
 

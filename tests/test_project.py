@@ -140,6 +140,21 @@ def test_the_method_knows_neither_settings_nor_tensordicts_in_its_networks(folde
         assert not foreign_imports(path.read_text(encoding="utf-8")) & barred, path.name
 
 
+def test_the_method_knows_neither_settings_nor_machinery() -> None:
+    """Networks, modules and losses take plain arguments; speed is added from outside."""
+    for folder in ("networks", "modules", "objectives"):
+        files = sorted((LIBRARY / folder).glob("*.py"))
+        assert files
+        for path in files:
+            source = path.read_text(encoding="utf-8")
+            assert not foreign_imports(source) & {"omegaconf", "hydra", "openvino"}, path.name
+            tree = ast.parse(source)
+            own = {parts[0] for _, parts in imported_modules(tree, ("torchrl_td", folder))}
+            assert not own & {"config", "inference", "training", "checkpoint"}, path.name
+            for word in ("cuda.graph", "CUDAGraph", "active_weights", "OperationTape"):
+                assert word not in source, f"{path.name} knows {word}"
+
+
 def test_import_rule_finds_a_wrong_import() -> None:
     wrong = "from torchrl_td.actors.td_planner_actor import x\nfrom torchrl_td import training\n"
     assert len(import_faults(wrong, ("modules", "refiner"))) == 2

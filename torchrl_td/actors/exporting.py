@@ -91,11 +91,10 @@ def export_actor(actor: TDPlannerActor, folder: Path, batch_size: int, noise: bo
             model = convert(_Step(actor, way), list(inputs.values()))
         except Exception as error:  # whatever PyTorch or OpenVINO make of somebody's network
             raise InputError(f"the planner cannot be exported: {first_line(error)}") from error
-        for port, name in [*zip(model.inputs, inputs, strict=True),
-                           *zip(model.outputs, names, strict=True)]:  # fmt: skip
+        for port, name in zip(model.inputs, inputs, strict=True):
             port.get_tensor().set_names({name})
         openvino.save_model(model, folder / f"{way}.xml", compress_to_fp16=False)
-    about = _about(actor, batch_size, noise, ways, inputs)
+    about = _about(actor, batch_size, ways, inputs) | {"outputs": names}
     (folder / "planner.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -124,7 +123,7 @@ def _inputs(actor: TDPlannerActor, batch: int, noise: bool) -> dict[str, Tensor]
 
 
 def _about(
-    actor: TDPlannerActor, batch: int, noise: bool, ways: list[str], inputs: dict[str, Tensor]
+    actor: TDPlannerActor, batch: int, ways: list[str], inputs: dict[str, Tensor]
 ) -> dict[str, Any]:
     horizon = actor.receding_horizon
     return {

@@ -50,11 +50,11 @@ class RecedingHorizon(nn.Module):
         Two steps of four environments; the second follows the first one's plan.
 
         >>> import torch
+        >>> from torchrl_td.actors.receding_horizon import RecedingHorizon
         >>> from torchrl_td.modules import (
         ...     DiffusionRefiner,
         ...     InverseDynamics,
         ...     NoiseSchedule,
-        ...     RecedingHorizon,
         ...     TrajectoryGenerator,
         ...     TrajectoryPlanner,
         ... )
