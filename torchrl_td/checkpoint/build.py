@@ -101,9 +101,7 @@ def plan_settings(settings: PlannerConfig) -> dict[str, Any]:
 
 
 def _relu_mlp(width: int, out: int, hidden: list[int], **kwargs: Any) -> nn.Module:
-    return MLP(
-        width, out, num_cells=list(hidden), activation_class=nn.ReLU, **kwargs
-    )
+    return MLP(width, out, num_cells=list(hidden), activation_class=nn.ReLU, **kwargs)
 
 
 def _generator(
