@@ -80,7 +80,9 @@ def mend_checksums(path: Path) -> None:
     """Makes the checksums those of all files that there are."""
     files = [file for file in sorted(path.glob("components/**/*")) if file.is_file()]
     sums = {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        file.relative_to(path / "components").as_posix(): hashlib.sha256(
+            file.read_bytes()
+        ).hexdigest()
         for file in files
         if file != path / _CHECKSUMS
     }

@@ -51,6 +51,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(load_payload(path, "planner", "cpu")["weight"], torch.arange(1000.0) + 5)
 
 
+def test_checksums_are_those_of_the_first_version(tmp_path: Path) -> None:
+    """Named under `components`, so that checkpoints of any version are intact to any other."""
+    sums = json.loads(next(save(tmp_path, 1).rglob("sha256.json")).read_text())
+    names = ["0000-about/value.json", "0001-planner/state.pt", "0002-training/state.pt"]
+    assert sorted(sums) == names
+
+
 def test_keeps_the_newest_and_the_best_apart(tmp_path: Path) -> None:
     save(tmp_path, 1, best=True)
     for step in range(2, 6):

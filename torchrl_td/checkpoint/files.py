@@ -51,11 +51,12 @@ def check_files(folder: Path) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files of the components that are checked."""
+    """SHA-256 of the files of the components that are checked, by their names under these."""
     found = {}
     for component in ("about", "planner", "training"):
         with (folder / FILES[component]).open("rb") as file:
-            found[FILES[component]] = hashlib.file_digest(file, "sha256").hexdigest()
+            name = FILES[component].removeprefix("components/")
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
