@@ -11,12 +11,12 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.settings import CONFIGS, composed
+from tests.settings import CONFIGS, TINY_RUN, composed
 from torchrl_td import TDPlannerActor
 from torchrl_td.baselines import BASELINES
 from torchrl_td.baselines.cloning import best_episodes
 from torchrl_td.checkpoint import find_checkpoint, load_model, load_payload
-from torchrl_td.config import Config, check_config
+from torchrl_td.config import FROM_NOISE, Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import evaluate_checkpoint
@@ -30,6 +30,15 @@ TINY: dict[str, tuple[str, ...]] = {
     "dt": ("algorithm.width=16", "algorithm.layers=1", "algorithm.context=4"),
     **dict.fromkeys(("bc", "bc_best", "rcbc", "iql", "td3_bc"), ("algorithm.hidden_dims=[16]",)),
 }
+# Of the two that plan, the preset's networks as well.
+SMALL_PLANS = [
+    w for w in TINY_RUN if w.split("=")[0].split(".")[0] in ("refiner", "task", "inverse_dynamics")
+]
+TINY |= {
+    "decision_diffuser": (*SMALL_PLANS, "refiner.denoising_steps=20"),
+    "diffuser": (*SMALL_PLANS, "algorithm.hidden_dims=[16]", "refiner.denoising_steps=4"),
+}
+ALL = list(TINY)
 RUN = (
     "task.max_episode_steps=12",
     "dataset.validation_share=0.2",
@@ -59,11 +68,11 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def test_every_algorithm_has_its_settings() -> None:
     files = {path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")}
-    assert files == {"trajectory_diffuser", *BASELINES}
-    assert TINY.keys() == BASELINES.keys()
+    assert files == {"trajectory_diffuser", *ALL}
+    assert {*BASELINES, *FROM_NOISE} == set(ALL)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ALL)
 def test_trains_plays_and_is_loaded_again(
     name: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -72,7 +81,8 @@ def test_trains_plays_and_is_loaded_again(
     (result,) = summary["results"]
     assert summary["algorithm"] == result["name"] == name and len(result["returns"]) == 2
     assert summary["settings"]["algorithm"]["name"] == name
-    assert "generator" not in summary["settings"] and summary["preset"] is None
+    assert "generator" not in summary["settings"]
+    assert (summary["preset"] is None) == (name in BASELINES)
     assert all(count > 0 for count in summary["parameters"].values())
     again = evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "device=cpu"])
     assert again["results"][0]["returns"] == result["returns"]
@@ -80,7 +90,7 @@ def test_trains_plays_and_is_loaded_again(
     assert "validation/loss_" in header and "train/gradient_norm/" in header
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ALL)
 def test_continues_bit_for_bit(name: str, make_config: Any, tmp_path: Path) -> None:
     run(make_config(name, f"output_dir={tmp_path / 'whole'}"))
     run(make_config(name, "training.stop_after=3"))

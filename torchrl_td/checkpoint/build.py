@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 from torchrl.modules import MLP
 
-from torchrl_td.config import Config, PlannerConfig, plan_horizon
+from torchrl_td.config import FROM_NOISE, Config, PlannerConfig, plan_horizon
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.modules import (
@@ -25,6 +25,7 @@ from torchrl_td.modules import (
 from torchrl_td.modules.generator import Predict
 from torchrl_td.modules.noise_schedule import Schedule
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
+from torchrl_td.modules.value_guidance import GuidedDiffuser, NoisyPlanValue
 from torchrl_td.networks import (
     PlanDenoiser,
     RecurrentTrajectoryModel,
@@ -32,6 +33,7 @@ from torchrl_td.networks import (
     TrajectoryTransformer,
 )
 
+_STEP_EMBEDDING = 16  # numbers that tell a value the denoising step
 _SAMPLER = (
     "refine_steps",
     "sampler",
@@ -76,17 +78,21 @@ def build_model(
     """
     with _memory_errors_in_one_line():
         # The order in which the networks are made decides their weights under a seed.
-        return TrajectoryDiffuser(
-            _generator(config, observation_dim, scales),
-            _noise_network(config, observation_dim),
-            _noise_schedule(config),
-            _inverse_dynamics(config, observation_dim, action_dim, scales),
-            normalizer,
-            horizon=plan_horizon(config),
-            coordinates=_coordinates(config, scales),
-            critic=_critic(config, observation_dim + action_dim),
-            plan_value=_plan_value(config, observation_dim),
-        )
+        parts: dict[str, Any] = {
+            "generator": _generator(config, observation_dim, scales),
+            "refiner_network": _noise_network(config, observation_dim),
+            "schedule": _noise_schedule(config),
+            "inverse_dynamics": _inverse_dynamics(config, observation_dim, action_dim, scales),
+            "normalizer": normalizer,
+            "horizon": plan_horizon(config),
+            "coordinates": _coordinates(config, scales),
+            "critic": _critic(config, observation_dim + action_dim),
+            "plan_value": _plan_value(config, observation_dim),
+        }
+        if config.algorithm.name == "diffuser":
+            value, scale = _noisy_plan_value(config, observation_dim), config.algorithm.value_scale
+            return GuidedDiffuser(noisy_value=value, value_scale=scale or 0.0, **parts)
+        return TrajectoryDiffuser(**parts)
 
 
 def sampler_settings(settings: PlannerConfig) -> dict[str, Any]:
@@ -106,7 +112,9 @@ def _relu_mlp(width: int, out: int, hidden: list[int], **kwargs: Any) -> nn.Modu
 
 def _generator(
     config: Config, observation_dim: int, scales: Scales
-) -> TrajectoryGenerator | PlanGenerator:
+) -> TrajectoryGenerator | PlanGenerator | None:
+    if config.algorithm.name in FROM_NOISE:
+        return None
     settings = config.generator
     if settings.kind == "plan":
         out = (plan_horizon(config) - 1) * observation_dim
@@ -127,6 +135,12 @@ def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
     norms = [{"normalized_shape": width} for width in hidden]
     network = _relu_mlp(observation_dim, 3, hidden, norm_class=nn.LayerNorm, norm_kwargs=norms)
     return PlanValue(network)
+
+
+def _noisy_plan_value(config: Config, observation_dim: int) -> NoisyPlanValue:
+    width = plan_horizon(config) * observation_dim + _STEP_EMBEDDING
+    network = _relu_mlp(width, 1, config.algorithm.hidden_dims or [])
+    return NoisyPlanValue(network, _STEP_EMBEDDING)
 
 
 def _sequence_network(config: Config, observation_dim: int) -> nn.Module:

@@ -50,9 +50,10 @@ def method_of(result: Result, entry: dict[str, Any]) -> str:
     """What a table calls one entry of a result."""
     if result["preset"] is None:
         return str(result["algorithm"])
-    name = "planner" if result["algorithm"] == "trajectory_diffuser" else result["algorithm"]
+    if result["algorithm"] != "trajectory_diffuser":
+        return f"{result['algorithm']} {result['preset']}"
     what = "draft" if entry["name"] == "generator" else "refined"
-    return f"{name} {result['preset']}, {what}"
+    return f"planner {result['preset']}, {what}"
 
 
 def _row(task: str, method: str, group: Sequence[tuple[Result, Any]]) -> Row:

@@ -1,6 +1,6 @@
 """Every setting, typed and checked: a wrong key or value stops a run before it starts."""
 
-from torchrl_td.config.limits import PLANNERS, check_read, unread_settings
+from torchrl_td.config.limits import FROM_NOISE, PLANNERS, check_read, unread_settings
 from torchrl_td.config.reading import check_config, override_config, to_dict
 from torchrl_td.config.settings import (
     AlgorithmConfig,
@@ -22,6 +22,7 @@ from torchrl_td.config.settings import (
 from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
 
 __all__ = [
+    "FROM_NOISE",
     "PLANNERS",
     "AlgorithmConfig",
     "Config",

@@ -26,8 +26,12 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "dt": ("context", "width", "layers", "heads", "dropout", "weight_decay"),
     "iql": (*_CRITICS, "expectile", "temperature"),
     "td3_bc": (*_CRITICS, "alpha", "policy_delay"),
+    "decision_diffuser": (),
+    "diffuser": ("hidden_dims", "value_scale"),
 }
-PLANNERS = ("trajectory_diffuser",)
+FROM_NOISE = ("decision_diffuser", "diffuser")
+"""Those whose plans start from noise, with no generator."""
+PLANNERS = ("trajectory_diffuser", *FROM_NOISE)
 """Those that make plans."""
 # Sections and settings that only plans have a use for.
 OF_PLANS = (
@@ -46,6 +50,20 @@ OF_PLANS = (
     "training.compile",
     "training.cudagraph",
     "evaluation.compile",
+    "evaluation.baseline",
+)
+_OF_DRAFTS = (
+    "generator",
+    "critic",
+    "value",
+    "task.stride",
+    "task.strided_horizon",
+    "planner.plan_scores",
+    "planner.add_noise",
+    "planner.candidates",
+    "planner.warm_start",
+    "planner.refresh_every",
+    "planner.refresh_distance",
     "evaluation.baseline",
 )
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -98,6 +116,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "algorithm.expectile": (0, 1),
     "algorithm.temperature": (0, None),
     "algorithm.alpha": (0, None),
+    "algorithm.value_scale": (0, None),
     "algorithm.policy_delay": (1, None),
     "generator.width": (2, _LARGEST_SIZE),
     "generator.layers": (1, 256),
@@ -234,12 +253,18 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
 
 def unread_settings(config: Config) -> tuple[str, ...]:
     """Sections and settings that the run's algorithm has no use for."""
+    if config.algorithm.name == "diffuser":
+        return (*_OF_DRAFTS, "planner.guidance_scale", "refiner.condition_dropout")
+    if config.algorithm.name in FROM_NOISE:
+        return _OF_DRAFTS
     return () if config.algorithm.name in PLANNERS else OF_PLANS
 
 
 def _check_algorithm(config: Any) -> None:
     name, beside = config.algorithm.name, config.evaluation.baseline
-    baselines = [known for known in ALGORITHMS if known not in PLANNERS]
+    baselines = [known for known in ALGORITHMS if known != "trajectory_diffuser"]
+    if name in FROM_NOISE and config.planner.init != "noise":
+        raise InputError(f"algorithm={name} plans from noise: it needs planner.init=noise")
     if beside is not None and beside not in baselines:
         raise InputError(
             f"evaluation.baseline={beside!r}; allowed are {', '.join(baselines)}, or null for none"

@@ -67,6 +67,7 @@ class AlgorithmConfig:
     temperature: float | None = None
     alpha: float | None = None
     policy_delay: int | None = None
+    value_scale: float | None = None
 
 
 @dataclass

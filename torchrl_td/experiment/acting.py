@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
-from torchrl_td.config import PLANNERS, Config
+from torchrl_td.config import FROM_NOISE, PLANNERS, Config
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
+from torchrl_td.modules.value_guidance import GuidedDiffuser
 
 
 def make_actor(
@@ -31,11 +32,15 @@ def make_actor(
         config.planner.evaluations, config.planner.candidates = None, 1
         config.planner.plan_scores = (config.planner.plan_scores or [])[:1] or None
     actor = TDPlannerActor.from_model(model, config, action_spec).eval()
-    return actor.compile(config.evaluation.compile)
+    # A guided plan takes gradients, which no recording of operations has.
+    guided = isinstance(model, GuidedDiffuser)
+    return actor.compile("none" if guided else config.evaluation.compile)
 
 
 def variants(config: Config) -> Sequence[int | None]:
     """The refine steps that a run is evaluated with: a planner's drafts alone, and refined."""
     if config.algorithm.name not in PLANNERS:
         return [None]
+    if config.algorithm.name in FROM_NOISE:
+        return [config.planner.refine_steps]
     return sorted({0, config.planner.refine_steps})

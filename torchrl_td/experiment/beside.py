@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from torchrl_td.config import PLANNERS, Config, check_config, to_dict
+from torchrl_td.config import Config, check_config, to_dict
 from torchrl_td.experiment.run_folder import read_settings
 
 
@@ -25,7 +25,7 @@ def baseline_beside(folder: Path, configs: Path) -> Config | None:
         return None
     planner = read_settings(folder)
     name = planner.evaluation.baseline
-    if name is None or planner.algorithm.name not in PLANNERS:
+    if name is None or planner.algorithm.name != "trajectory_diffuser":
         return None
     # Its training is its own: what its YAML does not name is what a run has without a preset.
     own = OmegaConf.load(configs / "algorithm" / f"{name}.yaml")

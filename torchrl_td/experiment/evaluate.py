@@ -140,7 +140,7 @@ def _result(
         )
     scores = normalized_score(torch.cat(progress) if progress else returns, config.task)
     return EvaluationResult(
-        name=name if plans else config.algorithm.name,
+        name=name if config.algorithm.name == "trajectory_diffuser" else config.algorithm.name,
         refine_steps=refine_steps,
         returns=returns.tolist(),
         lengths=torch.cat([part.lengths for part in parts]).tolist(),

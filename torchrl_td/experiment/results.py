@@ -66,7 +66,7 @@ def describe_run(config: Config, dataset: Mapping[str, Any], step: int) -> dict[
     for name in unread_settings(config):
         section, _, key = name.partition(".")
         if key:
-            settings[section].pop(key, None)
+            settings.get(section, {}).pop(key, None)
         else:
             settings.pop(section, None)
     return {

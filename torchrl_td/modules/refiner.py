@@ -187,7 +187,7 @@ class DiffusionRefiner(KeyedModule):
         """The sample to start from, in memory of its own."""
         first = torch.zeros_like(x) if noise is None else noise[:, 0]
         if self.init == "noise":
-            return first.clone()
+            return self.temperature * first
         return self.schedule.add_noise(x, first, self.steps[0]) if self.add_noise else x.clone()
 
     def _noise_model(self, returns_to_go: Tensor) -> Callable[[Tensor, int], Tensor]:

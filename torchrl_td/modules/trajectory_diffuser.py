@@ -72,7 +72,7 @@ class TrajectoryDiffuser(nn.Module):
     """The trained parts together, as a checkpoint holds them.
 
     Args:
-        generator: drafts plans.
+        generator: drafts plans; ``None`` for a refiner that starts from noise.
         refiner_network: predicts the noise in a plan.
         schedule: the noise schedule that the network is trained with.
         inverse_dynamics: acts.
@@ -105,7 +105,7 @@ class TrajectoryDiffuser(nn.Module):
 
     def __init__(
         self,
-        generator: TrajectoryGenerator | PlanGenerator,
+        generator: TrajectoryGenerator | PlanGenerator | None,
         refiner_network: nn.Module,
         schedule: NoiseSchedule,
         inverse_dynamics: InverseDynamics | PlanInverseDynamics,

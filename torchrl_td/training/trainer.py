@@ -19,6 +19,7 @@ from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import Scales
 from torchrl_td.training.buffers import draws_state, restore_draws, split_episodes
 from torchrl_td.training.cuda_graph import CudaGraphStep, check_cuda_graph
+from torchrl_td.training.diffuser import DiffuserTraining
 from torchrl_td.training.distributed import World
 from torchrl_td.training.joint_loss import JointLoss
 from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
@@ -280,6 +281,8 @@ class Trainer:
 
 def find_algorithm(config: Config) -> type[Algorithm]:
     """What ``algorithm.name`` means."""
+    if config.algorithm.name == "diffuser":
+        return DiffuserTraining
     planner = ValueGuidedTraining if config.value.enabled else TrajectoryDiffuserTraining
     return BASELINES.get(config.algorithm.name, planner)
 

@@ -34,8 +34,10 @@ def make_losses(
         config: the run's settings.
         delay_refiner: whether the refiner's loss keeps averaged weights (the EMA).
     """
-    losses: dict[str, Any] = {
-        "generator": TrajectoryGeneratorLoss(model.generator),
+    losses: dict[str, Any] = {}
+    if model.generator is not None:
+        losses["generator"] = TrajectoryGeneratorLoss(model.generator)
+    losses |= {
         "refiner": DiffusionRefinerLoss(
             model.refiner(**sampler_settings(config.planner)),
             config.task.horizon,
@@ -121,7 +123,9 @@ class TrajectoryDiffuserTraining(Algorithm):
 
     def networks_to_compile(self) -> list[nn.Module]:
         """The networks alone: what is random stays outside, and so the same."""
-        return [self.model.generator.network, self.model.refiner_network]
+        generator = self.model.generator
+        drafting = [] if generator is None else [generator.network]
+        return [*drafting, self.model.refiner_network]
 
     def masks(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """All of a window for most; the refiner learns from the plan after the present."""

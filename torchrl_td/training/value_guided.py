@@ -13,7 +13,7 @@ from torchrl.objectives.value.functional import reward2go
 
 from torchrl_td.checkpoint.build import sampler_settings
 from torchrl_td.config import Config, plan_horizon, plan_stride
-from torchrl_td.modules import PlanValue
+from torchrl_td.modules import PlanGenerator, PlanValue
 from torchrl_td.objectives import (
     DiffusionRefinerLoss,
     PlanGeneratorLoss,
@@ -44,11 +44,17 @@ class ValueGuidedTraining(TrajectoryDiffuserTraining):
         assert self.model.plan_value is not None
         return self.model.plan_value
 
+    @property
+    def generator(self) -> PlanGenerator:
+        """The model's generator, which drafts a whole plan at once."""
+        assert isinstance(self.model.generator, PlanGenerator)
+        return self.model.generator
+
     def make_losses(self) -> dict[str, Any]:
         model, config = self.model, self.config
         return {
             "plan_value": PlanValueLoss(self.plan_value, expectile=config.value.expectile),
-            "generator": PlanGeneratorLoss(model.generator),
+            "generator": PlanGeneratorLoss(self.generator),
             "refiner": self._refiner_loss(model, delay=True),
             "inverse_dynamics": PlanInverseDynamicsLoss(model.inverse_dynamics),
         }
@@ -96,7 +102,7 @@ class ValueGuidedTraining(TrajectoryDiffuserTraining):
         plans = batch.select("observation", "mask")
         plans["returns_to_go"] = condition.unsqueeze(1).expand(-1, batch.shape[1], -1)
         acting = TensorDict(
-            plan=TensorDict(draft=self.model.generator.draft(present, condition), batch_size=size),
+            plan=TensorDict(draft=self.generator.draft(present, condition), batch_size=size),
             condition=condition,
             action=batch["action"][:, 0],
             batch_size=size,
