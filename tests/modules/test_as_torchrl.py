@@ -130,6 +130,14 @@ def test_a_sequence_of_them_plans() -> None:
     assert torch.equal(other["action"], action)
 
 
+def test_a_history_too_long_for_the_network_is_refused() -> None:
+    td = TensorDict(
+        {key: torch.randn(2, T, v.shape[-1]) for key, v in entries("drafting", 2).items()}
+    )
+    with pytest.raises(ValueError, match=f"history of {T} states"):
+        drafting()(td)
+
+
 class PlainNoise(nn.Module):
     """A noise network with the documented call and nothing else of the U-Net's."""
 

@@ -51,6 +51,8 @@ _KEYS = ("in_keys", "out_keys", "planner_key")
 class TDPlannerActor(SpecifiedModule):
     """Plans at every step and returns the plan's first action (paper, appendix Algorithm 1).
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024).
+
     The actor keeps no state of its own. History and last plan live in the tensordict under
     ``"planner"``; append :meth:`make_tensordict_primer` to the environment (collectors with
     ``auto_register_policy_transforms=True`` do it themselves) and they follow each environment

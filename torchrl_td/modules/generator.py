@@ -21,6 +21,8 @@ _DRAFT = (("plan", "draft"), ("plan", "returns_to_go"))
 class TrajectoryGenerator(KeyedModule):
     """Predicts the next state and returns-to-go, and continues a history into a draft.
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), section 4.2.
+
     Args:
         network: a :class:`~torchrl_td.networks.TrajectoryTransformer` or
             :class:`~torchrl_td.networks.RecurrentTrajectoryModel`.
@@ -113,7 +115,13 @@ class TrajectoryGenerator(KeyedModule):
     def _draft(
         self, observation: Tensor, returns_to_go: Tensor, mask: Tensor, horizon: int
     ) -> tuple[Tensor, Tensor]:
-        batch = observation.shape[:-2]
+        batch, needed = observation.shape[:-2], observation.shape[-2] + horizon - 2
+        if needed > getattr(self.network, "max_length", needed):
+            raise InputError(
+                f"a history of {observation.shape[-2]} states and a draft of {horizon} need a "
+                f"network of max_length {needed}, this one's is {self.network.max_length}; "
+                f"shorten the history"
+            )
         draft, returns = self.generate(
             observation.reshape(-1, *observation.shape[-2:]),
             returns_to_go.reshape(-1, *returns_to_go.shape[-2:]),

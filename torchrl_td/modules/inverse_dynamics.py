@@ -15,6 +15,8 @@ from torchrl_td.modules.common import KeyedModule, dispatched
 class InverseDynamics(KeyedModule):
     """The action that leads from one state to the next: a_t = f_φ(s_t, s_{t+1}).
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), eq. 3.
+
     Args:
         network: an MLP on two states.
         change_scale: root mean square of the change in a step, shape [O]. If given, the

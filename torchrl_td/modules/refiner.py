@@ -26,6 +26,8 @@ _MOST_SIGNAL = 0.1  # left at the step that a sample from pure noise is taken to
 class DiffusionRefiner(KeyedModule):
     """Runs the last denoising steps of a returns-conditioned diffusion model on a draft.
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), section 4.3.
+
     With ``init="noise"`` it ignores the draft but for its first state and samples a plan from
     pure noise, as Decision Diffuser does; that wants a schedule which ends at noise.
 

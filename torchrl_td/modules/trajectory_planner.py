@@ -25,6 +25,8 @@ WarmStart = Literal["none", "previous"]
 class TrajectoryPlanner(nn.Module):
     """What runs inside the planning loop.
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), Algorithm 1.
+
     Everything is normalised, of static shape and on one device; nothing is read back by the
     host. So each method can be compiled and captured in a CUDA graph as it stands.
 

@@ -15,6 +15,8 @@ from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 class TrajectoryGeneratorLoss(WindowLoss):
     """Mean squared error of the next state and the next returns-to-go, 1:1.
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), eq. 4.
+
     A fixed-variance Gaussian likelihood (eq. 4). Where the generator predicts changes, errors
     are measured in units of the change's scale.
 

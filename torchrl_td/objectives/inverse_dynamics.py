@@ -15,6 +15,8 @@ from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 class InverseDynamicsLoss(WindowLoss):
     """Mean squared error of the action between two consecutive states (paper eq. 3).
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), eq. 3.
+
     Args:
         inverse_dynamics_network (InverseDynamics): the inverse dynamics.
 

@@ -18,6 +18,8 @@ from torchrl_td.objectives.common import Reduction, WindowLoss
 class DiffusionRefinerLoss(WindowLoss):
     """Mean squared error of the predicted noise, the condition dropped at random (paper eq. 6).
 
+    Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), eq. 6.
+
     The plan is the last H entries of the window, from the present on. Its position 0 holds
     the clean present state and carries no loss. Noise, denoising steps and dropped conditions
     are drawn here.
