@@ -15,10 +15,14 @@ from tensordict import TensorDict
 from tests.planner.helpers import act
 from tests.tiny import tiny_actor
 from torchrl_td import InputError, TDPlannerActor
+from torchrl_td.inference.openvino_planner import import_openvino, openvino_installed
 
-pytest.importorskip("openvino")
-from examples.td_openvino import ExportedPlanner
+if not openvino_installed():
+    pytest.skip("needs OpenVINO", allow_module_level=True)
+import_openvino()
+from examples.td_openvino import ExportedPlanner  # noqa: E402
 
+ABSENT = ("torch", "torchrl", "tensordict", "torchrl_td", "openvino_telemetry")
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "td_openvino.py"
 QUICK = {
     "horizon": 4,
@@ -80,7 +84,7 @@ def test_the_script_needs_openvino_and_numpy_alone(tmp_path: Path):
     script = shutil.copy(EXAMPLE, tmp_path)
     code = (
         "import sys, runpy\n"
-        "for name in ('torch', 'torchrl', 'tensordict', 'torchrl_td'): sys.modules[name] = None\n"
+        f"sys.modules.update(dict.fromkeys({ABSENT}))\n"
         f"sys.argv = [{script!r}, {str(folder)!r}, '--steps', '3']\n"
         f"runpy.run_path({script!r}, run_name='__main__')\n"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torchrl_td.data.cache import cache_root
 from torchrl_td.inference import fingerprint, modes, openvino_planner
 from torchrl_td.inference.program_cache import load_program, store_program
 
-pytest.importorskip("openvino")
+pytestmark = pytest.mark.skipif(not openvino_planner.openvino_installed(), reason="needs OpenVINO")
 SMALL = {"horizon": 4, "layers": 1}
 QUICK = {**SMALL, "refiner": {"refine_steps": 1, "guidance_scale": 1.0}}
 DDIM = {"refine_steps": 2, "sampler": "ddim", "evaluations": 1}
@@ -188,6 +190,21 @@ def test_random_draws_stay_those_of_torch(make_actor: Build, make_step, warnings
             torch.manual_seed(0)
             assert_same_plans(fast(step.clone()), expected)
     assert len(warnings) == 1 and "draws random numbers" in warnings[0]
+
+
+def test_importing_openvino_starts_no_process():
+    """Its telemetry would, and run this very script again where processes are spawned."""
+    code = (
+        "import multiprocessing, sys, time\n"
+        "from torchrl_td.inference.openvino_planner import import_openvino\n"
+        "def refuse(self): print('started', file=sys.stderr)\n"
+        "multiprocessing.Process.start = refuse\n"
+        "import_openvino().Core()\n"
+        "time.sleep(0.2)\n"
+        "assert sys.modules.get('openvino_telemetry') is None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "started" not in done.stderr, done.stderr
 
 
 def test_missing_openvino_is_one_line(make_actor: Build, monkeypatch: pytest.MonkeyPatch):

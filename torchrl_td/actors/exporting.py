@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchrl_td.actors.receding_horizon import RecedingHorizon, State
 from torchrl_td.errors import InputError, check_whole, first_line
-from torchrl_td.inference.openvino_planner import convert, openvino_installed
+from torchrl_td.inference.openvino_planner import convert, import_openvino, openvino_installed
 from torchrl_td.modules.trajectory_planner import Plan
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def export_actor(actor: TDPlannerActor, folder: Path, batch_size: int, noise: bo
         raise InputError("exporting needs OpenVINO: pip install 'torchrl_td[openvino]'")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; export to a new or an empty folder")
-    import openvino
-
+    openvino = import_openvino()
     inputs = _inputs(actor, batch_size, noise)
     actor = copy.deepcopy(actor).to("cpu")
     horizon = actor.receding_horizon

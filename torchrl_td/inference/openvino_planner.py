@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import importlib.util
 import io
 import logging
 import math
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -168,6 +170,27 @@ def openvino_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+def import_openvino() -> Any:
+    """OpenVINO, without its telemetry.
+
+    That sends a message at the first import, from a process of its own, which where processes are
+    spawned runs the caller's script again.
+    """
+    if "openvino" not in sys.modules:
+        name = "openvino_telemetry"
+        there = name in sys.modules
+        kept = sys.modules.get(name)
+        sys.modules[name] = None  # type: ignore[assignment]  # as if it were not installed
+        try:
+            importlib.import_module("openvino")
+        finally:
+            if there and kept is not None:
+                sys.modules[name] = kept
+            else:
+                del sys.modules[name]
+    return sys.modules["openvino"]
+
+
 def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
     """A function of tensors as an OpenVINO model of the same static shapes.
 
@@ -179,7 +202,7 @@ def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
         NotImplementedError: if it draws random numbers, which a model would draw otherwise.
         Exception: whatever PyTorch or OpenVINO cannot export or convert.
     """
-    import openvino
+    openvino = import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
@@ -189,7 +212,6 @@ def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
         for node in exported.graph.nodes:
             if _is_random(node):
                 raise NotImplementedError(f"{node.target} draws random numbers")
-        # Not `openvino.convert_model`, which does the same and reports its use to its makers.
         front_end = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the next line
         model = front_end.convert(front_end.load(decoder))
@@ -255,8 +277,7 @@ def _write_out_mish(model: Any) -> None:
 
 def _compiled(method: _Method, given: list[Tensor], precision: str, key: Hashable) -> Any:
     """The compiled method from disk, or made and put there."""
-    import openvino
-
+    openvino = import_openvino()
     core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
