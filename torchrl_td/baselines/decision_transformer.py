@@ -90,6 +90,14 @@ class ContextActor(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Acts for any batch shape."""
+        rows = self._act(tensordict.select(*self.in_keys).reshape(-1))
+        for key in self.out_keys:
+            value = rows.get(key)
+            tensordict.set(key, value.reshape(*tensordict.batch_size, *value.shape[1:]))
+        return tensordict
+
+    def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Acts for a batch [B] of environments."""
         model, normalizer = self.model, self.normalizer
         fresh = tensordict["is_init"].unsqueeze(-1)  # [B, 1, 1]
