@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 from tensordict import TensorDict
@@ -19,7 +20,7 @@ from torchrl_td.envs.make import make_gym_env
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import showing
 from torchrl_td.experiment.logging import MetricsFile
-from torchrl_td.experiment.plotting import draw_frame, plot_plans, plot_training
+from torchrl_td.experiment.plotting import _draw_scores, draw_frame, plot_plans, plot_training
 from torchrl_td.experiment.run import run
 
 
@@ -147,3 +148,15 @@ def test_a_long_episode_is_a_short_video(
     with Image.open(path) as video:
         assert video.n_frames == 7  # type: ignore[attr-defined]
         assert video.info["duration"] == 120  # every sixth of 50 a second: as it was played
+
+
+def test_every_score_lies_inside_of_the_plot(tmp_path: Path) -> None:
+    """A score drawn after another is as visible, its interval's ends included."""
+
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics.write(10, {"eval/score/generator": 20.0, "eval/score_std/generator": 5.0})
+    metrics.write(20, {"eval/score/refined": 170.0, "eval/score_std/refined": 20.0})
+    axis = Figure().subplots()
+    for name in ("eval/score/generator", "eval/score/refined"):
+        _draw_scores(axis, metrics, name, 20)
+    assert axis.get_ylim()[0] <= 0 and axis.get_ylim()[1] > 170 + 1.96 * 20 / 20**0.5

@@ -78,9 +78,10 @@ def _draw_scores(axis: Axes, metrics: MetricsFile, name: str, episodes: int) -> 
     bars = 1.96 * np.array(deviations or [0.0]) / np.sqrt(episodes)
     label = name.removeprefix("eval/score/")
     axis.errorbar(steps, scores, bars, marker="o", capsize=3, label=label)
-    low, high = axis.get_ylim()
+    low, high = axis.get_ylim()  # no longer widened by itself where another score set it
+    ends = np.array([np.array(scores) - bars, np.array(scores) + bars])
     # From 0, and to 100 at least: a difference of a point is not to fill the picture.
-    axis.set_ylim(min(low, 0.0), max(high, 100.0))
+    axis.set_ylim(min(low, 0.0, 1.05 * ends.min()), max(high, 100.0, 1.05 * ends.max()))
     axis.set_title("score, with its 95 % interval")
     axis.legend(frameon=False)
 
