@@ -9,10 +9,20 @@ import pytest
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from tests.objectives.cases import A, H, O, T, critic, generator, inverse_dynamics, refiner
+from tests.objectives.cases import (
+    A,
+    H,
+    O,
+    PlainNoise,
+    T,
+    critic,
+    generator,
+    inverse_dynamics,
+    refiner,
+)
 from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,
@@ -136,21 +146,6 @@ def test_a_history_too_long_for_the_network_is_refused() -> None:
     )
     with pytest.raises(ValueError, match=f"history of {T} states"):
         drafting()(td)
-
-
-class PlainNoise(nn.Module):
-    """A noise network with the documented call and nothing else of the U-Net's."""
-
-    def __init__(self, network: nn.Module | None = None) -> None:
-        super().__init__()
-        self.network = network
-        self.layer = nn.Linear(O + 2, O)
-
-    def forward(self, x: Tensor, step: Tensor, condition: Tensor, keep: Tensor) -> Tensor:
-        if self.network is not None:
-            return self.network(x, step, condition, keep)
-        about = torch.cat([step.unsqueeze(-1).to(x.dtype), condition * keep.unsqueeze(-1)], -1)
-        return self.layer(torch.cat([x, about.unsqueeze(1).expand(-1, x.shape[1], -1)], -1))
 
 
 @pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 1.2])

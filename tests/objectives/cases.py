@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.modules import MLP
 from torchrl.objectives.common import LossModule
 
@@ -52,6 +52,21 @@ def inverse_dynamics() -> InverseDynamics:
 
 def critic() -> PlanCritic:
     return PlanCritic(MLP(O + A, 1, num_cells=(8,)))
+
+
+class PlainNoise(nn.Module):
+    """A noise network with the documented call and nothing else of the U-Net's."""
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.layer = nn.Linear(O + 2, O)
+
+    def forward(self, x: Tensor, step: Tensor, condition: Tensor, keep: Tensor) -> Tensor:
+        if self.network is not None:
+            return self.network(x, step, condition, keep)
+        about = torch.cat([step.unsqueeze(-1).to(x.dtype), condition * keep.unsqueeze(-1)], -1)
+        return self.layer(torch.cat([x, about.unsqueeze(1).expand(-1, x.shape[1], -1)], -1))
 
 
 # Name of the loss, how it is made of its module, and the module.
