@@ -28,11 +28,15 @@ def make(
     torch.manual_seed(0)
     network = TrajectoryTransformer(O, 2 * H - 2, width=16, layers=1, heads=2)
     unet = TemporalUNet(O, channels=8, multipliers=(1, 2), embedding_dim=8)
-    critic = PlanCritic(MLP(O + A, 1, num_cells=(16,))) if candidates > 1 else None
+    critic = (
+        PlanCritic(MLP(O + A, 1, num_cells=(16,), activation_class=torch.nn.ReLU))
+        if candidates > 1
+        else None
+    )
     return TrajectoryPlanner(
         TrajectoryGenerator(network) if generator else None,
         DiffusionRefiner(unet, schedule or NoiseSchedule(), **refiner),
-        InverseDynamics(MLP(2 * O, A, num_cells=(16,))),
+        InverseDynamics(MLP(2 * O, A, num_cells=(16,), activation_class=torch.nn.ReLU)),
         horizon=H,
         critic=critic,
         candidates=candidates,
@@ -211,8 +215,12 @@ def test_parts_that_do_not_fit() -> None:
     other = TemporalUNet(O + 1, channels=8, multipliers=(1, 2))
     with pytest.raises(InputError, match="width 3, the U-Net's 4"):
         TrajectoryPlanner(parts[0], DiffusionRefiner(other, NoiseSchedule()), parts[2], horizon=H)
-    with pytest.raises(InputError, match=r"reads 4 numbers, but .* width 3 are 6"):
-        TrajectoryPlanner(*parts[:2], InverseDynamics(MLP(4, A, num_cells=(16,))), horizon=H)
+    with pytest.raises(InputError, match=r"reads 4 numbers, but .* width 3 it is given 6"):
+        TrajectoryPlanner(
+            *parts[:2],
+            InverseDynamics(MLP(4, A, num_cells=(16,), activation_class=torch.nn.ReLU)),
+            horizon=H,
+        )
     network = parts[1].network
     for shape in ((2, O), (H, O + 1)):
         scaled = PlanCoordinates(torch.ones(shape))

@@ -32,7 +32,7 @@ def test_environment_without_the_primer(make_actor: Build, pointmaze):
 
 def test_environment_without_reset_flag_or_target(make_actor: Build, pointmaze):
     actor = make_actor()
-    for left_out, remedy in ((0, "InitTracker"), (3, "TargetReturn")):
+    for left_out, remedy in ((0, "InitTracker"), (2, "TargetReturn")):
         transforms = planning_transforms(90.0)
         del transforms.transforms[left_out]
         env = TransformedEnv(make_base_env(pointmaze), transforms)

@@ -235,7 +235,9 @@ def make_env(
     kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
     batch = ParallelEnv if workers else SerialEnv
     base = batch(
-        num_envs, partial(_in_worker, build) if workers else build, create_env_kwargs=kwargs
+        num_envs,
+        partial(_in_worker, build, os.getpid()) if workers else build,
+        create_env_kwargs=kwargs,
     )
     env = TransformedEnv(
         base.to(device),
