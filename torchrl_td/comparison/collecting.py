@@ -26,6 +26,7 @@ def collect(folder: Path, algorithm: str) -> dict[str, Any]:
         raise InputError(f"{path}: not the results of a finished run ({error})") from None
     if found != algorithm:
         raise InputError(f"{path} is of algorithm {found}, not {algorithm}; choose another runs=")
+    summary.get("dataset", {}).pop("path", None)  # of one machine; the hash tells data apart
     return {**summary, "curves": curves(folder), "machine": machine()}
 
 
