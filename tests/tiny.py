@@ -46,9 +46,17 @@ def tiny_actor(
                 returns_change_scale=0.01,
             ),
             DiffusionRefiner(unet, NoiseSchedule(), **{"refine_steps": 2, **(refiner or {})}),
-            InverseDynamics(MLP(2 * observation_dim, action_dim, num_cells=(32,))),
+            InverseDynamics(
+                MLP(
+                    2 * observation_dim, action_dim, num_cells=(32,), activation_class=torch.nn.ReLU
+                )
+            ),
             horizon=horizon,
-            critic=PlanCritic(MLP(observation_dim + action_dim, 1, num_cells=(32,))),
+            critic=PlanCritic(
+                MLP(
+                    observation_dim + action_dim, 1, num_cells=(32,), activation_class=torch.nn.ReLU
+                )
+            ),
             candidates=candidates,
         )
     normalizer = Normalizer(
