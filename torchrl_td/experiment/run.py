@@ -62,9 +62,9 @@ def run(
             session = _session(config, folder, data, device, world)
             if checkpoint is not None:
                 session.restore(checkpoint)
-            if world.first:
-                session.open(record_start(folder, config, session.dataset, overrides))
             with stop_signals(session.stop):
+                if world.first:
+                    session.open(record_start(folder, config, session.dataset, overrides))
                 trained = session.train()
                 return session.finish() if trained and world.first else session.summary([])
 
