@@ -239,7 +239,8 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
         >>> check_read(Config(algorithm=AlgorithmConfig(name="bc")), ["generator.width=64"])
         Traceback (most recent call last):
         ...
-        torchrl_td.errors.InputError: algorithm=bc does not read generator.width; leave it out ...
+        torchrl_td.errors.InputError: algorithm=bc does not read generator.width; leave it out, or
+        choose an algorithm that does
     """
     unread = unread_settings(config)
     for word in overrides:
