@@ -20,7 +20,9 @@ import torch
 from tests.data.helpers import SAMPLE, forked, same
 from torchrl_td.data import cache as cache_module
 from torchrl_td.data import dataset_identity, load_episodes, load_with_identity
-from torchrl_td.data.cache import cache_root, files_identity
+from torchrl_td.data import source as source_module
+from torchrl_td.data.cache import cache_root
+from torchrl_td.data.source import files_identity
 from torchrl_td.data.sources import d4rl
 from torchrl_td.errors import InputError
 
@@ -228,17 +230,17 @@ def test_a_change_between_the_sampled_blocks_is_noticed(
 ) -> None:
     """Large files are not read whole; the time of the change of state cannot be set back."""
     for name, value in {"_WHOLE": 0, "_SAMPLES": 2, "_SAMPLE": 16}.items():
-        monkeypatch.setattr(cache_module, name, value)
+        monkeypatch.setattr(source_module, name, value)
     path = tmp_path / "large.hdf5"
     path.write_bytes(bytes(4096))
-    about, before = path.stat(), cache_module.files_identity([path], path)
-    assert cache_module.files_identity([path], path) == before
+    about, before = path.stat(), files_identity([path], path)
+    assert files_identity([path], path) == before
     time.sleep(0.02)  # a file system's clock may tick in hundredths
     with path.open("r+b") as opened:
         opened.seek(2000)
         opened.write(b"another")
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
-    after = cache_module.files_identity([path], path)
+    after = files_identity([path], path)
     assert after["size"] == before["size"] and after["hash"] != before["hash"]
 
 

@@ -16,18 +16,18 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torchrl import torchrl_logger
 from tqdm import tqdm
 
-from torchrl_td.data.raw_files import Writer
-from torchrl_td.data.transitions import Counts, Source, finish
+from torchrl_td.data.source import Counts, Source, files_identity
+from torchrl_td.data.transitions import finish
 from torchrl_td.data.validation import check_not_zero, warn_once
 from torchrl_td.errors import InputError
 
@@ -36,9 +36,6 @@ CACHE_VERSION = 2
 
 _META = "meta.json"
 _BLOCK = 1 << 22  # bytes read at once
-_WHOLE = 1 << 26  # files of up to this size together are hashed whole
-_SAMPLES = 64  # blocks read of larger ones
-_SAMPLE = 1 << 16  # bytes of such a block
 _STALE_SECONDS = 6 * 3600.0
 _DTYPES = {"float32": torch.float32, "bool": torch.bool, "int64": torch.int64}
 
@@ -205,35 +202,6 @@ def open_cache(
         return None
 
 
-def files_identity(files: Sequence[Path], root: Path) -> dict[str, Any]:
-    """Size, number and a hash of files by name, size, times of change and contents.
-
-    Files of more than 64 MiB together are read in part: 64 blocks of 64 KiB, spread
-    over them by size, at least one of each.
-
-    Args:
-        files: the files.
-        root: where names are counted from.
-    """
-    sizes = [path.stat().st_size for path in files]
-    total = sum(sizes)
-    digest = hashlib.blake2b(digest_size=16)
-    for path, size in zip(files, sizes, strict=True):
-        name = path.relative_to(root) if path != root else Path(path.name)
-        times = path.stat().st_mtime_ns, path.stat().st_ctime_ns  # the second cannot be set back
-        digest.update(f"{name.as_posix()} {size} {times};".encode())
-        with path.open("rb") as file:
-            if total <= _WHOLE:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-            else:
-                count = max(1, round(_SAMPLES * size / total))
-                for start in np.linspace(0, max(0, size - _SAMPLE), count).astype(int).tolist():
-                    file.seek(start)
-                    digest.update(file.read(_SAMPLE))
-    return {"size": total, "count": len(files), "hash": digest.hexdigest()}
-
-
 def _seal(meta: Mapping[str, Any]) -> str:
     """A hash of the metadata itself, which a damage to it breaks."""
     return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -263,3 +231,58 @@ def _mapped(folder: Path) -> tuple[TensorDict, dict[str, Any]]:
     if meta["warning"] is not None:
         warn_once(str(meta["warning"]))
     return data, meta["files"]
+
+
+class Writer:
+    """Appends tensordicts to one raw file per key, with checksums; keeps nothing in memory."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._open: dict[str, BinaryIO] = {}
+        self.files: dict[str, dict[str, Any]] = {}
+        self.seen: dict[str, bool] = {}
+
+    def append(self, part: TensorDict, name: str) -> None:
+        if not len(part):
+            return
+        for key, about in checksums(part).items():
+            if key not in self.files:
+                about["file"] = key.replace("/", ".") + ".bin"
+                self._open[key] = (self._folder / about["file"]).open("wb")
+                self.files[key] = {**about, "crc32": 0}
+                self.seen[key] = False
+            so_far = self.files[key]
+            if about["shape"] != so_far["shape"]:
+                raise InputError(
+                    f"{name}: {key} has {about['shape']} numbers a step in episode "
+                    f"{int(part['episode'][0])} and {so_far['shape']} before; split the dataset"
+                )
+            value = part.get(tuple(key.split("/")))
+            data = _bytes(value)
+            self._open[key].write(data)
+            so_far["crc32"] = zlib.crc32(data, so_far["crc32"])
+            self.seen[key] = self.seen[key] or bool(value.any())
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+
+def checksums(data: TensorDictBase) -> dict[str, dict[str, Any]]:
+    """Type, shape of a row and checksum of each entry [N, ...], by key as in ``next/reward``."""
+    found = {}
+    for key in data.keys(True, True):
+        value = data.get(key)
+        found["/".join(key) if isinstance(key, tuple) else key] = {
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": list(value.shape[1:]),
+            "crc32": zlib.crc32(_bytes(value)),
+        }
+    return found
+
+
+def _bytes(value: torch.Tensor) -> memoryview:
+    return value.contiguous().numpy().data.cast("B")

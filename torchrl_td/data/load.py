@@ -12,13 +12,13 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
-from torchrl_td.data.cache import load_through_cache
+from torchrl_td.data.cache import checksums, load_through_cache
 from torchrl_td.data.keys import Key
-from torchrl_td.data.raw_files import checksums
+from torchrl_td.data.source import Counts, Source
 from torchrl_td.data.sources.d4rl import d4rl_source
 from torchrl_td.data.sources.minari import minari_source
 from torchrl_td.data.sources.tensordict import buffer_contents, steps_from_tensordict
-from torchrl_td.data.transitions import Counts, Source, finish
+from torchrl_td.data.transitions import finish
 from torchrl_td.data.validation import (
     broken_successors,
     check_not_zero,

@@ -19,11 +19,11 @@ from torch import Tensor
 from torchrl import torchrl_logger
 from torchrl.data.datasets import d4rl as torchrl_d4rl
 
-from torchrl_td.data.conversion import as_flags, join
 from torchrl_td.data.keys import Key
+from torchrl_td.data.source import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.sources.download import require_network
 from torchrl_td.data.sources.hdf5 import check_array, find, opened
-from torchrl_td.data.transitions import CHUNK_STEPS, Source, Steps
+from torchrl_td.data.transitions import as_flags, join
 from torchrl_td.data.validation import warn_once
 from torchrl_td.errors import InputError
 

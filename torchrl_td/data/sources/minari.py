@@ -15,15 +15,15 @@ import torch
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
 
-from torchrl_td.data.conversion import as_flags, join
 from torchrl_td.data.keys import Key
 from torchrl_td.data.mazes.maze2d import ensure_maze2d
 from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
 from torchrl_td.data.mazes.record import dataset_path
+from torchrl_td.data.source import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.sources.download import download_minari
 from torchrl_td.data.sources.hdf5 import check_array, find, flatten, one_line, opened
 from torchrl_td.data.sources.minari_metadata import AGAIN, dataset_metadata
-from torchrl_td.data.transitions import CHUNK_STEPS, Source, Steps
+from torchrl_td.data.transitions import as_flags, join
 from torchrl_td.data.validation import check_achieved_goal
 from torchrl_td.errors import InputError
 

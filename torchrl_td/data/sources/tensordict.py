@@ -10,10 +10,10 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer, TensorDictMaxValueWriter
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
 
-from torchrl_td.data.conversion import as_flags, as_float, flat_entries, join
 from torchrl_td.data.keys import Key
+from torchrl_td.data.source import Steps
 from torchrl_td.data.sources.rows import NUMBERS, broken_off, ordered_rows, repeated_ends, written
-from torchrl_td.data.transitions import Steps
+from torchrl_td.data.transitions import as_flags, as_float, flat_entries, join
 from torchrl_td.data.validation import check_achieved_goal, warn_once
 from torchrl_td.errors import InputError, first_line
 
