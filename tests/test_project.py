@@ -11,11 +11,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+from tensordict import TensorDict
+from torchrl.envs import step_mdp
 
 import torchrl_td
+from tests.tiny import tiny_actor
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "torchrl_td"
@@ -153,6 +157,27 @@ def test_the_method_knows_neither_settings_nor_machinery() -> None:
             assert not own & {"config", "inference", "training", "checkpoint"}, path.name
             for word in ("cuda.graph", "CUDAGraph", "active_weights", "OperationTape"):
                 assert word not in source, f"{path.name} knows {word}"
+
+
+def test_an_action_is_ten_files_away_from_the_actor() -> None:
+    """Those whose functions run in a call: with more, nobody could follow it."""
+    actor = tiny_actor(warm_start="previous", replan_every=2)
+    td = TensorDict(
+        observation=torch.zeros(2, 6),
+        target_return=torch.ones(2, 1),
+        is_init=torch.ones(2, 1, dtype=torch.bool),
+        planner=actor.planner_spec.zero([2]),
+        batch_size=[2],
+    )
+    ran, before = set(), sys.getprofile()
+    sys.setprofile(lambda frame, *_: ran.add(Path(frame.f_code.co_filename)))
+    try:
+        for _ in range(4):  # draft, follow, replan, follow
+            td = step_mdp(actor(td))
+            td["is_init"] = torch.zeros(2, 1, dtype=torch.bool)
+    finally:
+        sys.setprofile(before)
+    assert len(ran.intersection(library_files())) <= 10
 
 
 def test_import_rule_finds_a_wrong_import() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchrl.data import Bounded, Composite, OneHot, Unbounded
 
-from torchrl_td.actors.tensordict_io import action_bounds
+from torchrl_td.actors.specs import action_bounds
 from torchrl_td.errors import InputError
 
 LOW, HIGH = torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 4.0])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -15,27 +14,22 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 from torchrl.envs.utils import exploration_type
 
-from torchrl_td.actors.exporting import export_actor
-from torchrl_td.actors.planner_state import PlannerState
+from torchrl_td.actors.compiling import CompiledActor
+from torchrl_td.actors.from_checkpoint import TrainedActor
 from torchrl_td.actors.receding_horizon import RecedingHorizon
-from torchrl_td.actors.specified_module import SpecifiedModule
+from torchrl_td.actors.specs import action_bounds, check_keys
 from torchrl_td.actors.tensordict_io import (
-    action_bounds,
+    PlannerState,
+    SpecifiedModule,
     check_action,
     check_floats,
-    check_keys,
     read_entry,
 )
-from torchrl_td.checkpoint import load_model
-from torchrl_td.checkpoint.build import plan_settings
-from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, check_number
-from torchrl_td.inference import COMPILE_MODES, MODES, make_runner
 from torchrl_td.modules import TrajectoryPlanner
 from torchrl_td.modules.common import dispatched
 from torchrl_td.modules.refiner import DETERMINISTIC
-from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.modules.trajectory_planner import WarmStart
 
 # What the keys are of, and what to do where one is missing.
@@ -45,10 +39,9 @@ _INPUTS = {
     "reset flag": "append InitTracker() to the environment",
 }
 _OUTPUTS = ("action", "draft", "refined plan")
-_KEYS = ("in_keys", "out_keys", "planner_key")
 
 
-class TDPlannerActor(SpecifiedModule):
+class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
     """Plans at every step and returns the plan's first action (paper, appendix Algorithm 1).
 
     Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024).
@@ -186,109 +179,6 @@ class TDPlannerActor(SpecifiedModule):
         """What makes the plans, on plain tensors."""
         return self.receding_horizon.planner
 
-    @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, *, device: torch.device | str = "cpu", **overrides: Any
-    ) -> TDPlannerActor:
-        """The planner of a training run, with no dataset at hand.
-
-        Args:
-            path: a run's ``output_dir``, its checkpoint folder, or one checkpoint in it.
-            device: where to plan.
-            **overrides: settings of :class:`~torchrl_td.config.PlannerConfig`, such as
-                ``refine_steps=2, sampler="ddim", evaluations=1``, and ``in_keys``, ``out_keys``
-                and ``planner_key`` as the actor itself takes them.
-
-        Raises:
-            InputError: if the checkpoint is missing, damaged or foreign, or a setting is wrong.
-        """
-        keys = {name: overrides.pop(name) for name in _KEYS if name in overrides}
-        model, about = load_model(path, device)
-        if not isinstance(model, TrajectoryDiffuser):
-            name = about["config"]["algorithm"]["name"]
-            raise InputError(
-                f"the checkpoint {path} holds algorithm {name}, which makes no plans; play it with "
-                f"examples/td_evaluate.py"
-            )
-        given = {f"planner.{key}": value for key, value in overrides.items()}
-        config = override_config(check_config(about["config"]), given)
-        spec = Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
-        return cls.from_model(model, config, action_spec=spec, **keys).eval()
-
-    @classmethod
-    def from_model(
-        cls,
-        model: TrajectoryDiffuser,
-        config: Config,
-        action_spec: Any | None = None,
-        **keys: Any,
-    ) -> TDPlannerActor:
-        """The planner of trained parts.
-
-        Args:
-            model: generator, refiner, inverse dynamics and normaliser.
-            config: the settings ``planner``, and the target return the floor is a share of.
-            action_spec: the environment's, if actions are to be clipped to its bounds.
-            **keys: ``in_keys``, ``out_keys`` and ``planner_key`` of the actor.
-        """
-        settings = config.planner
-        share = settings.returns_floor_share
-        return cls(
-            model.planner(**plan_settings(settings)),
-            model.normalizer,
-            action_spec=action_spec,
-            replan_every=settings.replan_every,
-            warm_start=cast(WarmStart, settings.warm_start),
-            refresh_every=settings.refresh_every,
-            refresh_distance=settings.refresh_distance,
-            returns_floor=None if share is None else share * config.evaluation.target_return,
-            **keys,
-        )
-
-    def compile(
-        self, mode: str = "auto", *, autocast: torch.dtype | None = None, **options: Any
-    ) -> TDPlannerActor:
-        """Makes the same plans faster from now on.
-
-        Args:
-            mode: ``"openvino"`` compiles whole plans for the CPU; ``"cudagraph"`` captures them as
-                CUDA graphs; ``"auto"`` fits the device, takes OpenVINO where it is installed, and
-                compiles only what is planned often; ``"default"``, ``"reduce-overhead"`` and
-                ``"max-autotune"`` are ``torch.compile``'s; ``"none"`` goes back.
-            autocast: ``torch.bfloat16`` or ``torch.float16``: half precision on a GPU;
-                ``torch.bfloat16`` with OpenVINO, too.
-            **options: ``torch.compile``'s, such as ``backend`` and ``fullgraph``: with any, the
-                whole forward is compiled as :meth:`torch.nn.Module.compile` does it.
-
-        Returns:
-            The actor itself. Copies compile for themselves. Changed weights and settings are
-            noticed; after registering a hook call it again.
-
-        Raises:
-            InputError: if the mode is unknown, what it needs is missing, or it does not fit the
-                device or the options.
-        """
-        if options:
-            if mode not in ("auto", *COMPILE_MODES) or autocast is not None:
-                raise InputError(
-                    f"{', '.join(options)} go to torch.compile, which knows neither autocast nor "
-                    f"the modes {', '.join(m for m in MODES if m not in COMPILE_MODES)}"
-                )
-            super().compile(**({} if mode == "auto" else {"mode": mode}), **options)
-            return self
-        self._compiled_call_impl = None
-        self.receding_horizon.run_with(
-            None
-            if mode == "none" and autocast is None
-            else partial(make_runner, mode=mode, autocast=autocast)
-        )
-        return self
-
-    @property
-    def compiled_mode(self) -> str:
-        """The mode in which plans are made, never ``"auto"``."""
-        return getattr(self.receding_horizon.runner, "mode", "none")
-
     @property
     def planner_spec(self) -> Composite:
         """Spec of one environment's planner state (normalised units).
@@ -353,26 +243,6 @@ class TDPlannerActor(SpecifiedModule):
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
         return state, action, denormalize(draft), denormalize(plan)
-
-    def export(self, path: str | Path, *, batch_size: int = 1, noise: bool = False) -> Path:
-        """Writes the planner as OpenVINO models, for use without PyTorch.
-
-        ``examples/td_openvino.py`` loads and runs them with OpenVINO and numpy alone.
-
-        Args:
-            path: a new or empty folder.
-            batch_size: B, how many environments one call plans for.
-            noise: whether the models take sampling noise; without, they plan deterministically.
-
-        Returns:
-            The folder: ``planner.json``, which says what the models read and write and when to
-            call which, and a model for each way to make a step.
-
-        Raises:
-            InputError: if OpenVINO is missing, the folder holds something, or a network cannot be
-                exported.
-        """
-        return export_actor(self, Path(path), batch_size, noise)
 
     def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
         """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""

@@ -1,18 +1,21 @@
-"""An actor's entries of a tensordict of any batch shape, and the bounds of its actions."""
+"""The border to the tensordict: an actor's entries and state of any batch shape, and its specs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
-from torchrl.data import Composite, TensorSpec
+from torchrl.data import Composite, TensorSpec, Unbounded
 
+from torchrl_td.actors.specs import PlannerPrimer
 from torchrl_td.errors import InputError
+
+_REMEDY = "append actor.make_tensordict_primer() to the environment's transforms"
 
 
 def read_entry(
@@ -90,32 +93,6 @@ def write_entry(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> No
     tensordict.set(key, value if single else value.reshape(*shape, *value.shape[1:]))
 
 
-def check_keys(
-    name: str, keys: Sequence[NestedKey], meanings: Sequence[str], fewest: int | None = None
-) -> list[NestedKey]:
-    """The keys in TensorDict's canonical form.
-
-    Args:
-        name: what errors call them.
-        keys: what was given.
-        meanings: what they are of.
-        fewest: how many must be given, if not all.
-
-    Raises:
-        InputError: if they are not as many as their meanings.
-
-    >>> check_keys("in_keys", ["obs"], ("observation", "reset flag"))
-    Traceback (most recent call last):
-    torchrl_td.errors.InputError: in_keys must be 2 keys (observation, reset flag), got ['obs']
-    """
-    most = len(meanings)
-    if isinstance(keys, str) or not (fewest or most) <= len(keys) <= most:
-        raise InputError(
-            f"{name} must be {len(meanings)} keys ({', '.join(meanings)}), got {keys!r}"
-        )
-    return [unravel_key(key) for key in keys]
-
-
 def check_floats(key: NestedKey, value: Tensor, unread: Tensor | None = None) -> Tensor:
     """The entry [B, ...] in single precision.
 
@@ -157,51 +134,6 @@ def _readable(value: Tensor) -> bool:
     return not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
-def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor, Tensor]:
-    """Lowest and highest values [A] of an action.
-
-    Args:
-        spec: the environment's ``action_spec`` or ``full_action_spec``, of any batch shape.
-        key: the action's, looked for in a composite spec; its only entry serves as well.
-        width: A, if known.
-
-    Raises:
-        InputError: if it is no spec of one bounded action of real numbers and that width.
-
-    Examples:
-        >>> import torch
-        >>> from torchrl.data import Bounded, Composite
-        >>> from torchrl_td.actors.tensordict_io import action_bounds
-        >>> spec = Composite(action=Bounded(-1.0, 1.0, (5, 2)), shape=(5,))
-        >>> action_bounds(spec, "action", 2)
-        (tensor([-1., -1.]), tensor([1., 1.]))
-    """
-    if isinstance(spec, Composite):
-        spec = _entry(spec, key)
-    space: Any = spec.space if isinstance(spec, TensorSpec) else None
-    if not hasattr(space, "low") or not spec.dtype.is_floating_point:
-        raise InputError(
-            f"action_spec is {type(spec).__name__}, but the planner's actions are real numbers: "
-            f"give a Bounded spec, or leave it out"
-        )
-    rows = [bound.float().reshape(-1, *spec.shape[-1:]) for bound in (space.low, space.high)]
-    found = rows[0].shape[-1] if spec.shape else 1
-    if width not in (None, found):
-        raise InputError(f"action_spec is of {found} numbers, but the planner's action has {width}")
-    if not all(torch.equal(bound, bound[:1].expand_as(bound)) for bound in rows):
-        raise InputError(
-            "action_spec has other bounds for some environments; give one environment's"
-        )
-    return rows[0][0], rows[1][0]
-
-
-def _entry(spec: Composite, key: NestedKey) -> Any:
-    leaves = dict(spec.items(include_nested=True, leaves_only=True))
-    if key not in leaves and len(leaves) != 1:
-        raise InputError(f"action_spec has no entry {key!r}, only {', '.join(map(repr, leaves))}")
-    return leaves.get(key) or next(iter(leaves.values()))
-
-
 def check_action(key: NestedKey, action: Tensor) -> Tensor:
     """The action [B, A], which a finite observation that is far too large would make NaN.
 
@@ -218,3 +150,129 @@ def check_action(key: NestedKey, action: Tensor) -> Tensor:
             f"observation is in other units than the data"
         )
     return action
+
+
+class PlannerState:
+    """Where a planner keeps its state in a tensordict, and what that looks like.
+
+    Args:
+        key: the entry that holds it, nested or not.
+        horizon: H.
+        width: O, of a state.
+
+    Attributes:
+        keys: the whole key of each part.
+        noise_key: the whole key of the noise that may be given beside them.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td.actors.tensordict_io import PlannerState
+        >>> state = PlannerState(("agent", "memory"), horizon=8, width=3)
+        >>> state.keys["plan"], state.spec["plan"].shape
+        (('agent', 'memory', 'plan'), torch.Size([8, 3]))
+    """
+
+    def __init__(self, key: NestedKey, horizon: int, width: int) -> None:
+        self.key = unravel_key(key)
+        self.horizon, self.width = horizon, width
+        self._prefix = (self.key,) if isinstance(self.key, str) else self.key
+        self._shapes = {name: spec.shape for name, spec in self.spec.items()}
+        self.keys: dict[str, tuple[str, ...]] = {
+            name: (*self._prefix, name) for name in self._shapes
+        }
+        self.noise_key = (*self._prefix, "noise")
+
+    @property
+    def spec(self) -> Composite:
+        """Of one environment."""
+        floats = {"dtype": torch.float32}
+        return Composite(
+            observation=Unbounded((self.horizon - 1, self.width), **floats),
+            returns_to_go=Unbounded((self.horizon - 1, 1), **floats),
+            steps=Unbounded((1,), dtype=torch.int64),
+            plan=Unbounded((self.horizon, self.width), **floats),
+            plan_returns_to_go=Unbounded((self.horizon, 1), **floats),
+        )
+
+    def primer(self, action_key: NestedKey) -> PlannerPrimer:
+        """The transform that puts an empty state into an environment at each reset.
+
+        Args:
+            action_key: of the planner's actions, which the environment must be able to take.
+        """
+        spec = self.spec
+        for name in reversed(self._prefix[1:]):
+            spec = Composite({name: spec})
+        primers = {self._prefix[0]: spec}
+        return PlannerPrimer(action_key, primers, reset_key="_reset", expand_specs=True)
+
+    def read(
+        self, tensordict: TensorDictBase, device: torch.device, is_init: Tensor
+    ) -> dict[str, Tensor]:
+        """The parts by name, each [B, ...] whatever the tensordict's batch shape.
+
+        Args:
+            tensordict: of B elements.
+            device: where the planner is.
+            is_init: bool [B, 1], where nothing of the state is read.
+
+        Raises:
+            InputError: if a part is missing, of another shape or elsewhere, or (on the CPU) holds
+                what is not finite.
+        """
+        found = dict(tensordict.get(self.key, {}).items())
+        state = {}
+        for name, key in self.keys.items():
+            shape = self._shapes[name]
+            value = check_entry(found.get(name), tensordict, key, shape, device, _REMEDY)
+            state[name] = value if name == "steps" else check_floats(key, value, is_init)
+        return state
+
+    def write(self, tensordict: TensorDictBase, state: dict[str, Tensor]) -> None:
+        """Writes the next state under ``"next"``."""
+        for name, key in self.keys.items():
+            write_entry(tensordict, ("next", *key), state[name])
+
+
+class SpecifiedModule(TensorDictModuleBase):
+    """Knows the specs of its outputs, the first of which is the action.
+
+    A subclass calls :meth:`set_out_keys` once and has a property ``spec``, made by
+    :meth:`specify`.
+    """
+
+    spec: Composite
+
+    def set_out_keys(self, outputs: Sequence[NestedKey], state: Sequence[NestedKey]) -> None:
+        """Sets ``out_keys``.
+
+        Args:
+            outputs: keys of the outputs, ``"_"`` for those that are not written.
+            state: keys that the next step reads.
+        """
+        self._outputs, self._carried = list(outputs), list(state)
+        self.out_keys = [*(key for key in outputs if key != "_"), *state]
+
+    def specify(self, *specs: TensorSpec | None) -> Composite:
+        """The specs of the outputs by their keys; ``None`` where one is not known."""
+        pairs = zip(self._outputs, specs, strict=False)
+        return Composite({key: spec for key, spec in pairs if key != "_" and spec is not None})
+
+    def write_outputs(self, tensordict: TensorDictBase, *values: Tensor) -> None:
+        """Writes outputs [B, ...] in the tensordict's own batch shape."""
+        for key, value in zip(self._outputs, values, strict=False):
+            if key != "_":
+                write_entry(tensordict, key, value)
+
+    def random(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes a random action, and nothing else."""
+        action = self._outputs[0]
+        return tensordict.set(action, self.spec[action].rand(tensordict.batch_size))
+
+    def random_sample(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """:meth:`random`, by its other name."""
+        return self.random(tensordict)
+
+    def select_out_keys(self, *out_keys: NestedKey) -> TensorDictModuleBase:
+        """Keeps the outputs named, and what the next step reads."""
+        return super().select_out_keys(*out_keys, *self._carried)

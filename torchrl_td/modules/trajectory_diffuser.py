@@ -11,13 +11,10 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from torchrl_td.data.normalizer import Normalizer, displacement_scale
-from torchrl_td.modules.generator import TrajectoryGenerator
-from torchrl_td.modules.inverse_dynamics import InverseDynamics
+from torchrl_td.modules.generator import InverseDynamics, TrajectoryGenerator
 from torchrl_td.modules.noise_schedule import NoiseSchedule
 from torchrl_td.modules.plan_critic import PlanCritic
-from torchrl_td.modules.plan_generator import PlanGenerator
-from torchrl_td.modules.plan_inverse_dynamics import PlanInverseDynamics
-from torchrl_td.modules.plan_value import PlanValue
+from torchrl_td.modules.plan_parts import PlanGenerator, PlanInverseDynamics, PlanValue
 from torchrl_td.modules.refiner import DiffusionRefiner, PlanCoordinates
 from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
 

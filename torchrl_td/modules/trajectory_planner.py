@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_whole
-from torchrl_td.modules.generator import TrajectoryGenerator
-from torchrl_td.modules.inverse_dynamics import InverseDynamics
+from torchrl_td.modules.generator import InverseDynamics, TrajectoryGenerator
 from torchrl_td.modules.plan_critic import PlanCritic
-from torchrl_td.modules.plan_generator import PlanGenerator
-from torchrl_td.modules.plan_inverse_dynamics import PlanInverseDynamics
-from torchrl_td.modules.plan_value import PlanValue
+from torchrl_td.modules.plan_parts import PlanGenerator, PlanInverseDynamics, PlanValue
 from torchrl_td.modules.refiner import DiffusionRefiner
 
 # Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].

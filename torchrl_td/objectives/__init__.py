@@ -3,9 +3,11 @@
 from torchrl_td.objectives.critic import PlanCriticLoss
 from torchrl_td.objectives.generator import TrajectoryGeneratorLoss
 from torchrl_td.objectives.inverse_dynamics import InverseDynamicsLoss
-from torchrl_td.objectives.plan_generator import PlanGeneratorLoss
-from torchrl_td.objectives.plan_inverse_dynamics import PlanInverseDynamicsLoss
-from torchrl_td.objectives.plan_value import PlanValueLoss
+from torchrl_td.objectives.plan_parts import (
+    PlanGeneratorLoss,
+    PlanInverseDynamicsLoss,
+    PlanValueLoss,
+)
 from torchrl_td.objectives.refiner import DiffusionRefinerLoss
 
 __all__ = [

@@ -1,0 +1,87 @@
+"""Makes an actor of what a training run has written or holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.data import Bounded
+
+from torchrl_td.checkpoint import load_model
+from torchrl_td.checkpoint.build import plan_settings
+from torchrl_td.config import Config, check_config, override_config
+from torchrl_td.errors import InputError
+from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
+from torchrl_td.modules.trajectory_planner import WarmStart
+
+_KEYS = ("in_keys", "out_keys", "planner_key")
+
+
+class TrainedActor(TensorDictModuleBase):
+    """An actor that can be made of a checkpoint, or of trained parts."""
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        **overrides: Any,
+    ) -> Self:
+        """The planner of a training run, with no dataset at hand.
+
+        Args:
+            path: a run's ``output_dir``, its checkpoint folder, or one checkpoint in it.
+            device: where to plan.
+            **overrides: settings of :class:`~torchrl_td.config.PlannerConfig`, such as
+                ``refine_steps=2, sampler="ddim", evaluations=1``, and ``in_keys``, ``out_keys``
+                and ``planner_key`` as the actor itself takes them.
+
+        Raises:
+            InputError: if the checkpoint is missing, damaged or foreign, or a setting is wrong.
+        """
+        keys = {name: overrides.pop(name) for name in _KEYS if name in overrides}
+        model, about = load_model(path, device)
+        if not isinstance(model, TrajectoryDiffuser):
+            name = about["config"]["algorithm"]["name"]
+            raise InputError(
+                f"the checkpoint {path} holds algorithm {name}, which makes no plans; play it with "
+                f"examples/td_evaluate.py"
+            )
+        given = {f"planner.{key}": value for key, value in overrides.items()}
+        config = override_config(check_config(about["config"]), given)
+        spec = Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
+        return cls.from_model(model, config, action_spec=spec, **keys).eval()
+
+    @classmethod
+    def from_model(
+        cls,
+        model: TrajectoryDiffuser,
+        config: Config,
+        action_spec: Any | None = None,
+        **keys: Any,
+    ) -> Self:
+        """The planner of trained parts.
+
+        Args:
+            model: generator, refiner, inverse dynamics and normaliser.
+            config: the settings ``planner``, and the target return the floor is a share of.
+            action_spec: the environment's, if actions are to be clipped to its bounds.
+            **keys: ``in_keys``, ``out_keys`` and ``planner_key`` of the actor.
+        """
+        settings = config.planner
+        share = settings.returns_floor_share
+        make: Any = cls  # the actor itself, whose arguments these are
+        return make(
+            model.planner(**plan_settings(settings)),
+            model.normalizer,
+            action_spec=action_spec,
+            replan_every=settings.replan_every,
+            warm_start=cast(WarmStart, settings.warm_start),
+            refresh_every=settings.refresh_every,
+            refresh_distance=settings.refresh_distance,
+            returns_floor=None if share is None else share * config.evaluation.target_return,
+            **keys,
+        )

@@ -1,0 +1,114 @@
+"""What an actor is set up with: its keys, the bounds of its actions, the primer of its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+from torchrl.data import Composite, TensorSpec
+from torchrl.envs.transforms import TensorDictPrimer
+
+from torchrl_td.errors import InputError
+
+
+def check_keys(
+    name: str, keys: Sequence[NestedKey], meanings: Sequence[str], fewest: int | None = None
+) -> list[NestedKey]:
+    """The keys in TensorDict's canonical form.
+
+    Args:
+        name: what errors call them.
+        keys: what was given.
+        meanings: what they are of.
+        fewest: how many must be given, if not all.
+
+    Raises:
+        InputError: if they are not as many as their meanings.
+
+    >>> check_keys("in_keys", ["obs"], ("observation", "reset flag"))
+    Traceback (most recent call last):
+    torchrl_td.errors.InputError: in_keys must be 2 keys (observation, reset flag), got ['obs']
+    """
+    most = len(meanings)
+    if isinstance(keys, str) or not (fewest or most) <= len(keys) <= most:
+        raise InputError(
+            f"{name} must be {len(meanings)} keys ({', '.join(meanings)}), got {keys!r}"
+        )
+    return [unravel_key(key) for key in keys]
+
+
+def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor, Tensor]:
+    """Lowest and highest values [A] of an action.
+
+    Args:
+        spec: the environment's ``action_spec`` or ``full_action_spec``, of any batch shape.
+        key: the action's, looked for in a composite spec; its only entry serves as well.
+        width: A, if known.
+
+    Raises:
+        InputError: if it is no spec of one bounded action of real numbers and that width.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl.data import Bounded, Composite
+        >>> from torchrl_td.actors.specs import action_bounds
+        >>> spec = Composite(action=Bounded(-1.0, 1.0, (5, 2)), shape=(5,))
+        >>> action_bounds(spec, "action", 2)
+        (tensor([-1., -1.]), tensor([1., 1.]))
+    """
+    if isinstance(spec, Composite):
+        spec = _entry(spec, key)
+    space: Any = spec.space if isinstance(spec, TensorSpec) else None
+    if not hasattr(space, "low") or not spec.dtype.is_floating_point:
+        raise InputError(
+            f"action_spec is {type(spec).__name__}, but the planner's actions are real numbers: "
+            f"give a Bounded spec, or leave it out"
+        )
+    rows = [bound.float().reshape(-1, *spec.shape[-1:]) for bound in (space.low, space.high)]
+    found = rows[0].shape[-1] if spec.shape else 1
+    if width not in (None, found):
+        raise InputError(f"action_spec is of {found} numbers, but the planner's action has {width}")
+    if not all(torch.equal(bound, bound[:1].expand_as(bound)) for bound in rows):
+        raise InputError(
+            "action_spec has other bounds for some environments; give one environment's"
+        )
+    return rows[0][0], rows[1][0]
+
+
+def _entry(spec: Composite, key: NestedKey) -> Any:
+    leaves = dict(spec.items(include_nested=True, leaves_only=True))
+    if key not in leaves and len(leaves) != 1:
+        raise InputError(f"action_spec has no entry {key!r}, only {', '.join(map(repr, leaves))}")
+    return leaves.get(key) or next(iter(leaves.values()))
+
+
+class PlannerPrimer(TensorDictPrimer):
+    """TorchRL's primer, which refuses an environment that cannot take a planner's actions.
+
+    Args:
+        action_key: of the planner's actions.
+        primers: specs of what is put into the environment.
+        **kwargs: as for :class:`~torchrl.envs.transforms.TensorDictPrimer`.
+    """
+
+    def __init__(self, action_key: NestedKey, primers: dict[str, Composite], **kwargs: Any) -> None:
+        super().__init__(primers, **kwargs)
+        self.action_key = action_key
+
+    def transform_input_spec(self, input_spec: Composite) -> Composite:
+        """The environment's input spec, as it is.
+
+        Raises:
+            InputError: if its action is not of real numbers.
+        """
+        actions = input_spec["full_action_spec"]
+        spec = actions[self.action_key] if self.action_key in actions.keys(True, True) else None
+        if spec is not None and not (spec.dtype.is_floating_point and spec.domain == "continuous"):
+            raise InputError(
+                f"the environment's {self.action_key!r} is a {type(spec).__name__} of choices, but "
+                f"the planner's actions are real numbers; plan for a continuous environment"
+            )
+        return super().transform_input_spec(input_spec)
