@@ -1,4 +1,4 @@
-"""The four losses on small networks, a window with padding, and what tests do with them."""
+"""The losses on small networks, a window with padding, and what tests do with them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from torchrl_td.modules import (
     NoiseSchedule,
     PlanCoordinates,
     PlanCritic,
+    PlanGenerator,
+    PlanInverseDynamics,
+    PlanValue,
     TrajectoryGenerator,
 )
 from torchrl_td.networks import RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
@@ -24,6 +27,9 @@ from torchrl_td.objectives import (
     DiffusionRefinerLoss,
     InverseDynamicsLoss,
     PlanCriticLoss,
+    PlanGeneratorLoss,
+    PlanInverseDynamicsLoss,
+    PlanValueLoss,
     TrajectoryGeneratorLoss,
 )
 
@@ -54,6 +60,19 @@ def critic() -> PlanCritic:
     return PlanCritic(MLP(O + A, 1, num_cells=(8,)))
 
 
+def plan_generator() -> PlanGenerator:
+    return PlanGenerator(MLP(O + 1, (H - 1) * O, num_cells=(8,)), torch.rand(H, O) + 0.5)
+
+
+def plan_inverse_dynamics() -> PlanInverseDynamics:
+    network = MLP(O + 2 * O + 1, A, num_cells=(8,))
+    return PlanInverseDynamics(network, torch.rand(H, O) + 0.5, plan_states=2)
+
+
+def plan_value() -> PlanValue:
+    return PlanValue(MLP(O, 3, num_cells=(8,)))
+
+
 class PlainNoise(nn.Module):
     """A noise network with the documented call and nothing else of the U-Net's."""
 
@@ -79,6 +98,13 @@ LOSSES: dict[str, tuple[str, Callable[..., LossModule], Callable[[], torch.nn.Mo
     ),
     "inverse_dynamics": ("loss_inverse_dynamics", InverseDynamicsLoss, inverse_dynamics),
     "critic": ("loss_critic", PlanCriticLoss, critic),
+    "plan_generator": ("loss_generator", PlanGeneratorLoss, plan_generator),
+    "plan_inverse_dynamics": (
+        "loss_inverse_dynamics",
+        PlanInverseDynamicsLoss,
+        plan_inverse_dynamics,
+    ),
+    "plan_value": ("loss_plan_value", PlanValueLoss, plan_value),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -87,6 +113,15 @@ def make(name: str, **kwargs) -> tuple[str, LossModule, torch.nn.Module]:
     key, build, make_module = LOSSES[name]
     module = make_module()
     return key, build(module, **kwargs), module
+
+
+def counted_steps(name: str, mask: Tensor) -> Tensor:
+    """Which of the steps that a loss looks at it learns from, for a mask [B, T]."""
+    if name not in ("refiner", "plan_generator"):
+        return mask
+    mask = mask[:, -H:].clone()
+    mask[:, 0] = False
+    return mask
 
 
 def window() -> TensorDict:
@@ -104,6 +139,14 @@ def window() -> TensorDict:
         next=TensorDict(
             observation=torch.randn(B, T, O),
             returns_to_go=torch.rand(B, T, 1),
+            batch_size=[B, T],
+        ),
+        condition=torch.randn(B, T, 1),
+        plan=TensorDict(
+            draft=torch.randn(B, T, H, O),
+            reward=torch.rand(B, T, 1),
+            end=torch.randn(B, T, O),
+            discount=torch.rand(B, T, 1),
             batch_size=[B, T],
         ),
         batch_size=[B, T],

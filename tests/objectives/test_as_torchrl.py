@@ -14,6 +14,7 @@ from tests.objectives.cases import (
     H,
     PlainNoise,
     T,
+    counted_steps,
     each_loss,
     generator,
     make,
@@ -64,8 +65,7 @@ def test_the_collectors_mask(name: str) -> None:
     """As ``mask`` itself where TorchRL finds it; not where ``loss_mask_key`` is None."""
     key, loss, _ = make(name)
     td, plain = window(), whole_window()
-    td["observation"], td["action"] = plain["observation"], plain["action"]
-    td["returns_to_go"], td["next"] = plain["returns_to_go"], plain["next"]
+    td.update(plain.exclude("mask"))
     want, unmasked = seeded(loss, td)[key], seeded(loss, plain)[key]
     plain[COLLECTOR_MASK] = td["mask"].unsqueeze(-1)
     assert torch.equal(seeded(loss, plain)[key], want)
@@ -87,9 +87,7 @@ def test_a_mask_of_the_users_own(name: str) -> None:
     counted[:, ::3] = False
     td["counted"] = counted
     loss.loss_mask_key = "counted"
-    if name == "refiner":
-        counted = counted[:, -H:].clone()
-        counted[:, 0] = False
+    counted = counted_steps(name, counted)
     got = seeded(loss, td)[key]
     assert torch.allclose(got, none[counted].mean(), rtol=1e-5)
     assert not torch.allclose(got, unmasked)
@@ -118,9 +116,10 @@ def test_any_batch_shape(name: str, reduction: str) -> None:
     assert torch.equal(seeded(loss, td[0])[key], one if reduction == "mean" else one[0])
 
 
-def test_windows_shorter_than_the_plan_are_refused() -> None:
-    _, loss, _ = make("refiner")
-    with pytest.raises(InputError, match="7 steps, fewer than horizon=8"):
+@pytest.mark.parametrize("name", ["refiner", "plan_generator"])
+def test_windows_shorter_than_the_plan_are_refused(name: str) -> None:
+    _, loss, _ = make(name)
+    with pytest.raises(InputError, match=r"7 steps, fewer than .*8"):
         loss(window()[:, : H - 1])
 
 

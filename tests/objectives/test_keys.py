@@ -15,6 +15,11 @@ RENAMED = {
     "mask": ("info", "real"),
     "next_observation": ("later", "state"),
     "next_returns_to_go": "later_rtg",
+    "draft": "plan",
+    "condition": ("plan_of", "score"),
+    "reward": ("plan_of", "reward"),
+    "end": "plan_end",
+    "discount": ("plan_of", "factor"),
 }
 STANDARD = {
     "observation": "observation",
@@ -23,6 +28,11 @@ STANDARD = {
     "mask": "mask",
     "next_observation": ("next", "observation"),
     "next_returns_to_go": ("next", "returns_to_go"),
+    "draft": ("plan", "draft"),
+    "condition": "condition",
+    "reward": ("plan", "reward"),
+    "end": ("plan", "end"),
+    "discount": ("plan", "discount"),
 }
 
 
@@ -42,16 +52,17 @@ def test_renamed_and_nested_keys(name: str) -> None:
 def test_a_key_it_does_not_know(name: str) -> None:
     _, loss, _ = make(name)
     with pytest.raises(ValueError, match="not an accepted"):
-        loss.set_keys(reward="reward")
+        loss.set_keys(colour="colour")
 
 
 @each_loss
 def test_a_renamed_key_goes_back_to_its_default(name: str) -> None:
     _, loss, _ = make(name)
     before = list(loss.in_keys)
-    loss.set_keys(observation="state")
+    renamed = next(iter(loss.default_keys.__dataclass_fields__))
+    loss.set_keys(**{renamed: "state"})
     assert "state" in loss.in_keys
-    loss.set_keys(observation=None)
+    loss.set_keys(**{renamed: None})
     assert loss.in_keys == before
 
 
@@ -62,7 +73,8 @@ def test_keyword_tensors(name: str) -> None:
     want = seeded(loss, td)
     accepted = set(loss.default_keys.__dataclass_fields__) - {"next_known"}
     torch.manual_seed(1)
-    got = loss(**{k: td[STANDARD[k]] for k in accepted})
+    keys = [STANDARD[k] for k in accepted]
+    got = loss(**{k if isinstance(k, str) else "_".join(k): td[k] for k in keys})
     got = dict(zip(loss.out_keys, got if isinstance(got, tuple) else (got,), strict=True))
     assert set(got) == set(want.keys())
     assert torch.equal(got[key], want[key])

@@ -14,6 +14,8 @@ from tests.objectives.cases import (
     generator,
     inverse_dynamics,
     masked_mean,
+    plan_generator,
+    plan_inverse_dynamics,
     record,
     refiner,
     window,
@@ -22,6 +24,8 @@ from torchrl_td.objectives import (
     DiffusionRefinerLoss,
     InverseDynamicsLoss,
     PlanCriticLoss,
+    PlanGeneratorLoss,
+    PlanInverseDynamicsLoss,
     TrajectoryGeneratorLoss,
 )
 
@@ -89,3 +93,28 @@ def test_critic_loss() -> None:
     value = module.network(td["observation"], td["action"])
     want = masked_mean((value - td["returns_to_go"]) ** 2, td["mask"])
     assert torch.allclose(PlanCriticLoss(module)(td)["loss_critic"], want, rtol=1e-5)
+
+
+def test_plan_generator_loss() -> None:
+    module, td = plan_generator(), window()
+    plan, condition = td["observation"][:, H - 2 :], td["returns_to_go"][:, H - 2]
+    output = module.network(torch.cat([plan[:, 0], condition], -1)).view(B, H - 1, O)
+    target = (plan[:, 1:] - plan[:, :1]) / module.scale[1:]
+    want = masked_mean((output - target) ** 2, td["mask"][:, H - 1 :])
+    got = PlanGeneratorLoss(module)(td)["loss_generator"]
+    assert torch.allclose(got, want, rtol=1e-5)
+    td["mask"][3, H - 2] = False  # a plan from padding, whatever follows, teaches nothing
+    mask = td["mask"][:, H - 1 :].clone()
+    mask[3] = False
+    want = masked_mean((output - target) ** 2, mask)
+    assert torch.allclose(PlanGeneratorLoss(module)(td)["loss_generator"], want, rtol=1e-5)
+
+
+def test_plan_inverse_dynamics_loss() -> None:
+    module, td = plan_inverse_dynamics(), window()
+    draft, condition = td["plan", "draft"], td["condition"]
+    planned = ((draft[:, :, 1:3] - draft[:, :, :1]) * module.inverse_scale).clamp(-8, 8)
+    inputs = torch.cat([draft[:, :, 0], planned.flatten(-2), condition], -1)
+    want = masked_mean((module.network(inputs) - td["action"]) ** 2, td["mask"])
+    got = PlanInverseDynamicsLoss(module)(td)["loss_inverse_dynamics"]
+    assert torch.allclose(got, want, rtol=1e-5)

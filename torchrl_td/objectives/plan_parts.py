@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchrl_td.errors import InputError
 from torchrl_td.modules import PlanGenerator, PlanInverseDynamics, PlanValue
-from torchrl_td.objectives.common import WindowLoss
+from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
 _SMALLEST = 1e-5  # error whose logarithm still counts: a state with one outcome has none
 _SPREAD_WEIGHT = 0.1  # of the logarithms, which are of the size of several standard deviations
@@ -21,8 +21,18 @@ _SPREAD_WEIGHT = 0.1  # of the logarithms, which are of the size of several stan
 class PlanGeneratorLoss(WindowLoss):
     """Mean squared error of a plan's displacements, in units of their root mean square.
 
+    The plan is the last H entries of the window, from the present on, which carries no loss.
+
     Args:
         generator_network (PlanGenerator): the generator.
+
+    Keyword Args:
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
+            ``"none"``.
+
+    Raises:
+        InputError: if the reduction is unknown; in use, if the windows are shorter than H.
+        KeyError: in use, if the batch lacks an entry.
 
     Examples:
         >>> import torch
@@ -43,12 +53,12 @@ class PlanGeneratorLoss(WindowLoss):
 
     @dataclass
     class _AcceptedKeys:
-        """Keys of the batch of plans.
+        """Keys of the window.
 
         Attributes:
-            observation: the plan's states [B, H, O], the present first.
-            returns_to_go: the conditions [B, H, 1], of which the first is read.
-            mask: bool [B, H], True for real states.
+            observation: states [B, T, O].
+            returns_to_go: the conditions [B, T, 1], of which the present one is read.
+            mask: [B, T] or [B, T, 1], True for real steps; where it is missing, all are.
         """
 
         observation: NestedKey = "observation"
@@ -56,28 +66,42 @@ class PlanGeneratorLoss(WindowLoss):
         mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
-    out_keys = ["loss_generator"]  # noqa: RUF012
+    default_out_keys = ("loss_generator",)
 
     generator_network: PlanGenerator
     generator_network_params: TensorDictParams
     target_generator_network_params: TensorDictParams
 
-    def __init__(self, generator_network: PlanGenerator) -> None:
-        super().__init__(generator_network, "generator_network", "mean")
+    def __init__(
+        self, generator_network: PlanGenerator, *, reduction: Reduction | None = "mean"
+    ) -> None:
+        super().__init__(generator_network, "generator_network", reduction)
 
-    @dispatch
+    @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Computes ``loss_generator`` of a batch of plans [B, H]."""
-        keys = self.tensor_keys
-        plan, mask = tensordict.get(keys.observation), tensordict.get(keys.mask)[:, 1:]
-        condition = tensordict.get(keys.returns_to_go)[:, 0]
+        """Computes ``loss_generator`` of a batch of windows [T], [B, T] or [A, B, T]."""
+        observation, returns_to_go = self._read(tensordict, "observation", "returns_to_go")
         generator = self.generator_network
-        scale = generator.scale[1:]  # [H - 1, O]
-        moved = (plan[:, 1:] - plan[:, :1]) / scale.clamp(min=1e-12) * (scale > 0)
+        horizon = generator.scale.shape[0]
+        if observation.shape[-2] < horizon:
+            raise InputError(
+                f"the windows have {observation.shape[-2]} steps, fewer than the plan's {horizon}"
+            )
+        real, counted = self._masks(tensordict, observation)
+        counted = counted & real[..., -horizon, None]  # nothing is planned from padding
+        (plan,) = hide_masked(counted, observation)
+        plan, counted = plan[..., -horizon:, :], counted[..., 1 - horizon :]
+        present, condition = observation[..., -horizon, :], returns_to_go[..., -horizon, :]
+        present, condition = hide_masked(real[..., -horizon], present, condition)
         with self.generator_network_params.to_module(generator):
-            error = generator.displacement(plan[:, 0], condition) - moved
-        error = error.square().mean(-1).where(mask, 0.0)  # [B, H - 1]
-        return TensorDict({"loss_generator": error.sum() / mask.sum().clamp(min=1)})
+            scale = generator.scale[1:]  # [H - 1, O]
+            moved = (plan[..., 1:, :] - present.unsqueeze(-2)) / scale.clamp(min=1e-12)
+            error = generator.displacement(present, condition) - moved * (scale > 0)
+        error = error.square().mean(-1, keepdim=True)  # [..., H - 1, 1]
+        loss = self._reduced(error, counted)
+        if self.reduction == "none":
+            loss = torch.cat([torch.zeros_like(loss[..., :1, :]), loss], -2)
+        return TensorDict({"loss_generator": loss})
 
 
 class PlanInverseDynamicsLoss(WindowLoss):
@@ -85,6 +109,14 @@ class PlanInverseDynamicsLoss(WindowLoss):
 
     Args:
         inverse_dynamics_network (PlanInverseDynamics): the inverse dynamics.
+
+    Keyword Args:
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
+            ``"none"``.
+
+    Raises:
+        InputError: if the reduction is unknown.
+        KeyError: in use, if the batch lacks an entry.
 
     Examples:
         >>> import torch
@@ -111,32 +143,39 @@ class PlanInverseDynamicsLoss(WindowLoss):
             draft: plans [B, H, O] made from the present states, without a gradient.
             condition: what they were made for [B, 1].
             action: the data's actions [B, A] in the present states.
+            mask: [B] or [B, 1], True for the plans that count; where it is missing, all do.
         """
 
         draft: NestedKey = ("plan", "draft")
         condition: NestedKey = "condition"
         action: NestedKey = "action"
+        mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
-    out_keys = ["loss_inverse_dynamics"]  # noqa: RUF012
+    default_out_keys = ("loss_inverse_dynamics",)
 
     inverse_dynamics_network: PlanInverseDynamics
     inverse_dynamics_network_params: TensorDictParams
     target_inverse_dynamics_network_params: TensorDictParams
 
-    def __init__(self, inverse_dynamics_network: PlanInverseDynamics) -> None:
-        super().__init__(inverse_dynamics_network, "inverse_dynamics_network", "mean")
+    def __init__(
+        self,
+        inverse_dynamics_network: PlanInverseDynamics,
+        *,
+        reduction: Reduction | None = "mean",
+    ) -> None:
+        super().__init__(inverse_dynamics_network, "inverse_dynamics_network", reduction)
 
-    @dispatch
+    @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Computes ``loss_inverse_dynamics`` of a batch [B]."""
-        keys = self.tensor_keys
-        plan, condition, action = (
-            tensordict.get(key) for key in (keys.draft, keys.condition, keys.action)
-        )
+        """Computes ``loss_inverse_dynamics`` of a batch of plans of any shape."""
+        draft, condition, action = self._read(tensordict, "draft", "condition", "action")
+        _, counted = self._masks(tensordict, action)
+        condition, action = hide_masked(counted, condition, action)
+        (draft,) = hide_masked(counted.unsqueeze(-1), draft)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
-            error = self.inverse_dynamics_network.act_on(plan, condition) - action
-        return TensorDict({"loss_inverse_dynamics": error.square().mean()})
+            error = self.inverse_dynamics_network.act_on(draft, condition) - action
+        return TensorDict({"loss_inverse_dynamics": self._reduced(error.square(), counted)})
 
 
 class PlanValueLoss(WindowLoss):
@@ -151,9 +190,12 @@ class PlanValueLoss(WindowLoss):
 
     Keyword Args:
         expectile (float): τ, between 0.5, the mean, and 1, the maximum.
+        reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
+            ``"none"``.
 
     Raises:
-        InputError: if the expectile is out of its range.
+        InputError: if the expectile is out of its range, or the reduction is unknown.
+        KeyError: in use, if the batch lacks an entry.
 
     Examples:
         >>> import torch
@@ -182,23 +224,31 @@ class PlanValueLoss(WindowLoss):
             reward: discounted reward along the plan [B, 1].
             end: the plan's last states [B, O].
             discount: of the last state's value [B, 1]; 0 where the episode terminated before.
+            mask: [B] or [B, 1], True for the plans that count; where it is missing, all do.
         """
 
         observation: NestedKey = "observation"
         reward: NestedKey = ("plan", "reward")
         end: NestedKey = ("plan", "end")
         discount: NestedKey = ("plan", "discount")
+        mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
-    out_keys = ["loss_plan_value", "value_error", "outcome_error"]  # noqa: RUF012
+    default_out_keys = ("loss_plan_value", "value_error", "outcome_error")
 
     plan_value_network: PlanValue
     plan_value_network_params: TensorDictParams
     target_plan_value_network_params: TensorDictParams
 
-    def __init__(self, plan_value_network: PlanValue, *, expectile: float = 0.95) -> None:
+    def __init__(
+        self,
+        plan_value_network: PlanValue,
+        *,
+        expectile: float = 0.95,
+        reduction: Reduction | None = "mean",
+    ) -> None:
         super().__init__(
-            plan_value_network, "plan_value_network", "mean", create_target_params=True
+            plan_value_network, "plan_value_network", reduction, create_target_params=True
         )
         if not 0.5 <= expectile < 1:
             raise InputError(f"expectile must lie in 0.5..1, 1 excluded, got {expectile}")
@@ -207,31 +257,29 @@ class PlanValueLoss(WindowLoss):
     @torch.no_grad()
     def outcome(self, tensordict: TensorDictBase) -> Tensor:
         """Outcomes y [B, 1] of the plans of a batch, by the target weights."""
-        reward, end, discount = (
-            tensordict.get(getattr(self.tensor_keys, name))
-            for name in ("reward", "end", "discount")
-        )
+        reward, end, discount = self._read(tensordict, "reward", "end", "discount")
         with self.target_plan_value_network_params.to_module(self.plan_value_network):
             return reward + discount * self.plan_value_network.value(end)
 
-    @dispatch
+    @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Computes the loss of a batch [B].
+        """Computes the loss of a batch of plans of any shape.
 
         Returns:
             ``loss_plan_value`` and, detached, ``value_error`` and ``outcome_error``.
         """
-        outcome = self.outcome(tensordict)
-        observation = tensordict.get(self.tensor_keys.observation)
+        (observation,) = self._read(tensordict, "observation")
+        _, counted = self._masks(tensordict, observation)
+        observation, outcome = hide_masked(counted, observation, self.outcome(tensordict))
         with self.plan_value_network_params.to_module(self.plan_value_network):
             value, mean, log_error = self.plan_value_network.network(observation).split(1, -1)
-        error = outcome - value
-        weight = torch.where(error > 0, self.expectile, 1 - self.expectile)
-        value_error = (weight * error.square()).mean()
-        off = outcome - mean
-        mean_error = off.square().mean()
+        error, off = outcome - value, outcome - mean
+        weight = torch.where(error > 0, self.expectile, 1 - self.expectile).to(error.dtype)
         log_off = off.detach().abs().clamp(min=_SMALLEST).log()
-        spread_error = (log_off - log_error).square().mean()
+        value_error, mean_error, spread_error = (
+            self._reduced(each, counted)
+            for each in (weight * error.square(), off.square(), (log_off - log_error).square())
+        )
         return TensorDict(
             {
                 "loss_plan_value": value_error + mean_error + _SPREAD_WEIGHT * spread_error,
