@@ -24,7 +24,6 @@ from torchrl_td.config import (
 )
 from torchrl_td.config.limits import ALGORITHMS, CHOICES, POSITIVE, RANGES
 from torchrl_td.errors import InputError
-from torchrl_td.inference import MODES
 
 
 def minimal() -> dict[str, Any]:
@@ -197,10 +196,6 @@ def test_everything_missing_is_named_at_once() -> None:
 )
 def test_wrong_type(key: str, value: Any) -> None:
     assert key in refused(with_(key, value))
-
-
-def test_choices_are_those_of_what_they_choose() -> None:
-    assert CHOICES["evaluation.compile"] == MODES
 
 
 @pytest.mark.parametrize("key", CHOICES)

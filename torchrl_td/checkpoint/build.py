@@ -32,6 +32,7 @@ from torchrl_td.networks import (
     TemporalUNet,
     TrajectoryTransformer,
 )
+from torchrl_td.networks.recurrent import Cell
 
 _STEP_EMBEDDING = 16  # numbers that tell a value the denoising step
 _SAMPLER = (
@@ -147,7 +148,7 @@ def _sequence_network(config: Config, observation_dim: int) -> nn.Module:
     settings = config.generator
     if settings.kind != "transformer":
         return RecurrentTrajectoryModel(
-            observation_dim, settings.kind, settings.width, settings.layers
+            observation_dim, cast(Cell, settings.kind), settings.width, settings.layers
         )
     return TrajectoryTransformer(
         observation_dim,

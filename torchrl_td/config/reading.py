@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from torchrl_td.config.limits import FREE_FORM, check_values
+from torchrl_td.config.checks import check_values
+from torchrl_td.config.limits import FREE_FORM
 from torchrl_td.config.settings import Config
 from torchrl_td.errors import InputError
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchrl_td.modules.common import KeyedModule, dispatched
 
 _FARTHEST = 8.0  # planned changes are clipped to so many times their root mean square
+HIGHEST_SCORE = 4.0  # of a plan: its z-scores are clipped to so many standard deviations
 # The mean of log |x| of a standard normal x is -0.635: exp of it, inverted, makes a mean of
 # log |error| a standard deviation.
 _LOG_TO_STD = 1.887
@@ -184,7 +185,7 @@ class PlanValue(KeyedModule):
         self,
         network: nn.Module,
         *,
-        limit: float = 4.0,
+        limit: float = HIGHEST_SCORE,
         in_keys: Sequence[NestedKey] = ("observation",),
         out_keys: Sequence[NestedKey] = ("state_value",),
     ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError
 
-_CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+Cell = Literal["gru", "lstm"]
 State = tuple[Tensor, ...]
 
 
@@ -38,18 +40,20 @@ class RecurrentTrajectoryModel(nn.Module):
     causal = True
 
     def __init__(
-        self, observation_dim: int, cell: str = "gru", width: int = 512, layers: int = 2
+        self, observation_dim: int, cell: Cell = "gru", width: int = 512, layers: int = 2
     ) -> None:
         super().__init__()
-        if cell not in _CELLS:
-            raise InputError(f"unknown recurrent cell {cell!r}; allowed are {', '.join(_CELLS)}")
+        if cell not in get_args(Cell):
+            allowed = ", ".join(get_args(Cell))
+            raise InputError(f"unknown recurrent cell {cell!r}; allowed are {allowed}")
         if width % 2:
             raise InputError(f"the recurrent model's width must be even, got {width}")
         self.observation_dim = observation_dim
         self.embed_state = nn.Linear(observation_dim, width // 2)
         self.embed_returns = nn.Linear(1, width // 2)
         self.embedding_norm = nn.LayerNorm(width)
-        self.rnn = _CELLS[cell](width, width, layers, batch_first=True)
+        kind = nn.GRU if cell == "gru" else nn.LSTM
+        self.rnn = kind(width, width, layers, batch_first=True)
         self.state_head = nn.Linear(width, observation_dim)
         self.returns_head = nn.Linear(width, 1)
 
