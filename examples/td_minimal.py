@@ -21,35 +21,14 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torchrl import torchrl_logger
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.envs import (
-    Compose,
-    GymEnv,
-    InitTracker,
-    RewardSum,
-    StepCounter,
-    TargetReturn,
-    TransformedEnv,
-)
+from torchrl.envs import GymEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MLP
 from torchrl.objectives import SoftUpdate
 
-from torchrl_td import (
-    DiffusionRefiner,
-    DiffusionRefinerLoss,
-    InverseDynamics,
-    InverseDynamicsLoss,
-    NoiseSchedule,
-    Normalizer,
-    PlanCoordinates,
-    TDPlannerActor,
-    TrajectoryGenerator,
-    TrajectoryGeneratorLoss,
-    TrajectoryPlanner,
-    WindowSampler,
-    load_episodes,
-)
+import torchrl_td as td
 from torchrl_td.data.normalizer import displacement_scale
+from torchrl_td.envs import planning_transforms
 from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 
 HORIZON = 16  # H, states in a plan; the history before it is as long
@@ -77,45 +56,43 @@ def record_episodes(count: int) -> TensorDictBase:
     return torch.cat(rollouts)
 
 
-def make_parts(
-    data: TensorDictBase,
-) -> tuple[TrajectoryGenerator, DiffusionRefiner, InverseDynamics]:
-    """The three trained parts, for normalised data [N].
+def make_planner(data: TensorDictBase) -> td.TrajectoryPlanner:
+    """Generator, refiner and inverse dynamics, for normalised data [N].
 
     The state changes little in a step, so what they predict and refine is the change, in units of
     what is usual; the paper predicts the state itself, and so do they with nothing given.
     """
     scale = displacement_scale(data, HORIZON)  # [H, O], of a state's change after 0..H-1 steps
     change = data["next", "returns_to_go"] - data["returns_to_go"]
-    generator = TrajectoryGenerator(
+    generator = td.TrajectoryGenerator(
         TrajectoryTransformer(STATE, 2 * HORIZON - 2, width=64, layers=2),
         predict="change",
         change_scale=scale[1],
         returns_change_scale=change.square().mean().sqrt(),
     )
-    refiner = DiffusionRefiner(
+    refiner = td.DiffusionRefiner(
         TemporalUNet(STATE, channels=16, multipliers=(1, 2)),
-        NoiseSchedule(denoising_steps=100),
+        td.NoiseSchedule(denoising_steps=100),
         refine_steps=3,
-        coordinates=PlanCoordinates(scale),
+        coordinates=td.PlanCoordinates(scale),
     )
     network = MLP(2 * STATE, ACTION, num_cells=[128, 128], activation_class=torch.nn.ReLU)
-    return generator, refiner, InverseDynamics(network, change_scale=scale[1])
+    inverse_dynamics = td.InverseDynamics(network, change_scale=scale[1])
+    return td.TrajectoryPlanner(generator, refiner, inverse_dynamics, horizon=HORIZON)
 
 
-def train(data: TensorDictBase, steps: int) -> TrajectoryPlanner:
-    """Trains the parts on windows of normalised data [N], and puts them together."""
-    generator, refiner, inverse_dynamics = make_parts(data)
+def train(planner: td.TrajectoryPlanner, data: TensorDictBase, steps: int) -> None:
+    """Trains the planner's parts on windows of normalised data [N]."""
     losses = {
-        "generator": TrajectoryGeneratorLoss(generator),
-        "refiner": DiffusionRefinerLoss(refiner, HORIZON, delay_refiner=True),
-        "inverse_dynamics": InverseDynamicsLoss(inverse_dynamics),
+        "generator": td.TrajectoryGeneratorLoss(planner.generator),
+        "refiner": td.DiffusionRefinerLoss(planner.refiner, HORIZON, delay_refiner=True),
+        "inverse_dynamics": td.InverseDynamicsLoss(planner.inverse_dynamics),
     }
     optimizers = [torch.optim.AdamW(loss.parameters(), lr=1e-3) for loss in losses.values()]
     average = SoftUpdate(losses["refiner"], eps=0.995)
 
     buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(len(data)), sampler=WindowSampler(HORIZON), batch_size=32
+        storage=LazyTensorStorage(len(data)), sampler=td.WindowSampler(HORIZON), batch_size=32
     )
     buffer.extend(data)
     for step in range(1, steps + 1):
@@ -130,27 +107,18 @@ def train(data: TensorDictBase, steps: int) -> TrajectoryPlanner:
             shown = ", ".join(f"{name} {value.item():.4f}" for name, value in values.items())
             torchrl_logger.info(f"step {step}: {shown}")
     # The refiner plans with the average of its weights over the last steps.
-    losses["refiner"].target_refiner_network_params.data.to_module(refiner)
-    return TrajectoryPlanner(generator, refiner, inverse_dynamics, horizon=HORIZON)
+    losses["refiner"].target_refiner_network_params.data.to_module(planner.refiner)
 
 
-def play(actor: TDPlannerActor, target_return: float, episodes: int) -> float:
+def play(actor: td.TDPlannerActor, target_return: float, episodes: int) -> float:
     """The mean return of episodes that the actor plays, asked for a return."""
-    env = TransformedEnv(
-        GymEnv("Pendulum-v1"),
-        Compose(
-            InitTracker(),  # marks resets, where the planner forgets
-            RewardSum(),
-            TargetReturn(target_return, mode="reduce"),  # counts down what is still asked for
-            actor.make_tensordict_primer(),  # holds the planner's history and plan
-        ),
-    )
+    # Marks resets, adds rewards up, and counts down the return that is still asked for.
+    env = TransformedEnv(GymEnv("Pendulum-v1"), planning_transforms(target_return))
+    env.append_transform(actor.make_tensordict_primer())  # holds the planner's history and plan
     env.set_seed(1)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
-        returns = [
-            env.rollout(EPISODE, actor)["next", "episode_reward"][-1] for _ in range(episodes)
-        ]
-    return torch.stack(returns).mean().item()
+        rollouts = [env.rollout(EPISODE, actor) for _ in range(episodes)]
+    return torch.stack([r["next", "episode_reward"][-1] for r in rollouts]).mean().item()
 
 
 def main(arguments: list[str] | None = None) -> float:
@@ -163,10 +131,12 @@ def main(arguments: list[str] | None = None) -> float:
     torch.manual_seed(0)
 
     recorded = record_episodes(options.recorded)
-    data = load_episodes(recorded)  # [N], with returns-to-go
-    normalizer = Normalizer.fit(data, returns_scale=500.0)
-    planner = train(normalizer.apply_to(data), options.steps)
-    actor = TDPlannerActor(planner, normalizer, action_spec=GymEnv("Pendulum-v1").action_spec)
+    episodes = td.load_episodes(recorded)  # [N], with returns-to-go
+    normalizer = td.Normalizer.fit(episodes, returns_scale=500.0)
+    data = normalizer.apply_to(episodes)
+    planner = make_planner(data)
+    train(planner, data, options.steps)
+    actor = td.TDPlannerActor(planner, normalizer, action_spec=GymEnv("Pendulum-v1").action_spec)
     score = play(actor.eval(), target_return=-200.0, episodes=options.episodes)
     mean = recorded["next", "reward"].sum().item() / options.recorded
     torchrl_logger.info(f"mean return: planner {score:.0f}, data {mean:.0f}")

@@ -53,7 +53,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
         return recorded[-1].replay, outputs
 
     monkeypatch.setattr(graph_replay, "capture", record)
-    monkeypatch.setattr(graph_replay, "aside", lambda function, device: function())
+    monkeypatch.setattr(graph_replay, "on_side_stream", lambda function, device: function())
     return recorded
 
 

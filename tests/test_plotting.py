@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torchrl_td.config import Config
 from torchrl_td.envs.make import make_gym_env
 from torchrl_td.errors import InputError
-from torchrl_td.experiment import showing
+from torchrl_td.experiment import rendering
 from torchrl_td.experiment.logging import MetricsFile
 from torchrl_td.experiment.plotting import _draw_scores, draw_frame, plot_plans, plot_training
 from torchrl_td.experiment.run import run
@@ -98,7 +98,7 @@ def test_plans_of_states(steps: int, tmp_path: Path) -> None:
 
 def test_video_of_a_maze(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     path = tmp_path / "rollout.gif"
-    assert showing.show_video(rollout(10, 6), tiny_config(), path)
+    assert rendering.show_video(rollout(10, 6), tiny_config(), path)
     with Image.open(path) as video:
         assert video.format == "GIF" and video.n_frames > 4  # type: ignore[attr-defined]
         assert video.info["duration"] == 40  # every second step, at 50 steps a second
@@ -124,13 +124,13 @@ def test_video_of_another_task(
             raise RuntimeError("no OpenGL here\nat all")
         return Rendering(gymnasium.make("Hopper-v5"))
 
-    monkeypatch.setattr(showing, "make_gym_env", make)
+    monkeypatch.setattr(rendering, "make_gym_env", make)
     path = tmp_path / "rollout.gif"
-    assert showing.show_video(rollout(10, 11), tiny_config(), path) == works
+    assert rendering.show_video(rollout(10, 11), tiny_config(), path) == works
     assert path.exists() == works
     config = tiny_config("logger.video=true", "training.steps=1")
     if works:
-        showing.check_video(config.task)
+        rendering.check_video(config.task)
         return
     with pytest.raises(
         InputError, match=r"^logger\.video=true: .* \(no OpenGL here\).*MUJOCO_GL=egl"
@@ -142,9 +142,9 @@ def test_video_of_another_task(
 def test_a_long_episode_is_a_short_video(
     tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(showing, "_FRAMES", 7)
+    monkeypatch.setattr(rendering, "_FRAMES", 7)
     path = tmp_path / "rollout.gif"
-    assert showing.show_video(rollout(40, 6), tiny_config(), path)
+    assert rendering.show_video(rollout(40, 6), tiny_config(), path)
     with Image.open(path) as video:
         assert video.n_frames == 7  # type: ignore[attr-defined]
         assert video.info["duration"] == 120  # every sixth of 50 a second: as it was played

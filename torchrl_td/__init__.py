@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.abc import MetaPathFinder
+from typing import Any
+
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.checkpoint import make_checkpoint_env
 from torchrl_td.data import Normalizer, WindowSampler, load_episodes
@@ -12,6 +16,9 @@ from torchrl_td.modules import (
     NoiseSchedule,
     PlanCoordinates,
     PlanCritic,
+    PlanGenerator,
+    PlanInverseDynamics,
+    PlanValue,
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
@@ -19,6 +26,9 @@ from torchrl_td.objectives import (
     DiffusionRefinerLoss,
     InverseDynamicsLoss,
     PlanCriticLoss,
+    PlanGeneratorLoss,
+    PlanInverseDynamicsLoss,
+    PlanValueLoss,
     TrajectoryGeneratorLoss,
 )
 
@@ -33,6 +43,12 @@ __all__ = [
     "PlanCoordinates",
     "PlanCritic",
     "PlanCriticLoss",
+    "PlanGenerator",
+    "PlanGeneratorLoss",
+    "PlanInverseDynamics",
+    "PlanInverseDynamicsLoss",
+    "PlanValue",
+    "PlanValueLoss",
     "TDPlannerActor",
     "TrajectoryGenerator",
     "TrajectoryGeneratorLoss",
@@ -42,3 +58,31 @@ __all__ = [
     "make_checkpoint_env",
 ]
 __version__ = "0.1.0"
+
+# Where modules that examples and documents have named stand now.
+_MOVED = {
+    "cli": "experiment.cli",
+    "data.checks": "data.validation",
+    "data.describe": "data.statistics",
+    "data.maze2d": "data.mazes.maze2d",
+    "data.minari": "data.sources.minari",
+    "data.pointmaze": "data.mazes.pointmaze",
+    "data.recording": "data.mazes.record",
+    "data.suspicions": "data.statistics",
+    "evaluation": "experiment.evaluate",
+    "planner": "actors.td_planner_actor",
+    "run": "experiment.run",
+}
+
+
+class _Moved(MetaPathFinder):
+    """Asked last, of a module that nobody found."""
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        new = _MOVED.get(fullname.removeprefix("torchrl_td."))
+        if new is not None and fullname.startswith("torchrl_td."):
+            words = f"{fullname} is now torchrl_td.{new}; import it from there"
+            raise ModuleNotFoundError(words, name=fullname)
+
+
+sys.meta_path.append(_Moved())

@@ -45,7 +45,7 @@ class BoundedMLP(nn.Module):
 
 
 class ValuedPolicy(Policy):
-    """A policy with the networks that judge it.
+    """A policy with the networks that value its actions.
 
     Args:
         network: the policy's.

@@ -15,6 +15,7 @@ from torchrl.modules.models.decision_transformer import DecisionTransformer
 from torchrl.objectives import DTLoss
 
 from torchrl_td.baselines.algorithm import Baseline
+from torchrl_td.baselines.policy import Policy
 from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.data.window_sampler import WindowSampler
@@ -23,7 +24,7 @@ from torchrl_td.errors import InputError
 _ENTRIES = ("observation", "action", "returns_to_go")  # as TorchRL's DTActor takes them
 
 
-class ContextModel(nn.Module):
+class ContextModel(Policy):
     """TorchRL's ``DTActor`` with what it needs to play.
 
     Args:
@@ -34,9 +35,6 @@ class ContextModel(nn.Module):
         context: K, steps that it sees.
     """
 
-    action_low: Tensor
-    action_high: Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -45,18 +43,12 @@ class ContextModel(nn.Module):
         action_high: Tensor,
         context: int,
     ) -> None:
-        super().__init__()
-        self.network, self.normalizer, self.context = network, normalizer, context
-        self.register_buffer("action_low", action_low.clone())
-        self.register_buffer("action_high", action_high.clone())
+        super().__init__(network, normalizer, action_low, action_high, conditioned=True)
+        self.context = context
 
     def actor(self, config: Config) -> ContextActor:
         """The policy; its primer keeps the context in the tensordict."""
         return ContextActor(self)
-
-    def parameter_counts(self) -> dict[str, int]:
-        """Number of trained parameters of each part."""
-        return {"policy": sum(p.numel() for p in self.network.parameters())}
 
 
 class ContextActor(TensorDictModuleBase):

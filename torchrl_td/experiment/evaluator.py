@@ -16,7 +16,7 @@ from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import EvaluationResult, evaluate
 from torchrl_td.experiment.logging import Metrics
 from torchrl_td.experiment.plotting import skipped_on_error
-from torchrl_td.experiment.showing import play_one, show_plans, show_video
+from torchrl_td.experiment.rendering import play_one, show_plans, show_video
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.training.random_state import own_randomness
 

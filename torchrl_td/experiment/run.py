@@ -19,9 +19,9 @@ from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.evaluate import normalized_score
 from torchrl_td.experiment.experiment import Session
 from torchrl_td.experiment.preflight import check_data, check_playable
+from torchrl_td.experiment.rendering import check_video
 from torchrl_td.experiment.resume import folder_of, resumed
 from torchrl_td.experiment.run_folder import record_start, run_folder
-from torchrl_td.experiment.showing import check_video
 from torchrl_td.experiment.signals import stop_signals
 from torchrl_td.training.distributed import World, joined, local_device
 

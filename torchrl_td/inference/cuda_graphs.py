@@ -40,7 +40,7 @@ class GraphReplay(Generic[Outputs]):
         """What the function returns; the next call writes over it."""
         if self._calls < WARM_UP:
             self._calls += 1
-            return aside(lambda: self._function(*inputs), self._device)
+            return on_side_stream(lambda: self._function(*inputs), self._device)
         if self._captured is None:
             self._inputs = [tensor.clone() for tensor in inputs]
             self._captured = capture(lambda: self._function(*self._inputs), self._device)
@@ -51,7 +51,7 @@ class GraphReplay(Generic[Outputs]):
         return outputs
 
 
-def aside(function: Callable[[], Outputs], device: torch.device) -> Outputs:
+def on_side_stream(function: Callable[[], Outputs], device: torch.device) -> Outputs:
     """Calls a function on a stream of its own, as PyTorch asks of calls before a capture."""
     main = torch.cuda.current_stream(device)
     stream = torch.cuda.Stream(device)

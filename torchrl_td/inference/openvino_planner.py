@@ -208,7 +208,7 @@ def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
 
     with torch.inference_mode(False), torch.no_grad(), _quiet():
         example = tuple(torch.zeros_like(t) for t in given)
-        exported = torch.export.export(_Apart(function), example)
+        exported = torch.export.export(_OwnOutputs(function), example)
         for node in exported.graph.nodes:
             if _is_random(node):
                 raise NotImplementedError(f"{node.target} draws random numbers")
@@ -221,7 +221,7 @@ def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
     return model
 
 
-class _Apart(nn.Module):
+class _OwnOutputs(nn.Module):
     """A function whose outputs are tensors of their own: a model's may not be one and the same."""
 
     def __init__(self, function: nn.Module) -> None:
