@@ -39,6 +39,7 @@ from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import describe, episode_returns, quality_warnings
 from torchrl_td.data.validation import NotFiniteError
 from torchrl_td.errors import InputError
+from torchrl_td.experiment.streams import close_streams, prepare_streams
 
 _UNKNOWN = "no finite number"
 
@@ -46,17 +47,19 @@ _UNKNOWN = "no finite number"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status is 1 where the user has something to mend."""
     options = parser().parse_args(arguments)
+    prepare_streams()
     try:
         options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # of `| head`; the close keeps Python from complaining at exit
-        sys.stderr.close()
+    except BrokenPipeError:  # of `| head`
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
+    finally:
+        close_streams()
     return 0
 
 

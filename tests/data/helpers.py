@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,16 @@ def forked(function: Callable[[], object]) -> int:
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def ends_soon(process: int) -> bool:
+    """Whether a process, of that id, ends within ten seconds."""
+    stat = Path(f"/proc/{process}/stat")
+    for _ in range(100):
+        try:
+            if ") Z " in stat.read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False

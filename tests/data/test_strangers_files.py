@@ -193,9 +193,13 @@ def on_file(change: Change) -> Callable[[], None]:
     return run
 
 
+def metadata_file() -> Path:
+    return main_file("made/strange-v0").parent / "metadata.json"
+
+
 def on_metadata(**replaced: Any) -> Callable[[], None]:
     def run() -> None:
-        path = main_file("made/strange-v0").parent / "metadata.json"
+        path = metadata_file()
         path.write_text(json.dumps({**json.loads(path.read_text()), **replaced}))
 
     return run
@@ -283,6 +287,11 @@ MINARI: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a space that is a number": (on_metadata(action_space="3"), "not a readable Minari dataset"),
     "nested without end": (on_metadata(action_space="[" * 99999), "not a readable Minari dataset"),
+    "metadata of 20 MB": (on_metadata(description=" " * 20_000_000), "larger than 16 MiB"),
+    "metadata in a pipe": (
+        lambda: (metadata_file().unlink(), os.mkfifo(metadata_file())),
+        "it has no metadata.json",
+    ),
     "a folder": (
         lambda: (main_file("made/strange-v0").unlink(), main_file("made/strange-v0").mkdir()),
         "not a readable HDF5 file .it is no file",

@@ -10,13 +10,18 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import pytest
 
+from tests import small_envs
+from tests.data.helpers import ends_soon, forked
 from tests.faults.kill import long_enough, saved_step, start, trial
 from tests.test_run import assert_same_run
 from torchrl_td.checkpoint import find_checkpoint, load_about
-from torchrl_td.config import Config
+from torchrl_td.config import Config, TaskConfig
+from torchrl_td.envs.make import make_env
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run import run
 
@@ -123,3 +128,27 @@ def test_a_worker_dies_during_evaluation(tiny_config: MakeConfig, tmp_path: Path
     assert "\n" not in str(caught.value) and "failed during evaluation" in str(caught.value)
     assert len(killed) >= 2  # the evaluation at step 6 and that at the end
     assert saved_step(tmp_path / "run") == 12
+
+
+class Hangs(small_envs.Point):
+    """Kills the run that it is played by, and goes on computing."""
+
+    def step(self, action: Any):
+        Path(os.environ["WORKER"]).write_text(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes as Linux does")
+def test_environments_end_with_the_run_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKER", str(tmp_path / "worker"))
+
+    def killed() -> None:
+        gymnasium.register("Hangs-v0", Hangs)
+        multiprocessing.set_start_method("fork", force=True)  # spawning would import PyTorch anew
+        make_env(TaskConfig(name="hangs", env="Hangs-v0"), 1, workers=1).rollout(2)
+
+    assert forked(killed) == -signal.SIGKILL
+    assert ends_soon(int((tmp_path / "worker").read_text()))

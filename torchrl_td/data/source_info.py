@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -71,7 +72,9 @@ def _minari_info(dataset_id: str) -> SourceInfo:
     """The same from a local Minari dataset's own metadata."""
     metadata = dataset_metadata(dataset_id)
     space = json.loads(metadata["action_space"])
-    spec = json.loads(metadata.get("env_spec") or "{}")
+    spec: Any = None
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        spec = json.loads(metadata.get("env_spec") or "{}")
     return SourceInfo(
         environment=spec.get("id") if isinstance(spec, Mapping) else None,
         action_low=_bound(space, "low"),
@@ -85,7 +88,10 @@ def _bound(space: Any, key: str) -> tuple[float, ...] | None:
     """A bound of each action, of a space as Minari writes it."""
     if not isinstance(space, Mapping) or space.get("type") != "Box":
         return None
-    bound = np.broadcast_to(np.asarray(space[key], dtype=np.float64), space["shape"])
+    try:
+        bound = np.broadcast_to(np.asarray(space[key], dtype=np.float64), space["shape"])
+    except (KeyError, ValueError, TypeError):  # no bounds, or not of its own shape
+        return None
     return tuple(bound.ravel().tolist())
 
 

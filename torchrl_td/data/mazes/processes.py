@@ -36,12 +36,12 @@ def in_processes(
     # Forked where that is safe: a spawned process runs the caller's script once more.
     method = "fork" if sys.platform == "linux" else "spawn"
     with ProcessPoolExecutor(
-        workers, get_context(method), initializer=_end_with, initargs=(os.getpid(),)
+        workers, get_context(method), initializer=end_with, initargs=(os.getpid(),)
     ) as pool:
         yield from pool.map(function, items)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Let this process end when its parent does, even if that one is killed."""
 
     def watch() -> None:

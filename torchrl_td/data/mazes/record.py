@@ -6,10 +6,12 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from torchrl_td.errors import InputError
+from torchrl_td.data.mazes.processes import end_with
+from torchrl_td.errors import InputError, first_line
 
 _STAGING = ".recording-"
 _ROOM = 1.5  # times the numbers' own size: HDF5 fills its chunks up
@@ -138,6 +141,35 @@ def _size(value: Any) -> int:
     return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
+def _aside(write: Callable[[], None]) -> None:
+    """Write in a process of its own: HDF5 crashes one whose disk others fill meanwhile.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if sys.platform != "linux":
+        write()
+        return
+    context, parent = get_context("fork"), os.getpid()
+    failure, says = context.Pipe(duplex=False)
+
+    def child() -> None:
+        end_with(parent)
+        try:
+            write()
+        except (OSError, RuntimeError) as error:  # of which HDF5 raises either
+            says.send(getattr(error, "strerror", None) or first_line(error))
+            os._exit(1)  # no clean-up of files that HDF5 could not write
+
+    process = context.Process(target=child)
+    process.start()
+    says.close()
+    process.join()
+    if process.exitcode:
+        told = failure.recv() if failure.poll() else "HDF5 failed, as on a full disk"
+        raise OSError(told)
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """What the disk refuses becomes one line."""
@@ -175,9 +207,8 @@ def write_dataset(
     """
     low, high = references or (None, None)
     buffers = [EpisodeBuffer(id=i, infos=None, **episode) for i, episode in enumerate(episodes)]
-    with _one_line_errors(), staged(dataset_id), warnings.catch_warnings():
-        _reserve(dataset_path(""), episodes)
-        warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
+
+    def write() -> None:
         dataset = minari.create_dataset_from_buffers(
             dataset_id,
             buffers,
@@ -191,3 +222,8 @@ def write_dataset(
         )
         if metadata is not None:
             dataset.storage.update_episode_metadata(metadata, range(len(metadata)))
+
+    with _one_line_errors(), staged(dataset_id), warnings.catch_warnings():
+        _reserve(dataset_path(""), episodes)
+        warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
+        _aside(write)

@@ -19,6 +19,7 @@ AGAIN = "delete the dataset and get it again"
 
 _JPEG = 32  # pixels a side from which on Minari stores images as JPEG
 _LARGEST_SPACE = 10**7  # numbers of an observation or action
+_LARGEST_FILE = 1 << 24  # bytes: the bounds of 300,000 numbers and more
 
 
 def dataset_metadata(dataset_id: str) -> dict[str, Any]:
@@ -28,7 +29,12 @@ def dataset_metadata(dataset_id: str) -> dict[str, Any]:
         InputError: it is not readable, or another dataset.
     """
     path = dataset_path(dataset_id)
+    file = path / "data" / "metadata.json"
     try:
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError("it has no metadata.json")
+        if file.stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"metadata.json is larger than {_LARGEST_FILE >> 20} MiB")
         metadata = MinariStorage.read_raw_metadata(path / "data")
         if not isinstance(metadata, dict):
             raise ValueError("metadata.json is no mapping")
