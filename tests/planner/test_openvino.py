@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import os
 import pickle
 import subprocess
@@ -320,3 +322,26 @@ def test_what_a_program_depends_on_is_in_its_name(make_actor: Build):
     assert len(set(found)) == len(found)
     assert digest(lambda p: p.refiner.network.register_forward_hook(print)) is None
     assert digest(lambda p: setattr(p.refiner, "extra", lambda x: x)) is None
+
+
+def test_signals_are_heard_after_it(make_actor: Build, make_step) -> None:
+    """OpenVINO replaces the stack that signal handlers run on; it must not take it away again."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = (
+            ("address", ctypes.c_void_p),
+            ("flags", ctypes.c_int),
+            ("size", ctypes.c_size_t),
+        )
+
+    def plan() -> None:
+        actor = make_actor(**QUICK, **FOLLOWING).compile("openvino")
+        act(actor, make_step(actor, (1,)))
+
+    plan()
+    gc.collect()
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    mapped = [line.split()[0].split("-") for line in Path("/proc/self/maps").open()]
+    spans = [(int(first, 16), int(last, 16)) for first, last in mapped]
+    assert stack.address is None or any(low <= stack.address < high for low, high in spans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -275,10 +276,20 @@ def _write_out_mish(model: Any) -> None:
             node.output(0).replace(op.multiply(x, op.divide(up, op.add(up, two))).output(0))
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    Its plugin for the processor gives the thread that loads it a stack for signal handlers, and
+    unmaps that when the last core is gone, without giving the old one back: the next signal, a
+    Ctrl-C, would end Python with a segmentation fault.
+    """
+    return import_openvino().Core()
+
+
 def _compiled(method: _Method, given: list[Tensor], precision: str, key: Hashable) -> Any:
     """The compiled method from disk, or made and put there."""
-    openvino = import_openvino()
-    core = openvino.Core()
+    openvino, core = import_openvino(), _core()
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
