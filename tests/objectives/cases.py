@@ -124,14 +124,14 @@ def counted_steps(name: str, mask: Tensor) -> Tensor:
     return mask
 
 
-def window() -> TensorDict:
-    """Rows padded at the left, at the right, at both ends and not at all."""
+def window(name: str = "") -> TensorDict:
+    """Rows padded at the left, at the right, at both ends and not at all; what a loss reads."""
     mask = torch.ones(B, T, dtype=torch.bool)
     mask[0, :6] = False  # the present is the episode's first step
     mask[1, 7:] = False  # and here its last
     mask[2, :3] = False
     mask[2, 10:] = False
-    return TensorDict(
+    td = TensorDict(
         observation=torch.randn(B, T, O),
         returns_to_go=torch.rand(B, T, 1),
         action=torch.randn(B, T, A),
@@ -141,16 +141,16 @@ def window() -> TensorDict:
             returns_to_go=torch.rand(B, T, 1),
             batch_size=[B, T],
         ),
-        condition=torch.randn(B, T, 1),
-        plan=TensorDict(
-            draft=torch.randn(B, T, H, O),
-            reward=torch.rand(B, T, 1),
-            end=torch.randn(B, T, O),
-            discount=torch.rand(B, T, 1),
-            batch_size=[B, T],
-        ),
         batch_size=[B, T],
     )
+    if name == "plan_inverse_dynamics":
+        td["plan", "draft"] = torch.randn(B, T, H, O)
+        td["condition"] = torch.randn(B, T, 1)
+    if name == "plan_value":
+        td["plan", "reward"] = torch.rand(B, T, 1)
+        td["plan", "end"] = torch.randn(B, T, O)
+        td["plan", "discount"] = torch.rand(B, T, 1)
+    return td
 
 
 def seeded(loss: LossModule, td: TensorDict, seed: int = 1) -> TensorDict:

@@ -27,8 +27,8 @@ from torchrl_td.objectives import TrajectoryGeneratorLoss
 COLLECTOR_MASK = ("collector", "mask")
 
 
-def whole_window() -> TensorDict:
-    td = window()
+def whole_window(name: str) -> TensorDict:
+    td = window(name)
     td["mask"][:] = True
     return td
 
@@ -36,7 +36,7 @@ def whole_window() -> TensorDict:
 @each_loss
 def test_a_window_without_a_mask_is_all_real(name: str) -> None:
     key, loss, _ = make(name)
-    td = whole_window()
+    td = whole_window(name)
     assert torch.equal(seeded(loss, td.exclude("mask"))[key], seeded(loss, td)[key])
 
 
@@ -45,7 +45,7 @@ def test_a_window_without_a_mask_is_all_real(name: str) -> None:
 def test_a_mask_with_a_last_axis_of_one(name: str, rows: int) -> None:
     """With 1 or T rows, [B, T, 1] broadcasts against [B, T] without an error."""
     key, loss, _ = make(name)
-    td = torch.cat([window()[1:]] * 3)[:rows]  # the first is padded at its right
+    td = torch.cat([window(name)[1:]] * 3)[:rows]  # the first is padded at its right
     want = seeded(loss, td)[key]
     got = seeded(loss, td.clone().set("mask", td["mask"].unsqueeze(-1)))[key]
     assert torch.equal(got, want)
@@ -57,14 +57,14 @@ def test_a_mask_with_a_last_axis_of_one(name: str, rows: int) -> None:
 def test_a_mask_of_another_shape_is_refused(name: str) -> None:
     _, loss, _ = make(name)
     with pytest.raises(InputError, match="'mask' has shape"):
-        loss(window().set("mask", torch.ones(B, T, 2, dtype=torch.bool)))
+        loss(window(name).set("mask", torch.ones(B, T, 2, dtype=torch.bool)))
 
 
 @each_loss
 def test_the_collectors_mask(name: str) -> None:
     """As ``mask`` itself where TorchRL finds it; not where ``loss_mask_key`` is None."""
     key, loss, _ = make(name)
-    td, plain = window(), whole_window()
+    td, plain = window(name), whole_window(name)
     td.update(plain.exclude("mask"))
     want, unmasked = seeded(loss, td)[key], seeded(loss, plain)[key]
     plain[COLLECTOR_MASK] = td["mask"].unsqueeze(-1)
@@ -80,7 +80,7 @@ def test_the_collectors_mask(name: str) -> None:
 def test_a_mask_of_the_users_own(name: str) -> None:
     """Its steps do not count, but the networks read them."""
     key, loss, module = make(name)
-    td = whole_window()
+    td = whole_window(name)
     unmasked = seeded(loss, td)[key]
     none = seeded(LOSSES[name][1](module, reduction="none"), td)[key]
     counted = torch.ones(B, T, dtype=torch.bool)
@@ -100,7 +100,7 @@ def test_an_entry_that_is_missing_is_named(name: str) -> None:
     _, loss, _ = make(name)
     for key in loss.in_keys:
         with pytest.raises(KeyError, match=re.escape(repr(key))):
-            loss(window().exclude(key))
+            loss(window(name).exclude(key))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -108,7 +108,7 @@ def test_an_entry_that_is_missing_is_named(name: str) -> None:
 def test_any_batch_shape(name: str, reduction: str) -> None:
     key, _, module = make(name)
     loss = LOSSES[name][1](module, reduction=reduction)
-    td = window()
+    td = window(name)
     want = seeded(loss, td)[key]
     got = seeded(loss, td.reshape(2, B // 2, T))[key]
     assert torch.equal(got, want if reduction == "mean" else want.unflatten(0, (2, B // 2)))
@@ -120,7 +120,7 @@ def test_any_batch_shape(name: str, reduction: str) -> None:
 def test_windows_shorter_than_the_plan_are_refused(name: str) -> None:
     _, loss, _ = make(name)
     with pytest.raises(InputError, match=r"7 steps, fewer than .*8"):
-        loss(window()[:, : H - 1])
+        loss(window(name)[:, : H - 1])
 
 
 @each_loss
@@ -129,7 +129,7 @@ def test_it_compiles_in_one_graph(name: str) -> None:
     if name == "refiner":  # a U-Net would be traced as well, but slowly
         module.network = PlainNoise()
         loss = LOSSES[name][1](module)
-    td = window()
+    td = window(name)
     want = seeded(loss, td)
     torch._dynamo.reset()
     got = seeded(torch.compile(loss, backend="eager", fullgraph=True), td)
@@ -156,7 +156,7 @@ def test_every_parameter_is_reset(name: str) -> None:
 @each_loss
 def test_other_precisions(name: str, dtype: torch.dtype) -> None:
     key, loss, module = make(name)
-    td = window()
+    td = window(name)
     want = LOSSES[name][1](module)(td)[key] if name != "refiner" else None
     loss.to(dtype)
     other = loss(td.apply(lambda t: t.to(dtype) if t.is_floating_point() else t))[key]
@@ -169,7 +169,7 @@ def test_other_precisions(name: str, dtype: torch.dtype) -> None:
 @each_loss
 def test_no_reduction_given_means_the_mean(name: str) -> None:
     key, loss, module = make(name)
-    td = window()
+    td = window(name)
     other = LOSSES[name][1](module, reduction=None)
     assert torch.equal(seeded(other, td)[key], seeded(loss, td)[key])
 
@@ -177,7 +177,7 @@ def test_no_reduction_given_means_the_mean(name: str) -> None:
 @each_loss
 def test_in_keys_can_be_set_and_out_keys_selected(name: str) -> None:
     key, loss, _ = make(name)
-    td = window()
+    td = window(name)
     want = seeded(loss, td)[key]
     loss.select_out_keys(key)
     assert loss.out_keys == [key]
@@ -198,7 +198,7 @@ def seeded_call(loss: torch.nn.Module, *args: torch.Tensor, **kwargs: torch.Tens
 def test_state_dict_goes_round(name: str) -> None:
     key, loss, _ = make(name)
     _, other, _ = make(name)
-    td = window()
+    td = window(name)
     assert not torch.equal(seeded(other, td)[key], seeded(loss, td)[key])
     other.load_state_dict(loss.state_dict())
     assert torch.equal(seeded(other, td)[key], seeded(loss, td)[key])

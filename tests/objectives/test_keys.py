@@ -39,7 +39,7 @@ STANDARD = {
 @each_loss
 def test_renamed_and_nested_keys(name: str) -> None:
     key, loss, _ = make(name)
-    td = window()
+    td = window(name)
     want = seeded(loss, td)[key]
     accepted = set(loss.default_keys.__dataclass_fields__) - {"next_known"}
     loss.set_keys(**{k: v for k, v in RENAMED.items() if k in accepted})
@@ -69,7 +69,7 @@ def test_a_renamed_key_goes_back_to_its_default(name: str) -> None:
 @each_loss
 def test_keyword_tensors(name: str) -> None:
     key, loss, _ = make(name)
-    td = window()
+    td = window(name)
     want = seeded(loss, td)
     accepted = set(loss.default_keys.__dataclass_fields__) - {"next_known"}
     torch.manual_seed(1)
@@ -87,7 +87,7 @@ def test_an_unknown_next_state_teaches_nothing(name: str, key: str | tuple[str, 
     out, loss, _ = make(name)
     if isinstance(key, str):
         loss.set_keys(next_known=key)
-    td = window()
+    td = window(name)
     td["mask"] = torch.ones(B, T, dtype=torch.bool)
     plain = seeded(loss, td)[out]
     known = torch.ones(B, T, 1)

@@ -25,7 +25,7 @@ from torchrl_td.objectives import TrajectoryGeneratorLoss
 
 @each_loss
 def test_reductions(name: str) -> None:
-    td = window()
+    td = window(name)
     key, mean_loss, module = make(name)
     build = LOSSES[name][1]
     mean = seeded(mean_loss, td)[key]
@@ -57,7 +57,7 @@ def test_masked_entries_do_not_matter(name: str, garbage: float) -> None:
         key, loss = "loss_generator", TrajectoryGeneratorLoss(module)
     else:
         key, loss, module = make(name)
-    td = window()
+    td = window(name)
     want = loss(td)[key]
     want.backward()
     gradients = [p.grad.clone() for p in module.parameters()]
@@ -106,7 +106,7 @@ def test_refiner_does_not_learn_positions_past_the_episodes_end() -> None:
 @each_loss
 def test_a_batch_without_a_real_entry_gives_zero(name: str) -> None:
     key, loss, _ = make(name)
-    td = window()
+    td = window(name)
     td["mask"][:] = False
     assert loss(td)[key] == 0
 
@@ -115,7 +115,7 @@ def test_a_batch_without_a_real_entry_gives_zero(name: str) -> None:
 def test_the_window_stays_as_it_was(name: str) -> None:
     """The other losses read the same batch after this one."""
     _, loss, _ = make(name)
-    td = window()
+    td = window(name)
     before = td.clone()
     loss(td)
     assert set(td.keys(True, True)) == set(before.keys(True, True))

@@ -14,7 +14,7 @@ from torchrl_td.modules import NoiseSchedule
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     key, loss, module = make(name)
     # Some rows keep their condition and some do not.
-    seeded(loss, window())[key].backward()
+    seeded(loss, window(name))[key].backward()
     names = [n for n, _ in module.named_parameters()]
     assert len(names) == len([p for p in loss.parameters() if p.requires_grad])
     for n, parameter in module.named_parameters():
@@ -24,7 +24,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 @each_loss
 def test_an_optimiser_step_changes_the_modules_own_weights(name: str) -> None:
     key, loss, module = make(name)
-    td = window()
+    td = window(name)
     before = [p.detach().clone() for p in module.parameters()]
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
     first = seeded(loss, td)[key]
@@ -43,7 +43,7 @@ def test_the_module_can_be_used_after_the_loss(name: str) -> None:
     _, loss, module = make(name)
     parameters = {n: id(p) for n, p in module.named_parameters()}
     state = {k: v.clone() for k, v in module.state_dict().items()}
-    seeded(loss, window())
+    seeded(loss, window(name))
     assert {n: id(p) for n, p in module.named_parameters()} == parameters
     assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
 

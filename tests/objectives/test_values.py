@@ -111,7 +111,7 @@ def test_plan_generator_loss() -> None:
 
 
 def test_plan_inverse_dynamics_loss() -> None:
-    module, td = plan_inverse_dynamics(), window()
+    module, td = plan_inverse_dynamics(), window("plan_inverse_dynamics")
     draft, condition = td["plan", "draft"], td["condition"]
     planned = ((draft[:, :, 1:3] - draft[:, :, :1]) * module.inverse_scale).clamp(-8, 8)
     inputs = torch.cat([draft[:, :, 0], planned.flatten(-2), condition], -1)
