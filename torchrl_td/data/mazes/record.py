@@ -24,8 +24,8 @@ from torchrl_td.data.mazes.processes import end_with
 from torchrl_td.errors import InputError, first_line
 
 _STAGING = ".recording-"
-_ROOM = 1.5  # times the numbers' own size: HDF5 fills its chunks up
-_ROOM_AN_EPISODE = 1 << 15  # bytes: HDF5's own, of its groups
+_CHUNKING = 1.5  # times the numbers' own size: HDF5 fills its chunks up
+_OVERHEAD = 1 << 15  # bytes: HDF5's own, of its groups
 _STALE_SECONDS = 6 * 3600.0
 
 
@@ -126,7 +126,7 @@ def _not_written(root: Path, error: OSError) -> InputError:
 
 def _reserve(folder: Path, episodes: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a disk that is too full before HDF5 meets its end, which crashes the process."""
-    room = len(episodes) * _ROOM_AN_EPISODE + int(_ROOM * sum(map(_size, episodes)))
+    room = len(episodes) * _OVERHEAD + int(_CHUNKING * sum(map(_size, episodes)))
     with tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, room)
