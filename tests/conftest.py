@@ -14,6 +14,7 @@ import torch
 from tests.graph_stand_in import Tape
 from tests.settings import TINY_RUN, composed
 from torchrl_td.config import Config
+from torchrl_td.experiment import evaluate, evaluator, experiment
 from torchrl_td.inference import cuda_graphs as graph_replay
 
 TINY_EPISODES = 12
@@ -28,6 +29,23 @@ def tiny_pointmaze(datasets_path: Path) -> str:
     steps = TINY_EPISODES * UMAZE_EPISODE_STEPS
     # Should a test have recorded the full dataset before, the tiny one takes its place.
     return "minari:" + record_pointmaze("umaze", steps, seed=0, overwrite=True, progress=False)
+
+
+def _placeholder(*arguments: Any, **_: Any) -> None:
+    path = next(value for value in reversed(arguments) if isinstance(value, Path))
+    path.write_bytes(b"")
+
+
+@pytest.fixture(autouse=True)
+def _quick_endings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's end draws and times much, which most tests ask nothing of.
+
+    The mark `pictures` has them drawn.
+    """
+    monkeypatch.setattr(evaluate, "TIMED_PLANS", 2)
+    if "pictures" not in request.keywords:
+        monkeypatch.setattr(experiment, "plot_training", _placeholder)
+        monkeypatch.setattr(evaluator, "show_plans", _placeholder)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ TINY_RUN = (
     "refiner.channels=8",
     "refiner.multipliers=[1,2]",
     "inverse_dynamics.hidden_dims=[16]",
+    "planner.refine_steps=2",
     "training.steps=12",
     "training.batch_size=4",
     "training.log_every=3",

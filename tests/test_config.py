@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from tests.settings import CONFIGS, PRESETS, TASKS, composed
+from tests.settings import CONFIGS
 from torchrl_td.config import (
     Config,
     DatasetConfig,
@@ -364,29 +364,3 @@ def test_bad_override(word: str, named: str) -> None:
     with pytest.raises(InputError, match=named) as error:
         override_config(check_config(minimal()), [word])
     assert "\n" not in str(error.value)
-
-
-# --- the files -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_every_task_with_every_preset(task: str) -> None:
-    strided = composed(f"task={task}", "preset=small").task.stride is not None
-    for preset in PRESETS:
-        if preset == "strided" and not strided:
-            with pytest.raises(InputError, match="take preset=small"):
-                composed(f"task={task}", f"preset={preset}")
-            continue
-        config = composed(f"task={task}", f"preset={preset}")
-        assert config.task.name == task and config.preset == preset
-        assert config.evaluation.target_return == config.task.target_return
-        if preset == "reference":  # the authors' floor
-            assert config.planner.returns_floor_share == pytest.approx(1 / 3)
-        # The horizon fits the U-Net, which halves a plan at every level but the last.
-        assert config.task.horizon % 2 ** (len(config.refiner.multipliers) - 1) == 0
-    assert check_config(to_dict(config)) == config
-
-
-def test_there_are_tasks_and_presets() -> None:
-    assert "pointmaze/umaze" in TASKS
-    assert {"small", "paper", "reference"} <= set(PRESETS)

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,11 +20,12 @@ from tensordict import TensorDict
 from torchrl.data import Bounded
 
 from tests.refused import refused
+from tests.settings import TINY_RUN, composed
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_payload
 from torchrl_td.config import Config
 from torchrl_td.data import ensure_pointmaze, load_episodes
 from torchrl_td.errors import InputError
-from torchrl_td.experiment import evaluator, progress
+from torchrl_td.experiment import evaluator, experiment, progress
 from torchrl_td.experiment.evaluate import EvaluationResult
 from torchrl_td.experiment.run import run
 
@@ -64,27 +66,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
-    return {}
+def undisturbed(tiny_pointmaze: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whole run for all tests that compare with it."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    words = (f"dataset.source={tiny_pointmaze}", f"output_dir={folder}", *EVALUATING)
+    run(composed(*TINY_RUN, *words))
+    return folder
 
 
-def reference_run(
-    cache: dict[tuple[str, ...], Path],
-    make: MakeConfig,
-    folders: pytest.TempPathFactory,
-    words: tuple[str, ...],
-) -> Path:
-    """One undisturbed run for all tests that compare with it."""
-    if words not in cache:
-        cache[words] = folders.mktemp("undisturbed") / "run"
-        run(make(*words, f"output_dir={cache[words]}"))
-    return cache[words]
-
-
-def test_leaves_everything_that_is_promised(
-    tiny_config: MakeConfig, undisturbed: dict, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+def test_leaves_everything_that_is_promised(undisturbed: Path) -> None:
+    folder = undisturbed
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.yaml", "checkpoint", "metrics.csv", "timing.csv", "results.json"}
     assert names >= {"plans.png", "training.png", "run.json"}
@@ -114,68 +105,39 @@ def test_leaves_everything_that_is_promised(
     assert load_about(find_checkpoint(folder / "checkpoint" / "best"))["step"] in (3, 6, 9, 12)
 
 
-def test_how_plans_are_run_is_a_setting_that_results_name(
-    tiny_config: MakeConfig,
-    tmp_path: Path,
-    undisturbed: dict,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """The device's fastest by default, with the same scores; what it lacks is refused at once."""
-    words = ("evaluation.compile=none",)
-    plain = run(tiny_config(*words, *EVALUATING))["results"]
-    fast = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING) / "results.json"
-    for one, other in zip(plain, json.loads(fast.read_text())["results"], strict=True):
-        assert one["compile"] == "none"
-        assert other["compile"] == "none"  # so few plans are not worth a compiler
-        assert other["scores"] == pytest.approx(one["scores"], rel=1e-4, abs=1e-4)
-    folder = tmp_path / "refused"
-    with pytest.raises(InputError, match="mode='cudagraph' needs a CUDA device"):
-        run(tiny_config(f"output_dir={folder}", "evaluation.compile=cudagraph"))
-    assert not (folder / "config.yaml").exists()  # so that a new start may take its place
-
-
-def test_two_runs_are_equal(
-    tiny_config: MakeConfig,
-    tmp_path: Path,
-    undisturbed: dict,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
+def test_two_runs_are_equal(undisturbed: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """Also where plans are run plainly: so few are not worth a compiler."""
     torch.manual_seed(99)  # whatever was drawn before
-    run(tiny_config(*EVALUATING))
-    assert_same_run(one, tmp_path / "run")
+    results = run(tiny_config("evaluation.compile=none", *EVALUATING))["results"]
+    assert [result["compile"] for result in results] == ["none", "none"]
+    assert_same_run(undisturbed, tmp_path / "run")
 
 
-@pytest.mark.parametrize("resume", ["auto", "folder"])
-def test_resumes_bit_for_bit(
-    resume: str,
-    tiny_config: MakeConfig,
-    tmp_path: Path,
-    undisturbed: dict,
-    tmp_path_factory: pytest.TempPathFactory,
+def test_a_way_to_run_plans_that_the_device_lacks_is_refused_at_once(
+    tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
-    word = f"resume={'auto' if resume == 'auto' else tmp_path / 'run'}"
+    with pytest.raises(InputError, match="mode='cudagraph' needs a CUDA device"):
+        run(tiny_config("evaluation.compile=cudagraph"))
+    assert not (tmp_path / "run" / "config.yaml").exists()  # so a new start may take its place
+
+
+def test_resumes_bit_for_bit(undisturbed: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
     # Stops between checkpoints, logs and evaluations, on them, and at the end.
-    for stop in (2, 6, 7, 12):
-        summary = run(
-            tiny_config(
-                *EVALUATING, word if stop > 2 else "resume=auto", f"training.stop_after={stop}"
-            )
-        )
-        assert summary["training_steps"] == stop
+    for stop, resume in ((2, "auto"), (6, "auto"), (7, tmp_path / "run"), (12, "auto")):
+        words = (f"resume={resume}", f"training.stop_after={stop}")
+        assert run(tiny_config(*EVALUATING, *words))["training_steps"] == stop
         torch.manual_seed(stop)  # a new process starts from other random states
-    assert_same_run(one, tmp_path / "run")
+    assert_same_run(undisturbed, tmp_path / "run")
     assert len(json.loads((tmp_path / "run" / "run.json").read_text())["starts"]) == 4
 
 
-def test_a_finished_run_can_be_resumed(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    run(tiny_config())
-    before = (tmp_path / "run" / "metrics.csv").read_text()
+def test_a_finished_run_can_be_resumed(
+    undisturbed: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()  # as if killed while evaluating
-    summary = run(tiny_config("resume=auto"))
-    assert len(summary["results"]) == 2
-    assert (tmp_path / "run" / "metrics.csv").read_text() == before
+    run(tiny_config("resume=auto", *EVALUATING))
+    assert_same_run(undisturbed, tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
@@ -204,37 +166,18 @@ def interrupted(*_: Any) -> None:
     raise AssertionError("not interrupted")
 
 
-def test_a_signal_during_pictures_counts_the_evaluation_once(
-    tiny_config: MakeConfig,
-    tmp_path: Path,
-    undisturbed: dict,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_signal_during_an_evaluation_or_its_pictures_counts_it_once(
+    undisturbed: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
-    for step in (3, 6):  # the first is the best so far, the others are no better
+    words = ("logger.pictures=true", "resume=auto")
+    # The evaluation at step 3 is the best so far, the others are no better.
+    for during, step in (("play_one", 3), ("play_one", 6), ("evaluate", 9)):
         with monkeypatch.context() as patch:
-            patch.setattr(evaluator, "play_one", interrupted)
-            words = ("logger.pictures=true", "resume=auto")
-            assert run(tiny_config(*EVALUATING, *words))["training_steps"] == step
+            patch.setattr(evaluator, during, interrupted)
+            summary = run(tiny_config(*EVALUATING, *words))
+        assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == step
     run(tiny_config("resume=auto", *EVALUATING))
-    assert_same_run(one, tmp_path / "run")
-
-
-def test_a_signal_during_evaluation_leaves_it_due(
-    tiny_config: MakeConfig,
-    tmp_path: Path,
-    undisturbed: dict,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "evaluate", interrupted)
-        summary = run(tiny_config(*EVALUATING))
-    assert summary["stopped_by"] == signal.SIGTERM and summary["training_steps"] == 3
-    run(tiny_config("resume=auto", *EVALUATING))
-    assert_same_run(one, tmp_path / "run")
+    assert_same_run(undisturbed, tmp_path / "run")
 
 
 @pytest.mark.parametrize("during", ["evaluate", "play_one"])
@@ -253,32 +196,25 @@ def test_a_signal_after_training(
     assert len(again["results"]) == 1 and (tmp_path / "run" / "plans.png").exists()
 
 
-@pytest.mark.parametrize(
-    "part", ["experiment.experiment.save_checkpoint", "experiment.evaluator.Evaluator.record"]
-)
 def test_the_best_is_not_lost_where_it_cannot_be_saved(
-    part: str,
-    tiny_config: MakeConfig,
-    tmp_path: Path,
-    undisturbed: dict,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends, as where any checkpoint cannot be saved, and evaluates again when resumed."""
-    one = reference_run(undisturbed, tiny_config, tmp_path_factory, EVALUATING)
 
     def full(*_: Any, **__: Any) -> None:
         raise InputError("the disk is full")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(f"torchrl_td.{part}", full)
-        with pytest.raises(InputError, match="the disk is full"):
-            run(tiny_config(*EVALUATING))
+    for owner, name in ((experiment, "save_checkpoint"), (evaluator.Evaluator, "record")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(InputError, match="the disk is full"):
+                run(tiny_config("resume=auto", *EVALUATING))
     run(tiny_config("resume=auto", *EVALUATING))
-    assert_same_run(one, tmp_path / "run")
+    assert_same_run(undisturbed, tmp_path / "run")
     assert load_about(find_checkpoint(tmp_path / "run/checkpoint/best"))["step"] == 3
 
 
+@pytest.mark.pictures
 def test_a_picture_that_cannot_be_written_costs_no_training(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

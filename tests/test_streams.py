@@ -25,7 +25,7 @@ sys.stderr and sys.stderr.write("ended")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">&-", "| true", "> /dev/full", "> FILE", "2>&-"])
+@pytest.mark.parametrize("redirection", [">&-", "| true", "> FILE 2>&-"])
 def test_a_broken_stream_costs_nothing(redirection: str, tmp_path: Path) -> None:
     redirection = redirection.replace("FILE", str(tmp_path / "out"))
     command = f'set -o pipefail; PYTHONIOENCODING=ascii "{sys.executable}" - {redirection}'

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from tests.settings import TASKS, composed
+from tests.settings import PRESETS, TASKS, composed
 from tests.tiny import tiny_actor
-from torchrl_td.config import Config, override_config
+from torchrl_td.config import Config, check_config, override_config, to_dict
 from torchrl_td.data import check_matches_env, load_episodes
 from torchrl_td.data.source_info import D4RL_REFERENCES
 from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
+from torchrl_td.errors import InputError
 from torchrl_td.experiment.play import play_episodes
 
 D4RL_SAMPLE = Path(__file__).parent / "data" / "d4rl" / "door-v0_demos_sample.hdf5"
@@ -90,6 +91,13 @@ def kind(task: str) -> str:
     return name if name.startswith(("maze2d", "antmaze", "pointmaze")) else name.split("/")[0]
 
 
+# One task of each environment and way to set it up, which the data's quality is not.
+PLAYED = {
+    task: task if task == "kitchen/mixed" else next(t for t in TASKS if kind(t) == kind(task))
+    for task in TASKS
+}
+
+
 def test_every_row_of_the_table_has_a_task() -> None:
     assert set(TABLE) <= set(TASKS)
     zoo = {f"zoo/{t}/{q}" for t in ("hopper", "walker2d", "halfcheetah") for q in ZOO}
@@ -109,6 +117,9 @@ def test_settings_are_the_papers(task: str) -> None:
     assert config.training.learning_rate == learning_rate
     shorter = kind(task) in ("pen", "door", "hammer", "relocate", "kitchen")  # paper 5.2
     assert config.training.steps == (100_000 if shorter else 200_000)
+    played = settings_of(PLAYED[task]).task
+    assert config.task.env == played.env and config.task.env_kwargs == played.env_kwargs
+    assert config.task.observation_keys == played.observation_keys
     assert config.evaluation.target_return == target
     # A hundred per cent of the references is within what the scale makes of a return.
     assert 0.5 <= target / config.task.returns_scale <= 4
@@ -118,6 +129,15 @@ def test_settings_are_the_papers(task: str) -> None:
 def test_every_task_names_itself_its_references_and_its_data(task: str) -> None:
     config = settings_of(task)
     assert config.task.name == task
+    played = settings_of(PLAYED[task]).task
+    assert config.task.env == played.env and config.task.env_kwargs == played.env_kwargs
+    assert config.task.observation_keys == played.observation_keys
+    assert config.evaluation.target_return == config.task.target_return
+    assert check_config(to_dict(config)) == config
+    # The horizon fits the U-Net, which halves a plan at every level but the last.
+    for preset in PRESETS:
+        levels = len(settings_of("pointmaze/umaze", preset).refiner.multipliers)
+        assert config.task.horizon % 2 ** (levels - 1) == 0, preset
     references = next(v for k, v in D4RL_REFERENCES.items() if kind_matches(task, k))
     assert (config.task.score_min, config.task.score_max) == references
     if not task.startswith("pointmaze"):
@@ -149,22 +169,21 @@ def test_d4rl_ids_are_those_that_can_be_had() -> None:
                 assert source.removeprefix("d4rl:") in known, task
 
 
-@pytest.mark.parametrize("preset", ["small", "reference", "fast"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_tasks_go_with_every_preset(preset: str) -> None:
-    for task in ("hopper/medium", "kitchen/mixed", "antmaze/large", "zoo/door/expert"):
-        assert settings_of(task, preset).task.name == task
+    strided = [task for task in TASKS if settings_of(task).task.stride is not None]
+    others = ["hopper/medium", "kitchen/mixed", "antmaze/large", "door/human", "pen/human"]
+    for task in strided if preset == "strided" else [*others, "pointmaze/umaze"]:
+        config = settings_of(task, preset)
+        assert config.task.name == task and config.preset == preset
+        if preset == "reference":  # the authors' floor
+            assert config.planner.returns_floor_share == pytest.approx(1 / 3)
+    for task in {*others}.difference(strided) if preset == "strided" else ():
+        with pytest.raises(InputError, match="take preset=small"):
+            composed(f"task={task}", f"preset={preset}")
 
 
-def distinct_environments() -> list[str]:
-    """One task of each environment and way to set it up, which the data's quality is not."""
-    found: dict[str, str] = {}
-    for task in TASKS:
-        settings = settings_of(task).task
-        found.setdefault(repr((settings.env, settings.env_kwargs, settings.observation_keys)), task)
-    return sorted(found.values())
-
-
-@pytest.mark.parametrize("task", distinct_environments())
+@pytest.mark.parametrize("task", sorted(set(PLAYED.values())))
 def test_a_planner_plays_fifty_steps(task: str) -> None:
     """The environment builds, gives the numbers the data has, and takes the planner's actions."""
     settings = replace(settings_of(task).task, max_episode_steps=50)

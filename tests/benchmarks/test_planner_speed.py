@@ -1,16 +1,18 @@
 """Regressions of the planner's speed, at preset `paper`'s sizes for hopper, batch 1.
 
-python -m pytest tests/benchmarks --benchmark-autosave
-python -m pytest tests/benchmarks --benchmark-compare
+python -m pytest tests/benchmarks -n 0 --benchmark-enable --benchmark-autosave
+python -m pytest tests/benchmarks -n 0 --benchmark-enable --benchmark-compare
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -74,15 +76,38 @@ def test_counted_work(parts, variants_module: ModuleType):
 
 
 @pytest.mark.slow
-def test_the_script_in_miniature(tmp_path: Path):
-    script = [sys.executable, str(BENCHMARKS / "planner_speed.py"), "--sizes", "halfcheetah"]
+def test_the_script_in_miniature(
+    variants_module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With networks of a few hundred weights in place of the paper's."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    script = importlib.import_module("planner_speed")
+    monkeypatch.setitem(variants_module.SIZES, "tiny", (4, 3, 2, 1.2))
+    transformer, unet = variants_module.TrajectoryTransformer, variants_module.TemporalUNet
+    small = functools.partial(transformer, width=8, layers=1)
+    monkeypatch.setattr(variants_module, "TrajectoryTransformer", small)
+    monkeypatch.setattr(
+        variants_module,
+        "TemporalUNet",
+        lambda dim, width=8, levels=(1, 2): unet(dim, width, levels),
+    )
+    asked: list[tuple[str, torch.dtype | None]] = []
+    make_runner = variants_module.make_runner
+
+    def uncompiled(planner: Any, mode: str, autocast: torch.dtype | None = None) -> Any:
+        asked.append((mode, autocast))  # which tests/planner/test_openvino.py compares
+        return make_runner(planner, "none", None)
+
+    monkeypatch.setattr(variants_module, "make_runner", uncompiled)
     path = tmp_path / "speed.json"
-    script += ["--batch", "1", "--threads", "1", "--seconds", "0.01", "--json", str(path)]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=BENCHMARKS.parent)
-    assert done.returncode == 0, done.stderr
+    words = ["--sizes", "tiny", "--batch", "1", "--threads", "1", "--seconds", "0.01"]
+    monkeypatch.setattr(sys, "argv", ["planner_speed.py", *words, "--json", str(path)])
+    script.main()
+    if variants_module.openvino_installed():
+        assert {("openvino", None), ("openvino", torch.bfloat16)} < set(asked)
     rows = {row["variant"]: row for row in json.loads(path.read_text())}
-    assert rows["naive"]["network_evaluations"] == 7 + 10
-    assert rows["plain"]["network_evaluations"] == 7 + 5
+    assert rows["naive"]["network_evaluations"] == 3 + 10
+    assert rows["plain"]["network_evaluations"] == 3 + 5
     assert rows["warm_ddim2"]["network_evaluations"] == 1 + 2
     assert rows["decision_diffuser"]["network_evaluations"] == 100
     assert all(row["times_floor"] > 0.5 for name, row in rows.items() if name != "actor")

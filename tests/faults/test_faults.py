@@ -18,6 +18,7 @@ import pytest
 from tests import small_envs
 from tests.data.helpers import ends_soon, forked
 from tests.faults.kill import long_enough, saved_step, start, trial
+from tests.settings import TINY_RUN, composed
 from tests.test_run import assert_same_run
 from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.config import Config, TaskConfig
@@ -28,19 +29,28 @@ from torchrl_td.experiment.run import run
 MakeConfig = Callable[..., Config]
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_pointmaze: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing befalls."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    source = f"dataset.source={tiny_pointmaze}"
+    run(composed(*TINY_RUN, source, f"output_dir={folder}"))
+    return folder
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    """Four of the twenty kills of tests/faults/kill.py."""
+    """Two kills; `python tests/faults/kill.py` makes twenty."""
 
     def make(*words: str) -> Config:
-        return tiny_config(*long_enough(4), *words)
+        return tiny_config(*long_enough(2), *words)
 
-    found = trial(make, tmp_path, kills=4, seed=1)
-    assert any(0 < kill["saved_step"] < 100 for kill in found)
+    found = trial(make, tmp_path, kills=2, seed=1)
+    assert any(0 < kill["saved_step"] < 60 for kill in found)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, whole: Path) -> None:
     """The run ends in one line, what was saved stays, and it goes on once there is room."""
     output = f"output_dir={small_disk / 'run'}"
     run(tiny_config(output, "training.stop_after=4"))
@@ -55,8 +65,7 @@ def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, tmp_path: 
     assert saved_step(small_disk / "run") == 4
     fill.unlink()
     run(tiny_config(output, "resume=auto"))
-    run(tiny_config(f"output_dir={tmp_path / 'whole'}"))
-    assert_same_run(tmp_path / "whole", small_disk / "run")
+    assert_same_run(whole, small_disk / "run")
 
 
 def test_the_folder_turns_read_only(small_disk: Path, tiny_config: MakeConfig) -> None:
@@ -89,14 +98,13 @@ def test_two_runs_into_one_folder(tiny_config: MakeConfig, tmp_path: Path) -> No
 
 
 def test_a_damaged_newest_checkpoint_costs_its_own_steps_only(
-    tiny_config: MakeConfig, tmp_path: Path
+    tiny_config: MakeConfig, tmp_path: Path, whole: Path
 ) -> None:
-    run(tiny_config(f"output_dir={tmp_path / 'whole'}"))
     run(tiny_config("training.stop_after=8"))
     (newest,) = (tmp_path / "run" / "checkpoint").glob("step-*8")
     next(newest.rglob("*training/state.pt")).write_bytes(b"")
     run(tiny_config("resume=auto"))
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
     assert (newest.parent / f"damaged-{newest.name}").exists()
 
 
@@ -110,7 +118,7 @@ def test_a_worker_dies_during_evaluation(tiny_config: MakeConfig, tmp_path: Path
         while not over.wait(0.2):
             for worker in multiprocessing.active_children():
                 if worker.pid is not None and worker.pid not in killed:
-                    time.sleep(2)  # in the middle of an episode
+                    time.sleep(0.5)  # in the middle of an episode
                     os.kill(worker.pid, signal.SIGKILL)
                     killed.append(worker.pid)
                     break

@@ -21,6 +21,7 @@ from torchrl_td.envs.make import make_env, opened
 from torchrl_td.experiment.play import Episodes, play_episodes
 from torchrl_td.inference.openvino_planner import OpenVINOPlanner
 
+TIMED_PLANS = 30  # after an evaluation
 _MAX_ENVS = 50  # environments stepped at once; more episodes are played in turns
 
 
@@ -119,7 +120,7 @@ def evaluate(actor: Any, config: Config, episodes: int | None = None) -> Evaluat
             )
             with opened(env):
                 parts.append(play_episodes(env, actor, task.max_episode_steps))
-        seconds = time_plans(actor, parts[-1].situation)
+        seconds = time_plans(actor, parts[-1].situation, TIMED_PLANS)
     return _result(actor, config, parts, seconds)
 
 
@@ -164,7 +165,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def time_plans(actor: Any, step: TensorDictBase, count: int = 30) -> list[float]:
+def time_plans(actor: Any, step: TensorDictBase, count: int) -> list[float]:
     """Seconds of single plans or actions (batch 1) from a real situation, the first few left out.
 
     Args:
