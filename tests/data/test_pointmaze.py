@@ -251,7 +251,7 @@ def test_the_walker_stays_within_bounds_and_heads_for_its_target() -> None:
 def test_a_full_disk_is_one_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HDF5 would end the process with a segmentation fault."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(small_disk))
-    monkeypatch.setattr(record, "_ROOM_AN_EPISODE", 1 << 20)  # to walk less
+    monkeypatch.setattr(record, "_OVERHEAD", 1 << 20)  # to walk less
     with pytest.raises(InputError, match=r"no dataset can be written .*No space left") as caught:
         record_pointmaze("umaze", 9 * 300, progress=False)
     assert str(small_disk) in str(caught.value) and "\n" not in str(caught.value)
