@@ -46,7 +46,7 @@ import torch
 from machine_floor import Machine
 from planner_variants import SIZES, Parts, Variant, actor_overhead, floor, variants
 
-from torchrl_td.inference.openvino_planner import openvino_installed
+from torchrl_td.inference.openvino_model import openvino_installed
 
 _LEAST = 20  # plans timed of each variant, if they take no longer than five times its share
 _TURN = 6  # plans a turn

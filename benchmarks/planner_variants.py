@@ -15,7 +15,7 @@ from torchrl.modules import MLP
 from torchrl_td import TDPlannerActor
 from torchrl_td.data import Normalizer
 from torchrl_td.inference import make_runner
-from torchrl_td.inference.openvino_planner import openvino_installed
+from torchrl_td.inference.openvino_model import openvino_installed
 from torchrl_td.modules import (
     DiffusionRefiner,
     InverseDynamics,

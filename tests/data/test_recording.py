@@ -160,12 +160,14 @@ def test_unknown_environment() -> None:
 def test_a_disk_that_others_fill_meanwhile(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HDF5 meets the end of the disk, for which room was reserved, and crashes: not this process."""
+    """HDF5 meets the end of the disk, for which it had reserved room: not this process crashes."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(small_disk))
     monkeypatch.setattr("torchrl_td.data.mazes.record._reserve", lambda *_: None)
     env = gymnasium.make("Pendulum-v1").unwrapped  # one episode, without a step limit
     (small_disk / "others").write_bytes(bytes(3_050_000))
-    with pytest.raises(InputError, match="no dataset can be written there .*; make room") as caught:
+    with pytest.raises(
+        InputError, match=r"no dataset can be written there .*; make room"
+    ) as caught:
         record("test/full-v0", 5_000, env)
     assert "\n" not in str(caught.value)
     assert [path.name for path in small_disk.iterdir()] == ["others"]

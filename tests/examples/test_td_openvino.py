@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from tests.planner.helpers import act
 from tests.tiny import tiny_actor
 from torchrl_td import InputError, TDPlannerActor
-from torchrl_td.inference.openvino_planner import import_openvino, openvino_installed
+from torchrl_td.inference.openvino_model import import_openvino, openvino_installed
 
 if not openvino_installed():
     pytest.skip("needs OpenVINO", allow_module_level=True)

@@ -198,7 +198,7 @@ def test_importing_openvino_starts_no_process():
     """Its telemetry would, and run this very script again where processes are spawned."""
     code = (
         "import multiprocessing, sys, time\n"
-        "from torchrl_td.inference.openvino_planner import import_openvino\n"
+        "from torchrl_td.inference.openvino_model import import_openvino\n"
         "def refuse(self): print('started', file=sys.stderr)\n"
         "multiprocessing.Process.start = refuse\n"
         "import_openvino().Core()\n"
@@ -346,6 +346,8 @@ def test_signals_are_heard_after_it(make_actor: Build, make_step) -> None:
     gc.collect()
     stack = Stack()
     assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
-    mapped = [line.split()[0].split("-") for line in Path("/proc/self/maps").open()]
+    mapped = [
+        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()
+    ]
     spans = [(int(first, 16), int(last, 16)) for first, last in mapped]
     assert stack.address is None or any(low <= stack.address < high for low, high in spans)

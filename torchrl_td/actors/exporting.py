@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchrl_td.actors.receding_horizon import RecedingHorizon, State
 from torchrl_td.errors import InputError, check_whole, first_line
-from torchrl_td.inference.openvino_planner import convert, import_openvino, openvino_installed
+from torchrl_td.inference.openvino_model import convert, import_openvino, openvino_installed
 from torchrl_td.modules.trajectory_planner import Plan
 
 if TYPE_CHECKING:

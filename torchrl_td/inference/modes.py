@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from torchrl_td.errors import InputError
-from torchrl_td.inference.openvino_planner import OpenVINOPlanner, openvino_installed
+from torchrl_td.inference.openvino_model import openvino_installed
+from torchrl_td.inference.openvino_planner import OpenVINOPlanner
 from torchrl_td.inference.runners import CompiledPlanner, CudaGraphPlanner, PlannerRunner
 from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
 
