@@ -117,12 +117,13 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(LIBRARY)))
-def test_imports_go_one_way(path: Path) -> None:
-    module = path.relative_to(LIBRARY).with_suffix("").parts
-    if module == ("__init__",):
-        return  # the package's front door re-exports from everywhere
-    assert import_faults(path.read_text(encoding="utf-8"), module) == []
+def test_imports_go_one_way() -> None:
+    faults = []
+    for path in library_files():
+        module = path.relative_to(LIBRARY).with_suffix("").parts
+        if module != ("__init__",):  # the package's front door re-exports from everywhere
+            faults += import_faults(path.read_text(encoding="utf-8"), module)
+    assert faults == []
 
 
 def foreign_imports(source: str) -> set[str]:
@@ -136,27 +137,20 @@ def foreign_imports(source: str) -> set[str]:
     return names - {"torchrl_td"}
 
 
-@pytest.mark.parametrize("folder", ["networks", "modules", "objectives"])
-def test_the_method_knows_neither_settings_nor_tensordicts_in_its_networks(folder: str) -> None:
-    files = sorted((LIBRARY / folder).glob("*.py"))
-    assert files
-    barred = {"omegaconf", "hydra"} | ({"tensordict", "torchrl"} if folder == "networks" else set())
-    for path in files:
-        assert not foreign_imports(path.read_text(encoding="utf-8")) & barred, path.name
-
-
 def test_the_method_knows_neither_settings_nor_machinery() -> None:
     """Networks, modules and losses take plain arguments; speed is added from outside."""
     for folder in ("networks", "modules", "objectives"):
+        barred = {"omegaconf", "hydra", "openvino"}
+        barred |= {"tensordict", "torchrl"} if folder == "networks" else set()
         files = sorted((LIBRARY / folder).glob("*.py"))
         assert files
         for path in files:
             source = path.read_text(encoding="utf-8")
-            assert not foreign_imports(source) & {"omegaconf", "hydra", "openvino"}, path.name
+            assert not foreign_imports(source) & barred, path.name
             tree = ast.parse(source)
             own = {parts[0] for _, parts in imported_modules(tree, ("torchrl_td", folder))}
             assert not own & {"config", "inference", "training", "checkpoint"}, path.name
-            for word in ("cuda.graph", "CUDAGraph", "active_weights", "OperationTape"):
+            for word in ("cuda.graph", "CUDAGraph"):
                 assert word not in source, f"{path.name} knows {word}"
 
 
@@ -201,27 +195,17 @@ def test_import_rule_finds_a_wrong_import() -> None:
     assert import_faults(right, ("modules", "refiner")) == []
 
 
-@pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(LIBRARY)))
-def test_no_print_and_no_pickle(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            assert name != "print", f"line {node.lineno}: use torchrl_logger"
-            if name == "torch.load":
-                safe = [k for k in node.keywords if k.arg == "weights_only"]
-                assert safe and ast.unparse(safe[0].value) == "True", f"line {node.lineno}"
-            assert not any(
-                k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords
-            ), f"line {node.lineno}: allow_pickle"
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-        for name in names:
-            assert name.split(".")[0] not in {"pickle", "cloudpickle", "dill", "joblib"}, (
-                f"line {node.lineno}: imports {name}"
-            )
+def test_nothing_that_is_loaded_can_run() -> None:
+    """Ruff bars pickle's own functions; these two read pickles as well, unless told not to."""
+    for path in library_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            where = f"{path.name}, line {node.lineno}"
+            if ast.unparse(node.func) == "torch.load":
+                assert given.get("weights_only") == "True", where
+            assert given.get("allow_pickle", "False") == "False", where
 
 
 def test_every_setting_has_a_comment() -> None:
