@@ -27,7 +27,7 @@ from torchrl.modules import MLP
 from torchrl.objectives import SoftUpdate
 
 import torchrl_td as td
-from torchrl_td.data.normalizer import displacement_scale
+from torchrl_td.data import displacement_scale
 from torchrl_td.envs import planning_transforms
 from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 

@@ -1,4 +1,4 @@
-"""What an actor is set up with: its keys, the bounds of its actions, the primer of its state."""
+"""Checks of an actor's keys and action spec, and the primer of its state."""
 
 from __future__ import annotations
 

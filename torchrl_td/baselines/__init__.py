@@ -1,4 +1,4 @@
-"""What a planner is compared with, trained and played by the same harness."""
+"""Baselines to compare a planner with, trained and played by the same harness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trainer trains: a model, its losses, and the batches they learn from."""
+"""Base class of algorithms: a model, its losses, and the batches they learn from."""
 
 from __future__ import annotations
 

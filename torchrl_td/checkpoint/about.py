@@ -1,4 +1,4 @@
-"""What a checkpoint may say of itself."""
+"""Checks of a checkpoint's description of itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves for a comparison: its results.json, its curve, the machine."""
+"""Collects finished runs for a comparison: results.json, learning curve, machine."""
 
 from __future__ import annotations
 

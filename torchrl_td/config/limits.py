@@ -1,4 +1,4 @@
-"""What each setting may hold, and which of them each algorithm reads."""
+"""Allowed values of each setting, and the settings that each algorithm reads."""
 
 from __future__ import annotations
 

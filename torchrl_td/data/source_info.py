@@ -1,4 +1,4 @@
-"""What is known of a dataset beside its steps: environment, bounds, references for scores."""
+"""Metadata of a dataset: environment, action bounds, reference scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dataset holds: numbers for a table, and what looks wrong about it."""
+"""Statistics of a dataset for a table, and warnings of what looks wrong."""
 
 from __future__ import annotations
 

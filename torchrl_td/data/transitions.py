@@ -1,4 +1,4 @@
-"""What is done once with steps from any source: types, checks, returns-to-go, layout."""
+"""Steps from any source to transitions in TED layout: types, checks, returns-to-go."""
 
 from __future__ import annotations
 

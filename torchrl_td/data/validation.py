@@ -1,4 +1,4 @@
-"""What is asked of data before anything is trained on it."""
+"""Checks of data before anything is trained on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line programs share: errors in one line, results as a table."""
+"""Shared by the command line programs: errors in one line, results as a table."""
 
 from __future__ import annotations
 

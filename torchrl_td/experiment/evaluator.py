@@ -1,4 +1,4 @@
-"""What a run has learned: its policy, its scores, the best so far, pictures of its plans."""
+"""Evaluations during a run: scores, the best checkpoint so far, pictures of plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recording or a compiled program of a planner depends on: weights, settings, code."""
+"""Hashes of all that a compiled planner depends on: weights, settings, code."""
 
 from __future__ import annotations
 

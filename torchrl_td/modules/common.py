@@ -1,4 +1,4 @@
-"""What the TensorDictModules share: entries of any batch shape, read and written by key."""
+"""Shared by the TensorDictModules: reading and writing entries of any batch shape by key."""
 
 from __future__ import annotations
 

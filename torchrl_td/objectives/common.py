@@ -1,4 +1,4 @@
-"""What the losses share: reading a window's entries, and reducing errors under its masks."""
+"""Base class of the losses: reads a window's entries and reduces errors under its masks."""
 
 from __future__ import annotations
 

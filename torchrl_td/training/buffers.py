@@ -1,4 +1,4 @@
-"""What is trained on: windows of some episodes, the others held out for validation."""
+"""Replay buffers of windows, and the split of episodes into training and validation."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class World:
         return batch[self.rank * rows : (self.rank + 1) * rows]
 
     def weight(self, mask: Tensor, mine: Tensor) -> Tensor:
-        """What a mean over this process' valid entries counts in the mean over all processes.
+        """The weight of this rank's mean over valid entries in the mean over all ranks.
 
         Args:
             mask: of the whole batch [B, T].

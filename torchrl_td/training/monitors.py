@@ -1,4 +1,4 @@
-"""What is watched while training: means for the logs, and whether it diverges."""
+"""Running means of the metrics, and detection of divergence."""
 
 from __future__ import annotations
 

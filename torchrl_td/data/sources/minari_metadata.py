@@ -1,4 +1,4 @@
-"""What a Minari dataset says of itself, checked before any of it is believed."""
+"""A Minari dataset's metadata, checked before any of it is believed."""
 
 from __future__ import annotations
 
