@@ -253,7 +253,7 @@ class Trainer:
         return DistributedDataParallel(joint, broadcast_buffers=False)
 
     def _share(self, batch: TensorDictBase) -> tuple[TensorDictBase, dict[str, Tensor] | None]:
-        """This rank's shard of a batch, and the weights of its losses in the mean over all ranks."""
+        """This rank's shard of a batch, and the weights of its losses in the mean over ranks."""
         if self.world.size == 1:
             return batch, None
         mine = self.world.share(batch)
