@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,19 @@ def make_config(tiny_pointmaze: str, tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
+@pytest.fixture(scope="module")
+def finished(tiny_pointmaze: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Folder and summary of an algorithm's run, made once for all tests."""
+
+    @cache
+    def finish(name: str) -> tuple[Path, dict[str, Any]]:
+        folder = tmp_path_factory.mktemp(name) / "run"
+        where = (f"dataset.source={tiny_pointmaze}", f"output_dir={folder}")
+        return folder, run(composed(f"algorithm={name}", *RUN, *TINY[name], *where))
+
+    return finish
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return dict(load_payload(find_checkpoint(path), "planner", "cpu"))
 
@@ -73,38 +87,37 @@ def test_every_algorithm_has_its_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_trains_plays_and_is_loaded_again(
-    name: str, make_config: MakeConfig, tmp_path: Path
-) -> None:
-    summary = run(make_config(name))
-    assert summary == json.loads((tmp_path / "run" / "results.json").read_text())
+def test_trains_plays_and_is_loaded_again(name: str, finished: Callable[[str], Any]) -> None:
+    folder, summary = finished(name)
+    assert summary == json.loads((folder / "results.json").read_text())
     (result,) = summary["results"]
     assert summary["algorithm"] == result["name"] == name and len(result["returns"]) == 2
     assert summary["settings"]["algorithm"]["name"] == name
     assert "generator" not in summary["settings"]
     assert (summary["preset"] is None) == (name in BASELINES)
     assert all(count > 0 for count in summary["parameters"].values())
-    again = evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "device=cpu"])
+    again = evaluate_checkpoint([f"checkpoint={folder}", "device=cpu"])
     assert again["results"][0]["returns"] == result["returns"]
-    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    header = (folder / "metrics.csv").read_text().splitlines()[0]
     assert "validation/loss_" in header and "train/gradient_norm/" in header
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_continues_bit_for_bit(name: str, make_config: Any, tmp_path: Path) -> None:
-    run(make_config(name, f"output_dir={tmp_path / 'whole'}"))
+def test_continues_bit_for_bit(
+    name: str, finished: Callable[[str], Any], make_config: Any, tmp_path: Path
+) -> None:
     run(make_config(name, "training.stop_after=3"))
     run(make_config(name, "resume=auto"))
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    whole, resumed = weights(finished(name)[0]), weights(tmp_path / "run")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_a_policy_is_no_planner(make_config: MakeConfig, tmp_path: Path) -> None:
-    run(make_config("bc"))
+def test_a_policy_is_no_planner(finished: Callable[[str], Any]) -> None:
+    folder, _ = finished("bc")
     with pytest.raises(InputError, match="holds algorithm bc, which makes no plans"):
-        TDPlannerActor.from_checkpoint(tmp_path / "run")
+        TDPlannerActor.from_checkpoint(folder)
     with pytest.raises(InputError, match=r"algorithm=bc does not read planner\.refine"):
-        evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "planner.refine_steps=1"])
+        evaluate_checkpoint([f"checkpoint={folder}", "planner.refine_steps=1"])
 
 
 def test_settings_that_are_not_read_are_refused(make_config: Any) -> None:
@@ -122,9 +135,8 @@ def test_settings_that_are_not_read_are_refused(make_config: Any) -> None:
 _NEEDED = {"task": {"name": "t", "env": "e"}, "dataset": {"source": "s"}}
 
 
-def test_rcbc_reads_the_return_asked_for(make_config: Any, tmp_path: Path) -> None:
-    run(make_config("rcbc"))
-    model, about = load_model(tmp_path / "run")
+def test_rcbc_reads_the_return_asked_for(finished: Callable[[str], Any]) -> None:
+    model, about = load_model(finished("rcbc")[0])
     actor = model.actor(check_config(about["config"]))
     step = TensorDict(observation=torch.zeros(2, 6), batch_size=[2])
     step["target_return"] = torch.tensor([[0.0], [500.0]])

@@ -1,37 +1,31 @@
-"""The example of drop-in use, run as a user runs it."""
+"""The example of drop-in use."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from examples import td_collector as example
 from examples.td_collector import td_collector
 from torchrl_td.experiment.cli import main
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "examples/td_collector.py", *words],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
 
 @pytest.mark.slow
-def test_workers_fill_the_buffer(tmp_path: Path):
-    done = run("frames=640", "workers=2", f"output={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert "640 of 640 steps, 2 episodes done" in done.stdout
-    assert "'plan, refined': [32, 8, 6]" in done.stdout
+def test_workers_fill_the_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    task, actor = example.untrained()
+    short = replace(task, max_episode_steps=24)
+    monkeypatch.setattr(example, "untrained", lambda: (short, actor))
+    words = ["frames=64", "workers=2", f"output={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["td_collector.py", *words])
+    main(td_collector)
+    out = capsys.readouterr().out
+    assert "64 of 64 steps, 2 episodes done" in out
+    assert "'plan, refined': [32, 8, 6]" in out
     assert list(tmp_path.rglob("*.memmap"))
 
 

@@ -6,33 +6,53 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.settings import TINY_RUN
+from examples.td_evaluate import td_evaluate
+from examples.td_offline import td_offline
+from tests.settings import CONFIGS, TINY_RUN
+from torchrl_td.experiment.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def call(program: str, *words: str, status: int = 0, cwd: Path) -> subprocess.CompletedProcess:
-    """Runs an example in another folder than the checkout's, where it leaves nothing."""
-    before = set(cwd.iterdir())
+def call(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Runs the example in another folder than the checkout's, where it leaves nothing."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / program), *words],
+        [sys.executable, str(ROOT / "examples" / "td_offline.py"), *words],
         cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == status, done.stderr[-3000:]
-    assert {path.name for path in set(cwd.iterdir()) - before} <= {"run", "seed0", "seed1", "sweep"}
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in cwd.iterdir()} == {"run"}
     return done
 
 
-def errors(done: subprocess.CompletedProcess) -> list[str]:
-    """What a program wrote on stderr, less what its dependencies have to say on import."""
-    return [line for line in done.stderr.splitlines() if "Adroit" not in line]
+@pytest.fixture
+def called_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str, list[str]]]:
+    """Calls a program in this process, for a new one takes seconds to start; what it writes."""
+
+    def call(program: Callable[[], None], *words: str, status: int = 0) -> tuple[str, list[str]]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [program.__name__, *words])
+        try:
+            main(program, CONFIGS)
+        except SystemExit as ended:
+            assert ended.code == status
+        else:
+            assert status == 0
+        assert {path.name for path in tmp_path.iterdir()} <= {"run", "seed0", "seed1", "sweep"}
+        written = capsys.readouterr()
+        return written.out, [line for line in written.err.splitlines() if "error: " in line]
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +60,7 @@ def finished(tiny_pointmaze: str, tmp_path_factory: pytest.TempPathFactory) -> P
     cwd = tmp_path_factory.mktemp("offline")
     folder = cwd / "run"
     words = (f"dataset.source={tiny_pointmaze}", f"output_dir={folder}", "seed=3")
-    done = call("td_offline.py", *TINY_RUN, *words, "logger=tensorboard", cwd=cwd)
+    done = call(*TINY_RUN, *words, "logger=tensorboard", cwd=cwd)
     assert "generator alone" in done.stdout and "refined" in done.stdout
     assert "data: mean score" in done.stdout
     return folder
@@ -78,34 +98,35 @@ def test_results_hold_every_field(finished: Path) -> None:
         assert 0 < result["seconds_per_plan_median"] <= result["seconds_per_plan_p95"]
 
 
-def test_evaluates_again_with_other_settings(finished: Path, tmp_path: Path) -> None:
+def test_evaluates_again_with_other_settings(
+    finished: Path, tmp_path: Path, called_here: Callable
+) -> None:
     output = tmp_path / "run" / "again.json"
     output.parent.mkdir()
     words = ("planner.refine_steps=1", "evaluation.episodes=3", f"output={output}", "device=cpu")
-    done = call("td_evaluate.py", f"checkpoint={finished / 'checkpoint'}", *words, cwd=tmp_path)
-    assert "3 episodes" in done.stdout
+    out, _ = called_here(td_evaluate, f"checkpoint={finished / 'checkpoint'}", *words)
+    assert "3 episodes" in out
     again = json.loads(output.read_text())
     (result,) = again["results"]
     assert result["refine_steps"] == 1 and len(result["returns"]) == 3
     assert again["training_steps"] == 12 and again["seed"] == 3
 
 
-def test_a_mistake_is_one_line(finished: Path, tmp_path: Path) -> None:
-    done = call("td_offline.py", *TINY_RUN, f"output_dir={finished}", status=2, cwd=tmp_path)
-    (line,) = errors(done)
+def test_a_mistake_is_one_line(finished: Path, called_here: Callable) -> None:
+    _, (line,) = called_here(td_offline, *TINY_RUN, f"output_dir={finished}", status=2)
     assert line.startswith("error: output_dir=") and "already holds a run" in line
-    done = call("td_offline.py", "task=pointmaze/huge", status=2, cwd=tmp_path)
-    (line,) = errors(done)
+    _, (line,) = called_here(td_offline, "task=pointmaze/huge", status=2)
     assert line.startswith("error: unknown task 'pointmaze/huge'; allowed are ")
     assert "pointmaze/umaze" in line and "pointmaze/medium" in line
 
 
-@pytest.mark.slow
-def test_several_seeds_in_one_command(tiny_pointmaze: str, tmp_path: Path) -> None:
+def test_several_seeds_in_one_command(
+    tiny_pointmaze: str, tmp_path: Path, called_here: Callable
+) -> None:
     """Hydra's multirun; one bad run of several does not cost the others."""
     words = (f"dataset.source={tiny_pointmaze}", f"output_dir={tmp_path}/" + "seed${seed}")
     more = ("seed=0,1", "training.gradient_clip=-1,1", f"hydra.sweep.dir={tmp_path}/sweep")
-    done = call("td_offline.py", "-m", *TINY_RUN, *words, *more, status=2, cwd=tmp_path)
-    assert len([line for line in errors(done) if line.startswith("error: ")]) == 2
+    _, errors = called_here(td_offline, "-m", *TINY_RUN, *words, *more, status=2)
+    assert len(errors) == 2
     found = [json.loads((tmp_path / f"seed{s}" / "results.json").read_text()) for s in (0, 1)]
     assert [result["seed"] for result in found] == [0, 1]
