@@ -39,7 +39,7 @@ from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import describe, episode_returns, quality_warnings
 from torchrl_td.data.validation import NotFiniteError
 from torchrl_td.errors import InputError
-from torchrl_td.experiment.streams import close_streams, prepare_streams
+from torchrl_td.experiment.streams import close_streams, prepare_streams, write_to
 
 _UNKNOWN = "no finite number"
 
@@ -51,12 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # of `| head`
+        write_to(sys.stderr, f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        write_to(sys.stderr, "stopped; nothing was written\n")
         return 130
     finally:
         close_streams()
@@ -118,15 +116,14 @@ def run_describe(options: argparse.Namespace) -> None:
         info = dataclasses.replace(info, ref_min_score=references[0], ref_max_score=references[1])
     numbers = describe(episodes, info)
     warnings = quality_warnings(episodes, info)
-    print(table(options.source, numbers))
-    for warning in warnings:
-        print(f"warning: {warning}")
+    lines = [table(options.source, numbers), *(f"warning: {warning}" for warning in warnings)]
+    write_to(sys.stdout, "\n".join(lines) + "\n")
     if options.json is not None:
         text = json.dumps({"source": options.source, **numbers, "warnings": warnings}, indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.picture is not None:
         draw_histograms(options.source, episodes, options.picture)
-        print(f"picture: {options.picture}")
+        write_to(sys.stdout, f"picture: {options.picture}\n")
 
 
 def given_references(options: argparse.Namespace) -> tuple[float, float] | None:
@@ -226,7 +223,7 @@ def run_record(options: argparse.Namespace) -> None:
         dataset_id = record(size, options.steps, options.seed, overwrite=options.overwrite)
     else:
         dataset_id = record_environment(options)
-    print(f"recorded minari:{dataset_id}")
+    write_to(sys.stdout, f"recorded minari:{dataset_id}\n")
 
 
 def record_environment(options: argparse.Namespace) -> str:

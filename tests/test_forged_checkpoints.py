@@ -27,6 +27,8 @@ from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import evaluate_checkpoint
 from torchrl_td.experiment.run import run
 
+pytestmark = pytest.mark.stranger("checkpoints and stored settings")
+
 
 class Boom:
     """Makes the folder named by BOOM when it is unpickled."""

@@ -22,6 +22,7 @@ from torchrl_td.errors import InputError
 from torchrl_td.experiment.run import run
 from torchrl_td.training.trainer import Trainer
 
+pytestmark = pytest.mark.stranger("environments")
 small_envs.register()
 MakeConfig = Callable[..., Config]
 

@@ -117,6 +117,7 @@ def test_what_is_handed_to_the_environment_may_be_corrected(tiny_config: MakeCon
     )
 
 
+@pytest.mark.stranger("machines")
 def test_data_that_moved_is_named_anew(tiny_config: MakeConfig, tmp_path: Path) -> None:
     """Its hash proves that it is the same."""
     import h5py

@@ -16,6 +16,8 @@ from torchrl_td.experiment import run_folder as module
 from torchrl_td.experiment.logging import MetricsFile
 from torchrl_td.experiment.run_folder import new_file, read_settings, run_folder, write_text
 
+pytestmark = pytest.mark.stranger("run folders")
+
 
 @pytest.mark.parametrize("name", [".run.json.tmp", "run.json"])
 def test_a_planted_link_is_not_written_through(name: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from torchrl_td.experiment.cli import main
 
+pytestmark = pytest.mark.stranger("machines")
 PROGRAM = """
 import sys
 from torchrl import torchrl_logger

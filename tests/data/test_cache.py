@@ -155,6 +155,7 @@ def test_bad_data_leaves_no_cache(root: Path, tmp_path: Path) -> None:
     assert not list(root.iterdir())
 
 
+@pytest.mark.stranger("machines")
 def test_a_cache_that_cannot_be_written_only_costs_time(
     root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
     assert len(warnings) == 1 and "TORCHRL_TD_CACHE" in warnings[0]
 
 
+@pytest.mark.stranger("machines")
 def test_a_full_disk_is_one_line(root: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -177,6 +179,7 @@ def test_a_full_disk_is_one_line(root: Path, file: Path, monkeypatch: pytest.Mon
     assert not list(root.iterdir())
 
 
+@pytest.mark.stranger("machines")
 def test_no_room_for_the_cache_nor_for_anything_else(
     small_disk: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def test_two_processes_at_once(root: Path, file: Path, tmp_path: Path) -> None:
     assert not list(root.glob(".*"))
 
 
+@pytest.mark.stranger("data files")
 def test_a_change_between_the_sampled_blocks_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

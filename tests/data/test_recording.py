@@ -135,6 +135,7 @@ class Odd(gymnasium.Env):
         self.observation_space = space
 
 
+@pytest.mark.stranger("environments")
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -157,6 +158,7 @@ def test_unknown_environment() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.stranger("machines")
 def test_a_disk_that_others_fill_meanwhile(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

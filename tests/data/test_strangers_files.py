@@ -27,6 +27,7 @@ from tests.data.helpers import main_file, same
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import InputError
 
+pytestmark = pytest.mark.stranger("data files")
 STEPS = 12
 ENTRIES = {
     "observations": np.random.default_rng(0).normal(size=(STEPS, 3)).astype(np.float32),

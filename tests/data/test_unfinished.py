@@ -21,6 +21,8 @@ from torchrl_td.data.statistics import describe
 from torchrl_td.data.validation import unlikely_ends
 from torchrl_td.errors import InputError
 
+pytestmark = pytest.mark.stranger("rollouts and buffers")
+
 
 class Drift(gymnasium.Env):
     """A point that drifts off, one step after another; each episode of another length."""

@@ -50,6 +50,7 @@ def test_killed_at_random_moments(tiny_config: MakeConfig, tmp_path: Path) -> No
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.stranger("machines")
 def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, whole: Path) -> None:
     """The run ends in one line, what was saved stays, and it goes on once there is room."""
     output = f"output_dir={small_disk / 'run'}"
@@ -68,6 +69,7 @@ def test_the_disk_fills_up(small_disk: Path, tiny_config: MakeConfig, whole: Pat
     assert_same_run(whole, small_disk / "run")
 
 
+@pytest.mark.stranger("machines")
 def test_the_folder_turns_read_only(small_disk: Path, tiny_config: MakeConfig) -> None:
     output = f"output_dir={small_disk / 'run'}"
     run(tiny_config(output, "training.stop_after=4"))
@@ -147,6 +149,7 @@ class Hangs(small_envs.Point):
         time.sleep(60)
 
 
+@pytest.mark.stranger("machines")
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes as Linux does")
 def test_environments_end_with_the_run_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

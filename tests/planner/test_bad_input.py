@@ -59,6 +59,7 @@ def test_nan(make_actor: Build, make_step, key: str, value: float):
     refuse(actor, step, repr(key), "NaN or Inf")
 
 
+@pytest.mark.stranger("environments")
 @pytest.mark.parametrize("value", [1e38, -1e38])
 def test_a_finite_observation_that_makes_the_plan_nan(make_actor: Build, make_step, value: float):
     actor = make_actor()
