@@ -86,6 +86,8 @@ class Corpus:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
             os.write(writing, json.dumps(self._tried(item)).encode())
             os._exit(0)
         os.close(writing)
@@ -93,7 +95,7 @@ class Corpus:
         os.close(reading)
         if ending.outcome != "skipped":
             self.endings[item.get_closest_marker("stranger").args[0]][item.nodeid] = ending
-        sys.__stderr__.write(f"{ending.outcome:7} {item.nodeid} {ending.says}\n")
+        sys.stderr.write(f"{ending.outcome:7} {item.nodeid} {ending.says}\n")
         return True
 
     def _tried(self, item: Any) -> Ending:
@@ -135,10 +137,13 @@ class Corpus:
 
 
 def main(words: list[str]) -> int:
+    """Tries the corpus, with pytest's own words; the exit status."""
     tests = Path(__file__).resolve().parents[1]
     began, corpus = time.monotonic(), Corpus()
-    options = ["-p", "no:cacheprovider", "-p", "no:terminal", *(w for w in words if w != "--list")]
-    pytest.main([str(tests), *options], plugins=[corpus])
+    options = ["--capture=no", "-o", "addopts=--import-mode=importlib", "-p", "no:terminal"]
+    pytest.main(
+        [str(tests), *options, *(word for word in words if word != "--list")], plugins=[corpus]
+    )
     if "--list" in words:
         for part, endings in corpus.endings.items():
             for name, ending in endings.items():

@@ -1,7 +1,8 @@
-"""Folders that cannot be made, streams that cannot be written, settings that a machine cannot bear."""
+"""Folders that cannot be made, streams that cannot be written, settings beyond any machine."""
 
 from __future__ import annotations
 
+import io
 import os
 import runpy
 import sys
@@ -50,7 +51,7 @@ def test_a_folder_of_datasets_that_cannot_be_made(name: str) -> None:
 
 @pytest.mark.usefixtures("homeless")
 def test_d4rls_folder_that_cannot_be_made() -> None:
-    with pytest.raises(InputError, match="d4rl:hopper-medium-v2: .*by hand") as caught:
+    with pytest.raises(InputError, match=r"d4rl:hopper-medium-v2: .*by hand") as caught:
         load_episodes("d4rl:hopper-medium-v2")
     assert "\n" not in str(caught.value)
 
@@ -103,7 +104,7 @@ def test_output_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
     def describe() -> None:
         os.dup2(STREAMS[kind](), 1)
         os.dup2(os.open(tmp_path / "errors", os.O_WRONLY | os.O_CREAT), 2)
-        sys.stdout, sys.stderr = open(1, "w", encoding="ascii"), open(2, "w")
+        sys.stdout, sys.stderr = io.TextIOWrapper(io.FileIO(1, "w"), "ascii"), os.fdopen(2, "w")
         sys.argv = ["td_data.py", "describe", f"d4rl:{SAMPLE}", "--json", str(tmp_path / "numbers")]
         try:
             runpy.run_path(str(ROOT / "examples" / "td_data.py"), run_name="__main__")

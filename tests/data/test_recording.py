@@ -162,7 +162,7 @@ def test_unknown_environment() -> None:
 def test_a_disk_that_others_fill_meanwhile(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HDF5 meets the end of the disk, for which it had reserved room: not this process crashes."""
+    """HDF5 meets the end of the disk after room was found, and crashes: not this process."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(small_disk))
     monkeypatch.setattr("torchrl_td.data.mazes.record._reserve", lambda *_: None)
     env = gymnasium.make("Pendulum-v1").unwrapped  # one episode, without a step limit

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,16 @@ def test_environments_end_with_the_run_that_was_killed(
 
     def killed() -> None:
         gymnasium.register("Hangs-v0", Hangs)
+        os.dup2(os.open(tmp_path / "said", os.O_CREAT | os.O_WRONLY), 2)
+        resource_tracker._resource_tracker._fd = None  # the parent's
         multiprocessing.set_start_method("fork", force=True)  # spawning would import PyTorch anew
-        make_env(TaskConfig(name="hangs", env="Hangs-v0"), 1, workers=1).rollout(2)
+        env = make_env(TaskConfig(name="hangs", env="Hangs-v0"), 1, workers=1)
+        left = multiprocessing.get_context("spawn").Semaphore()  # as spawned workers share
+        (tmp_path / "tracker").write_text(str(resource_tracker._resource_tracker._pid))
+        env.rollout(2)
+        del left
 
     assert forked(killed) == -signal.SIGKILL
-    assert ends_soon(int((tmp_path / "worker").read_text()))
+    for process in ("worker", "tracker"):
+        assert ends_soon(int((tmp_path / process).read_text()))
+    assert "leaked" not in (tmp_path / "said").read_text()

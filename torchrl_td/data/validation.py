@@ -280,7 +280,8 @@ def check_matches_env(episodes: TensorDictBase, env: Any, *, name: str = "datase
         if have != want:
             raise InputError(
                 f"{name}: {key} has {have} numbers, the environment's {want}; choose the "
-                "environment the data was recorded in (task), or task.observation_keys"
+                "environment the data was recorded in (task), or task.observation_keys; Discrete "
+                "entries are vectors with a 1 at their value"
             )
     space = getattr(specs["action"], "space", None)
     low, high = getattr(space, "low", None), getattr(space, "high", None)

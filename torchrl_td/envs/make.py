@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,8 @@ def make_env(
         ...     env.rollout(5)["target_return"].shape
         torch.Size([2, 5, 1])
     """
+    if workers:
+        _start_quiet_tracker()
     build: Any = partial(make_base_env, task)
     kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
     batch = ParallelEnv if workers else SerialEnv
@@ -275,6 +278,17 @@ def opened(env: EnvBase) -> Iterator[EnvBase]:
     finally:
         env.close(raise_if_closed=False)
         torch.set_num_threads(threads)
+
+
+def _start_quiet_tracker() -> None:
+    """Has Python remove the semaphores of a run that is killed, without counting them."""
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    given = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = f"{given},{quiet}".lstrip(",")
+    try:
+        resource_tracker.ensure_running()  # a process of its own, of this environment
+    finally:
+        os.environ["PYTHONWARNINGS"] = given
 
 
 def _in_worker(build: Any, parent: int, **kwargs: Any) -> EnvBase:

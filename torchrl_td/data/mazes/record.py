@@ -166,7 +166,10 @@ def _aside(write: Callable[[], None]) -> None:
     says.close()
     process.join()
     if process.exitcode:
-        told = failure.recv() if failure.poll() else "HDF5 failed, as on a full disk"
+        try:
+            told = failure.recv()
+        except EOFError:  # it crashed
+            told = "HDF5 failed, as on a full disk"
         raise OSError(told)
 
 
