@@ -23,6 +23,7 @@ class TaskConfig:
     horizon: int = 32
     strided_horizon: int | None = None
     stride: int | None = None
+    strided_steps: int = 15_000
     refine_steps: int = 5
     guidance_scale: float = 1.2
     target_return: float = 1.0
