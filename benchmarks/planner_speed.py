@@ -117,6 +117,8 @@ def rows_of(
     """Measures one size and batch."""
     parts = Parts(size, batch, machine.device)
     found = variants(parts, options.torch_compile)
+    if options.variants is not None:
+        found = {name: variant for name, variant in found.items() if name in options.variants}
     rows = []
     for name, times in measure(found, options.seconds, machine).items():
         variant = found[name]
@@ -212,6 +214,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", default="1,32,256,1024" if gpu else "1,32,256")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
+    parser.add_argument("--variants", help="of the above; all of them if not given")
     parser.add_argument("--seconds", type=float, default=2.0, help="a variant, size and batch")
     parser.add_argument(
         "--tf32", action="store_true", help="products in TF32, too, as PyTorch's convolutions are"
@@ -219,6 +222,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--torch-compile", action="store_true", help="time torch.compile, too")
     options = parser.parse_args()
     options.sizes = options.sizes.split(",")
+    options.variants = options.variants and options.variants.split(",")
     unknown = [size for size in options.sizes if size not in SIZES]
     if unknown:
         parser.error(f"unknown sizes {unknown}; allowed are {', '.join(SIZES)}")
