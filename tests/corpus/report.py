@@ -8,7 +8,7 @@ values it must give. Each ends as
     clear   refused in one line
     right   accepted, with the right values
     wall    a traceback or a crash
-    wrong   accepted with wrong values, too late, or with code of a stranger's run
+    wrong   accepted with wrong values, refused too late or without its name, or code of it ran
     hang    not over after two minutes
 
 The exit status is 1 where one ends otherwise than its test wants.
@@ -57,7 +57,8 @@ def classified(error: BaseException | None, refusing: bool) -> Ending:
     if isinstance(error, InputError) or "Regex pattern did not match" in str(error):
         return Ending("clear", False, says)  # of other words, or of what should be accepted
     accepted = isinstance(error, (AssertionError, pytest.fail.Exception))
-    return Ending("wrong" if accepted else "wall", False, says)
+    walled = not accepted or "Traceback" in says  # of a program that the test has run
+    return Ending("wall" if walled else "wrong", False, says)
 
 
 class Corpus:

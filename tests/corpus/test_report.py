@@ -24,6 +24,7 @@ from torchrl_td.errors import InputError
         (AssertionError("3 == 4"), False, "wrong", False),
         (pytest.fail.Exception("DID NOT RAISE"), True, "wrong", False),
         (KeyError("terminals"), True, "wall", False),
+        (AssertionError("Traceback (most recent call last)"), False, "wall", False),
         (subprocess.TimeoutExpired("td", 1), False, "hang", False),
     ],
 )

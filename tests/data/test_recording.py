@@ -9,9 +9,13 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+import torch
 
+from tests import small_envs
+from torchrl_td.config import TaskConfig
 from torchrl_td.data import load_episodes
 from torchrl_td.data.mazes.record_policy import make_environment, random_policy, record_dataset
+from torchrl_td.envs import make_base_env
 from torchrl_td.errors import InputError
 
 
@@ -124,6 +128,19 @@ def test_bad_recordings(settings: dict, message: str) -> None:
 def test_discrete_actions_are_refused() -> None:
     with pytest.raises(InputError, match="not continuous"):
         record("test/cart-v0", env=make_environment("CartPole-v1"))
+
+
+@pytest.mark.stranger("environments")
+def test_entries_of_every_shape_load_as_the_environment_shows_them() -> None:
+    """A scalar, integers, a matrix and a nested vector."""
+    small_envs.register()
+    names = ["clock", "count", ("robot", "lidar"), ("robot", "position")]
+    record("test/mixed-v0", 20, make_environment("Mixed-v0"))
+    data = load_episodes("minari:test/mixed-v0", observation_keys=names)
+    keys = ["clock", "count", "robot/lidar", "robot/position"]
+    env = make_base_env(TaskConfig(name="mixed", env="Mixed-v0", observation_keys=keys), seed=0)
+    want = env.reset()["observation"]
+    assert data["observation"].shape == (24, 10) and torch.equal(data["observation"][0], want)
 
 
 class Odd(gymnasium.Env):

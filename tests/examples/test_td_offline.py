@@ -63,6 +63,8 @@ def finished(tiny_pointmaze: str, tmp_path_factory: pytest.TempPathFactory) -> P
     done = call(*TINY_RUN, *words, "logger=tensorboard", cwd=cwd)
     assert "generator alone" in done.stdout and "refined" in done.stdout
     assert "data: mean score" in done.stdout
+    for told in ("Adroit", "\033", "leaked", "Traceback"):  # of dependencies, and colours
+        assert told not in done.stderr + done.stdout
     return folder
 
 

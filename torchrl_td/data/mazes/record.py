@@ -157,8 +157,10 @@ def _aside(write: Callable[[], None]) -> None:
         end_with(parent)
         try:
             write()
-        except (OSError, RuntimeError) as error:  # of which HDF5 raises either
-            says.send(getattr(error, "strerror", None) or first_line(error))
+        except Exception as error:
+            if isinstance(error, (OSError, RuntimeError)):  # of which HDF5 raises either
+                error = OSError(getattr(error, "strerror", None) or first_line(error))
+            says.send(error)
             os._exit(1)  # no clean-up of files that HDF5 could not write
 
     process = context.Process(target=child)
@@ -167,10 +169,9 @@ def _aside(write: Callable[[], None]) -> None:
     process.join()
     if process.exitcode:
         try:
-            told = failure.recv()
+            raise failure.recv()
         except EOFError:  # it crashed
-            told = "HDF5 failed, as on a full disk"
-        raise OSError(told)
+            raise OSError("HDF5 failed, as on a full disk") from None
 
 
 @contextlib.contextmanager
@@ -209,13 +210,18 @@ def write_dataset(
         InputError: there is no room for it, or its folder cannot be written.
     """
     low, high = references or (None, None)
+    played: dict[str, Any] = {"env": env}
+    try:
+        _ = env.spec and env.spec.to_json()
+    except ValueError:  # registered with a class in place of its name: no file can name it
+        played = {"observation_space": env.observation_space, "action_space": env.action_space}
     buffers = [EpisodeBuffer(id=i, infos=None, **episode) for i, episode in enumerate(episodes)]
 
     def write() -> None:
         dataset = minari.create_dataset_from_buffers(
             dataset_id,
             buffers,
-            env=env,
+            **played,
             algorithm_name=algorithm_name,
             description=description,
             ref_min_score=low,
