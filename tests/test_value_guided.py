@@ -141,6 +141,12 @@ def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
         whole = actor(td.clone())["action"]
         rows = torch.stack([actor(td[i].clone())["action"] for i in range(3)])
     torch.testing.assert_close(whole, rows)
+    # By default plans have sampling noise, each of those proposed its own.
+    shape = actor.planner.noise_shape(3)
+    assert shape[1] == len(trainer.config.planner.plan_scores) > 1
+    refined = actor(td.clone())["plan", "refined"]
+    td["planner", "noise"] = torch.zeros(shape)
+    assert actor(td)["plan", "refined"].shape == refined.shape
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ class TrajectoryPlanner(nn.Module):
         self.register_buffer("plan_scores", scores, persistent=False)
         # Deterministic planning with several candidates needs them to differ all the same: a
         # fixed set of noises, the first of them zero.
-        shape = (candidates, refiner.noise_draws, horizon, width)
+        plans = len(scores) if scores is not None and several else candidates
+        shape = (plans, refiner.noise_draws, horizon, width)
         generator_of_noise = torch.Generator().manual_seed(0)
         fixed = torch.randn(shape, generator=generator_of_noise, dtype=torch.float32, device="cpu")
         fixed[0] = 0
@@ -151,7 +152,7 @@ class TrajectoryPlanner(nn.Module):
                 )
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
-        """Shape of the noise that :meth:`plan` takes: [B, N, draws, H, O]."""
+        """Shape of the noise that :meth:`plan` takes: [B, N, draws, H, O], for N plans."""
         return (batch, *self.candidate_noise.shape)
 
     def plan(
