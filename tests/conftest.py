@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -73,6 +74,15 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
     monkeypatch.setattr(graph_replay, "capture", record)
     monkeypatch.setattr(graph_replay, "on_side_stream", lambda function, device: function())
     return recorded
+
+
+@pytest.fixture
+def forking() -> Iterator[None]:
+    """Forks worker processes, for spawned ones take seconds to import PyTorch anew."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("fork", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.fixture

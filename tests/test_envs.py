@@ -136,7 +136,7 @@ def test_an_unknown_entry_of_the_observation_is_named() -> None:
         make_base_env(replace(UMAZE, observation_keys=["observation", "goal"]))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forking")
 def test_each_environment_of_a_batch_has_its_seed_in_worker_processes_too() -> None:
     seeds = (7, 8, 9)
     expected = np.stack([gymnasium.make("Hopper-v5").reset(seed=seed)[0] for seed in seeds])

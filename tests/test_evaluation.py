@@ -147,7 +147,7 @@ def test_no_plan_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(actor.in_keys) <= set(episodes.situation.keys(True))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forking")
 def test_worker_processes_play_the_same_episodes() -> None:
     actor = tiny_actor(11, 3)
     serial = evaluate(actor, settings(HOPPER, episodes=3))

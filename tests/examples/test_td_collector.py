@@ -13,7 +13,7 @@ from examples.td_collector import td_collector
 from torchrl_td.experiment.cli import main
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forking")
 def test_workers_fill_the_buffer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

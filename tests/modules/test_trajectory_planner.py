@@ -153,12 +153,14 @@ def test_random_planning_draws_from_a_softmax_over_the_values() -> None:
     plans, values = by_hand(planner, inputs, noise)
     odds = values.softmax(1)
     assert (odds.amax(1) - odds.amin(1)).max() > 0.1
-    runs, counts = 200, torch.zeros(B, 3)
-    for _ in range(runs):
-        refined = planner.plan(*inputs, noise)[2]
-        match = (refined.unsqueeze(1) - plans).abs().amax((2, 3)) < 1e-5  # [B, N]
-        assert (match.sum(1) == 1).all()
-        counts += match
+    runs = 200
+    refined = planner.plan(
+        *(part.repeat(runs, *[1] * (part.ndim - 1)) for part in (*inputs, noise))
+    )[2]
+    apart = refined.unflatten(0, (runs, B)).unsqueeze(2) - plans  # [runs, B, N, H, O]
+    match = apart.abs().amax((3, 4)) < 1e-5
+    assert (match.sum(2) == 1).all()
+    counts = match.sum(0)
     # Four standard deviations of the binomial.
     tolerance = 4 * (odds * (1 - odds) / runs).sqrt() + 1e-3
     assert ((counts / runs - odds).abs() < tolerance).all()

@@ -86,7 +86,7 @@ def test_batched_rows_equal_single_environments(make_actor: Build, pointmaze, si
         assert not torch.allclose(silent["action"][:, 0], both["action"][:, 0], atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forking")
 def test_worker_processes_equal_serial(make_actor: Build, pointmaze):
     """Also across an episode's end, where both reset and start anew."""
     actor = make_actor(replan_every=2)
