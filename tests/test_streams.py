@@ -31,7 +31,7 @@ def test_a_broken_stream_costs_nothing(redirection: str, tmp_path: Path) -> None
     redirection = redirection.replace("FILE", str(tmp_path / "out"))
     command = f'set -o pipefail; PYTHONIOENCODING=ascii "{sys.executable}" - {redirection}'
     done = subprocess.run(
-        ["bash", "-c", command], input=PROGRAM, capture_output=True, text=True, timeout=120
+        ["bash", "-c", command], input=PROGRAM, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "rror" not in done.stderr
