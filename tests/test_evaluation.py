@@ -92,7 +92,8 @@ def test_plans_run_faster_play_the_same_episodes(monkeypatch: pytest.MonkeyPatch
     if not openvino_planner.openvino_installed():
         pytest.skip("needs OpenVINO")
     monkeypatch.setattr(openvino_planner, "PATIENCE", 3)
-    actor = tiny_actor(11, 3, refiner={"refine_steps": 1, "guidance_scale": 1.0})
+    quick = {"refine_steps": 1, "guidance_scale": 1.0}
+    actor = tiny_actor(11, 3, horizon=4, layers=1, refiner=quick)
     plain = evaluate(actor, settings(HOPPER, episodes=2))
     fast = evaluate(actor.compile("auto"), settings(HOPPER, episodes=2))
     assert (plain.compile, fast.compile) == ("none", "openvino")

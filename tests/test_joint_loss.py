@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.objectives.cases import LOSSES, H, make, seeded, window
+from tests.objectives.cases import H, make, seeded, window
 from torchrl_td.training.distributed import World
 from torchrl_td.training.joint_loss import JointLoss
+
+LOSSES = ("generator", "refiner", "inverse_dynamics", "critic")  # of one planner
 
 
 def test_the_parts_are_added_up() -> None:

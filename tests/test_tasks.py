@@ -133,7 +133,6 @@ def test_every_task_names_itself_its_references_and_its_data(task: str) -> None:
     assert config.task.env == played.env and config.task.env_kwargs == played.env_kwargs
     assert config.task.observation_keys == played.observation_keys
     assert config.evaluation.target_return == config.task.target_return
-    assert check_config(to_dict(config)) == config
     # The horizon fits the U-Net, which halves a plan at every level but the last.
     for preset in PRESETS:
         levels = len(settings_of("pointmaze/umaze", preset).refiner.multipliers)
@@ -149,8 +148,10 @@ def test_every_task_names_itself_its_references_and_its_data(task: str) -> None:
     assert config.dataset.source in sources.values() and "d4rl" in sources
     pattern = r"minari:([\w.-]+/)+[\w.-]+-v\d+|d4rl:[a-z0-9-]+-v\d"
     assert all(re.fullmatch(pattern, source) for source in sources.values())
-    for name, source in sources.items():
-        assert override_config(config, [f"dataset.source={name}"]).dataset.source == source
+    if task == PLAYED[task]:
+        assert check_config(to_dict(config)) == config
+        for name, source in sources.items():
+            assert override_config(config, [f"dataset.source={name}"]).dataset.source == source
 
 
 def kind_matches(task: str, reference: str) -> bool:

@@ -105,7 +105,7 @@ def test_torch_compile_takes_the_whole_plan(
     monkeypatch.setattr(
         torch, "compile", lambda f, mode, **kw: compile_(f, backend="eager", fullgraph=True, **kw)
     )
-    settings = {"refiner": {"refine_steps": 2}}
+    settings = {"horizon": 4, "layers": 1, "refiner": {"refine_steps": 1}}
     plain, fast = make_actor(**settings), make_actor(**settings).compile("default")
     for batch in (1, 3):
         step = make_step(plain, (batch,))
@@ -118,7 +118,8 @@ def test_torch_compile_takes_the_whole_plan(
 
 def test_options_of_torch_compile_go_to_it(make_actor: Build, make_step):
     """The contract of nn.Module.compile: backend and fullgraph compile the whole forward."""
-    plain, actor = make_actor(), make_actor()
+    settings = {"horizon": 4, "layers": 1, "refiner": {"refine_steps": 1}}
+    plain, actor = make_actor(**settings), make_actor(**settings)
     graphs = []
 
     def backend(graph, inputs):
