@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -32,7 +34,7 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         ...
         torchrl_td.errors.InputError: unknown setting 'planner.refine_step'; allowed are ...
     """
-    schema = OmegaConf.structured(Config)
+    schema = _schema()
     try:
         given = OmegaConf.create(config) if isinstance(config, dict) else config
         _check_keys(given, schema, "")
@@ -51,6 +53,14 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         settings.dataset.source, settings.dataset.source
     )
     return settings
+
+
+@cache
+def _schema() -> DictConfig:
+    """The settings' keys and types, only to be read: to make it takes milliseconds."""
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_readonly(schema, True)
+    return schema
 
 
 def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Config:
@@ -97,7 +107,7 @@ def to_dict(config: Config) -> dict[str, Any]:
         >>> to_dict(Config())["planner"]["sampler"]
         'ddpm'
     """
-    return OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[return-value]
+    return asdict(config)
 
 
 def _check_keys(given: Any, schema: Any, prefix: str) -> None:
