@@ -141,7 +141,7 @@ def _size(value: Any) -> int:
     return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
-def _aside(write: Callable[[], None]) -> None:
+def _in_own_process(write: Callable[[], None]) -> None:
     """Write in a process of its own: HDF5 crashes one whose disk others fill meanwhile.
 
     Raises:
@@ -235,4 +235,4 @@ def write_dataset(
     with _one_line_errors(), staged(dataset_id), warnings.catch_warnings():
         _reserve(dataset_path(""), episodes)
         warnings.simplefilter("ignore")  # author, e-mail, permalink: this is local data
-        _aside(write)
+        _in_own_process(write)
