@@ -16,6 +16,9 @@ from examples.td_offline import td_offline
 from tests.settings import CONFIGS, TINY_RUN
 from torchrl_td.experiment.cli import main
 
+# Hydra would close every handler of logging there is: absl's with the stream that it met when it
+# was imported, which is one of pytest's.
+NO_LOGGING = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -115,9 +118,9 @@ def test_evaluates_again_with_other_settings(
 
 
 def test_a_mistake_is_one_line(finished: Path, called_here: Callable) -> None:
-    _, (line,) = called_here(td_offline, *TINY_RUN, f"output_dir={finished}", status=2)
+    _, (line,) = called_here(td_offline, *NO_LOGGING, *TINY_RUN, f"output_dir={finished}", status=2)
     assert line.startswith("error: output_dir=") and "already holds a run" in line
-    _, (line,) = called_here(td_offline, "task=pointmaze/huge", status=2)
+    _, (line,) = called_here(td_offline, *NO_LOGGING, "task=pointmaze/huge", status=2)
     assert line.startswith("error: unknown task 'pointmaze/huge'; allowed are ")
     assert "pointmaze/umaze" in line and "pointmaze/medium" in line
 
@@ -128,7 +131,7 @@ def test_several_seeds_in_one_command(
     """Hydra's multirun; one bad run of several does not cost the others."""
     words = (f"dataset.source={tiny_pointmaze}", f"output_dir={tmp_path}/" + "seed${seed}")
     more = ("seed=0,1", "training.gradient_clip=-1,1", f"hydra.sweep.dir={tmp_path}/sweep")
-    _, errors = called_here(td_offline, "-m", *TINY_RUN, *words, *more, status=2)
+    _, errors = called_here(td_offline, "-m", *NO_LOGGING, *TINY_RUN, *words, *more, status=2)
     assert len(errors) == 2
     found = [json.loads((tmp_path / f"seed{s}" / "results.json").read_text()) for s in (0, 1)]
     assert [result["seed"] for result in found] == [0, 1]
