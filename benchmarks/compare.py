@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +178,9 @@ def check_asked(result: dict[str, Any], asked: Asked, config: Config, file: Path
     """
     if asked.algorithm == CONTROLLER:
         return
-    described, defaults = describe_run(config, {}, 0), flat(asdict(Config()), "settings")
+    described = describe_run(config, {}, 0)
     for name in ("target_return", "planner", "settings"):
         before, now = flat(result.get(name), name), flat(described[name], name)
-        # A setting that came later had its default before.
-        before = {key: defaults[key] for key in now if key in defaults} | before
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 setting = key.removeprefix("settings.")

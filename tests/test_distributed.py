@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
-import socket
+import subprocess
+import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from tensordict import TensorDict
 
+from tests.settings import TINY_RUN
 from torchrl_td.checkpoint import find_checkpoint, load_payload
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run import pick_device, run
-from torchrl_td.training import distributed
 from torchrl_td.training.distributed import World
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_shares_make_up_the_batch() -> None:
@@ -43,35 +44,27 @@ def test_weights_make_the_mean_of_means_the_mean() -> None:
     torch.testing.assert_close(sum(parts) / 2, whole)
 
 
-def second(config: Config) -> None:
-    """The process that neither writes nor evaluates, which its exit status says."""
-    os.environ |= {"RANK": "1", "LOCAL_RANK": "1"}
-    os._exit(20 if run(config)["results"] else 10)
-
-
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated")  # a newer name
 def test_two_processes_are_one(
-    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Callable[..., Config], tmp_path: Path, tiny_pointmaze: str
 ) -> None:
-    """This process and a second one, with Gloo, against one alone, the global batch the same."""
+    """`torchrun` with Gloo against a single process, the global batch the same."""
     words = ("training.steps=4", "training.log_every=1", "training.validate_every=2")
     words = (*words, "training.checkpoint_every=2", "planner.refine_steps=0")
     run(tiny_config(*words))
-    two = tiny_config(*words, f"output_dir={tmp_path}/two")
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    # What torchrun sets.
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    for name, value in {**world, "RANK": "0", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "_PATIENCE", timedelta(minutes=5))
-    # Forked, for to start anew and import everything takes seconds.
-    other = multiprocessing.get_context("fork").Process(target=second, args=(two,))
-    other.start()
-    assert run(two)["results"]
-    other.join(timeout=300)
-    assert other.exitcode == 10
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = str(ROOT / "examples" / "td_offline.py")
+    given = [*TINY_RUN, *words, f"dataset.source={tiny_pointmaze}", f"output_dir={tmp_path}/two"]
+    done = subprocess.run(
+        [*launch, script, *given],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("generator alone") == 1  # one of them evaluates
     tables = []
     for name in ("run", "two"):
         with (tmp_path / name / "metrics.csv").open(newline="") as file:

@@ -26,12 +26,12 @@ sys.stderr and sys.stderr.write("ended")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">&-", "| true", "> FILE 2>&-"])
+@pytest.mark.parametrize("redirection", [">&-", "| true", "> /dev/full", "> FILE", "2>&-"])
 def test_a_broken_stream_costs_nothing(redirection: str, tmp_path: Path) -> None:
     redirection = redirection.replace("FILE", str(tmp_path / "out"))
     command = f'set -o pipefail; PYTHONIOENCODING=ascii "{sys.executable}" - {redirection}'
     done = subprocess.run(
-        ["bash", "-c", command], input=PROGRAM, capture_output=True, text=True, timeout=300
+        ["bash", "-c", command], input=PROGRAM, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "rror" not in done.stderr

@@ -328,6 +328,7 @@ def test_what_a_program_depends_on_is_in_its_name(make_actor: Build):
     assert digest(lambda p: setattr(p.refiner, "extra", lambda x: x)) is None
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads memory as Linux shows it")
 def test_signals_are_heard_after_it(make_actor: Build, make_step) -> None:
     """OpenVINO replaces the stack that signal handlers run on; it must not take it away again."""
 

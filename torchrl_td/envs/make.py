@@ -283,12 +283,15 @@ def opened(env: EnvBase) -> Iterator[EnvBase]:
 def _start_quiet_tracker() -> None:
     """Has Python remove the semaphores of a run that is killed, without counting them."""
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
-    given = os.environ.get("PYTHONWARNINGS", "")
-    os.environ["PYTHONWARNINGS"] = f"{given},{quiet}".lstrip(",")
+    given = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{given},{quiet}" if given else quiet
     try:
         resource_tracker.ensure_running()  # a process of its own, of this environment
     finally:
-        os.environ["PYTHONWARNINGS"] = given
+        if given is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = given
 
 
 def _in_worker(build: Any, parent: int, **kwargs: Any) -> EnvBase:

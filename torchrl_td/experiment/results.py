@@ -23,6 +23,7 @@ _NOT_COMPARED = {
         "target_return",
         "learning_rate",
         "training_steps",
+        "strided_steps",
     ),
     "dataset": ("source", "sources"),
     "training": (
