@@ -31,8 +31,12 @@ def long_enough(kills: int) -> tuple[str, ...]:
 
 
 def start(config: Any) -> multiprocessing.process.BaseProcess:
-    """A run in a process of its own, forked, so that it need not import everything again."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(config,))
+    """A run in a process of its own, forked, so that it need not import everything again.
+
+    Not where there is a GPU: autograd's threads for it do not survive a fork.
+    """
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    process = multiprocessing.get_context(method).Process(target=_child, args=(config,))
     process.start()
     return process
 

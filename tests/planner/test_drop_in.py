@@ -149,6 +149,30 @@ def test_collector_adds_primer_and_reset_flag_itself(make_actor: Build, pointmaz
     assert_same(explicit, collected)
 
 
+def test_a_collector_that_gets_the_outputs_apart(make_actor: Build, pointmaze, single_env):
+    """As it does from an actor on another device, which works on a copy of what it reads."""
+
+    class Elsewhere(TDPlannerActor):
+        def forward(self, tensordict):
+            return super().forward(tensordict.copy())
+
+    def collect(actor: TDPlannerActor) -> TensorDictBase:
+        collector = Collector(
+            single_env(pointmaze, actor.make_tensordict_primer()),
+            actor,
+            frames_per_batch=8,
+            total_frames=8,
+            exploration_type=ExplorationType.DETERMINISTIC,
+        )
+        (collected,) = list(collector)
+        collector.shutdown()
+        return collected
+
+    actor, other = make_actor(), make_actor()
+    other.__class__ = Elsewhere
+    assert_same(collect(actor), collect(other))
+
+
 @pytest.mark.slow
 def test_workers_that_add_the_primer_fill_a_replay_buffer(make_actor: Build, pointmaze, single_env):
     """The actor travels to two processes, each with a real environment, and back comes data."""

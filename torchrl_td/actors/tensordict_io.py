@@ -254,9 +254,15 @@ class SpecifiedModule(TensorDictModuleBase):
         self.out_keys = [*(key for key in outputs if key != "_"), *state]
 
     def specify(self, *specs: TensorSpec | None) -> Composite:
-        """The specs of the outputs by their keys; ``None`` where one is not known."""
+        """The specs of the outputs by their keys; ``None`` where one is not known.
+
+        What the next step reads has none, as TorchRL's own modules have it for outputs without a
+        spec. (A collector of TorchRL 0.14 fails on a policy on another device than the
+        environment if all of its outputs have one: it asks for a set of keys.)
+        """
         pairs = zip(self._outputs, specs, strict=False)
-        return Composite({key: spec for key, spec in pairs if key != "_" and spec is not None})
+        known = {key: spec for key, spec in pairs if key != "_" and spec is not None}
+        return Composite({**known, **dict.fromkeys(self._carried)})
 
     def write_outputs(self, tensordict: TensorDictBase, *values: Tensor) -> None:
         """Writes outputs [B, ...] in the tensordict's own batch shape."""

@@ -115,6 +115,9 @@ class WindowSampler(Sampler):
         reach, rng = self._reach, self._rng
         device = reach.device if rng is None else rng.device
         present = torch.randint(len(reach), (batch_size,), generator=rng, device=device)
+        if reach.is_cuda and not present.is_cuda:
+            # From pinned memory, so that the host need not wait for the copy.
+            present = present.pin_memory().to(reach.device, non_blocking=True)
         return self.window(storage, present.to(reach.device))
 
     def window(self, storage: Storage, present: Tensor) -> tuple[Any, dict[str, Any]]:

@@ -67,6 +67,8 @@ class Trainer:
         train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)
         train = normalizer.apply_to(train)
+        # Before the model takes the normalizer to its device: the episodes stay where they are.
+        held_out = None if validation is None else normalizer.apply_to(episodes[validation])
         bounds = action_bounds or _bounds(episodes)
         model = make_model(
             config, normalizer, Scales.fit(train, horizon, plan_stride(config)), *bounds
@@ -85,8 +87,7 @@ class Trainer:
         self._optimize = self._optimization()
         self.buffers = self.algorithm.make_buffers(train, settings.batch_size, config.seed, device)
         self.validation: dict[str, Any] = {}
-        if validation is not None:
-            held_out = normalizer.apply_to(episodes[validation])
+        if held_out is not None:
             self.validation = self.algorithm.make_buffers(held_out, _VALIDATION_BATCH, 0, device)
         self.means = RunningMeans()
         self.watch = DivergenceWatch(settings.explosion)
