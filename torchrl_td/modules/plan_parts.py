@@ -166,7 +166,7 @@ class PlanValue(KeyedModule):
     state and task, where a return asked for must be one that the state can still bring.
 
     Args:
-        network: from states [..., O] to three: V, the mean of y, the mean of log |y − mean|.
+        network: from states [..., O] to three: V, the mean of y, the mean of ``log |y − mean|``.
         limit: z-scores are clipped to ±limit.
         in_keys: key of the state [..., O], normalised.
         out_keys: key of the value [..., 1].

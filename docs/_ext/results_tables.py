@@ -1,0 +1,166 @@
+"""Writes the tables of the results page from the files under benchmarks/results/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+# What the files call a way to plan, and what a reader is told.
+_VARIANTS = {
+    "naive": "naive port of the pseudo-code",
+    "plain": "the library as it stands",
+    "openvino": "compiled by OpenVINO",
+    "cudagraph": "one CUDA graph",
+    "ddim2": "the same, two DDIM evaluations",
+    "warm": "the same, warm start",
+    "warm_ddim2": "the same, warm start and two DDIM evaluations",
+    "bf16": "the same in bfloat16, a whole plan",
+    "bf16_warm_ddim2": "the same in bfloat16, warm start and two DDIM evaluations",
+    "decision_diffuser": "Decision Diffuser, from noise",
+    "diffuser": "Diffuser, guided by a value",
+}
+
+
+def read(name: str) -> Any:
+    """The contents of a result file."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def markdown(head: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def comparison() -> str:
+    """What `benchmarks/compare.py` wrote, its headings one level deeper."""
+    text = (RESULTS / "compare" / "comparison.md").read_text(encoding="utf-8")
+    lines = text.splitlines()[1:]
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
+
+
+def controllers() -> str:
+    """The scripted controllers that made the mazes' data, at full skill."""
+    rows: list[list[object]] = []
+    for path in sorted((RESULTS / "compare").rglob("controller.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        entry = found["results"][0] if "results" in found else found
+        task = path.parent.relative_to(RESULTS / "compare").as_posix()
+        rows.append([task, _score(entry), entry["episodes"]])
+    return markdown(["task", "score", "episodes"], rows)
+
+
+def _score(entry: dict[str, Any]) -> str:
+    return f"{entry['score_mean']:.1f} ± {entry['score_std']:.1f}"
+
+
+def runs(*names: str) -> str:
+    """One row a result of single runs."""
+    rows: list[list[object]] = []
+    for name in names:
+        run = read(name)
+        for entry in run["results"]:
+            k, steps = entry["refine_steps"], run["training_steps"]
+            cells = [run["task"], run["environment"], run["preset"], f"{steps:,}", k]
+            rows.append([*cells, _score(entry), entry["episodes"], f"`{name}`"])
+    head = ["data", "environment", "preset", "steps", "k", "score", "episodes", "file"]
+    return markdown(head, rows)
+
+
+def seeds(name: str) -> str:
+    """Methods over several seeds, as `benchmarks/compare.py` aggregates them."""
+    rows: list[list[object]] = []
+    for part in read(name).values():
+        for entry in part["tasks"]:
+            cells = [entry["task"], entry["method"], _score(entry)]
+            rows.append([*cells, f"{entry['seeds']} × {entry['episodes'] // entry['seeds']}"])
+    return markdown(["task", "method", "score", "seeds × episodes"], rows)
+
+
+def plans(*names: str, key: str) -> str:
+    """Milliseconds a plan, each way to plan a row, each size and batch a column."""
+    entries = [entry for name in names for entry in read(name) if entry["variant"] in _VARIANTS]
+    found = {(e["variant"], e["size"], e["batch"]): f"{e[key]:.1f}" for e in entries}
+    columns = sorted({(size, batch) for _, size, batch in found}, key=lambda c: (c[1] > 1, *c))
+    rows: list[list[object]] = [
+        [says, *(found.get((way, *column), "–") for column in columns)]
+        for way, says in _VARIANTS.items()
+        if any(way == variant for variant, _, _ in found)
+    ]
+    return markdown(["", *(f"{size} × {batch}" for size, batch in columns)], rows)
+
+
+def training(*names: str) -> str:
+    """Optimisation steps a second."""
+    rows: list[list[object]] = []
+    for entry in (entry for name in names for entry in read(name)):
+        how = [w for w in ("cudagraph", "compile", "autocast") if entry[w]] or ["as it stands"]
+        cells = [entry["preset"], entry["device"], entry["horizon"], ", ".join(how)]
+        speed, times = entry["steps_per_second"], entry["times_straightforward"]
+        rows.append([*cells, f"{speed:.1f}", f"{times:.1f}", f"{entry['peak_memory_mib']:.0f}"])
+    head = ["preset", "device", "horizon", "how", "steps a second", "× a straightforward loop"]
+    return markdown([*head, "MiB"], rows)
+
+
+def price() -> str:
+    """What each saving in planning costs in score."""
+    tasks = {"zoo hopper": read("price_zoo_hopper.json"), "umaze": read("price_umaze.json")}
+    found: dict[tuple[str, str], list[object]] = {}
+    for run in tasks.values():
+        for entry in run["results"]:
+            cells = [_score(entry), f"{entry['ms_median']:.1f}"]
+            found.setdefault((entry["curve"], entry["setting"]), []).extend(cells)
+    head = ["planner", "setting"]
+    for task in tasks:
+        head += [f"{task}: score", "ms"]
+    return markdown(head, [[*key, *cells] for key, cells in found.items()])
+
+
+def loading() -> str:
+    """Seconds and memory to read a data set, and milliseconds to draw a batch."""
+    found = read("data_loading.json")
+    files = [
+        [e["format"], e["time"], f"{e['seconds']:.1f}", f"{e['peak_times_float32']:.2f}"]
+        for e in found["loading"]
+    ]
+    draws = [
+        [f"{e['transitions']:,}", e["batch"], f"{e['median_ms']:.2f}"] for e in found["sampling"]
+    ]
+    head = [
+        "format",
+        "time",
+        "s for 2 million transitions",
+        "memory, × the data in single precision",
+    ]
+    return "\n\n".join(
+        [markdown(head, files), markdown(["transitions", "ms to draw a batch"], draws)]
+    )
+
+
+def write_tables(folder: Path) -> None:
+    """One file a table, which `results.md` includes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    h200 = ["h200/planner_speed_hopper.json", "h200/planner_speed_others.json"]
+    tables = {
+        "comparison": comparison(),
+        "controllers": controllers(),
+        "seeds": seeds("zoo_hopper_medium_expert_small.json"),
+        "runs": runs("door_human_small.json", "h200/paper_zoo_hopper_medium_expert_seed0.json"),
+        "plans_cpu": plans("planner_speed.json", key="processor_ms"),
+        "plans_h200": plans(*h200, key="median_ms"),
+        "training": training("training_speed.json", "h200/training_speed_cudagraph.json"),
+        "price": price(),
+        "loading": loading(),
+    }
+    for name, text in tables.items():
+        (folder / f"{name}.inc.md").write_text(text + "\n", encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("builder-inited", lambda app: write_tables(Path(app.srcdir) / "generated"))
+    return {"parallel_read_safe": True}
