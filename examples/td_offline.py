@@ -33,7 +33,7 @@ def td_offline(config: DictConfig) -> None:
     if summary["results"] and "stopped_by" not in summary:
         baseline = baseline_beside(folder, CONFIGS)
         beside = [] if baseline is None else [run(baseline)]
-    if summary["results"]:
+    if summary["results"] or "nothing_played" in summary:
         print_results(summary, *beside)
     for one in (summary, *beside):
         if "stopped_by" in one:

@@ -22,7 +22,7 @@ def play_controller(config: Config) -> dict[str, Any]:
         InputError: the task is no PointMaze.
     """
     task, settings = config.task, config.evaluation
-    if not task.env.startswith("PointMaze"):
+    if not (task.env or "").startswith("PointMaze"):
         raise InputError(f"the controller walks PointMaze alone, not {task.env}")
     played = [_episode(config, settings.seed + i) for i in range(settings.episodes)]
     returns = [sum(rewards) for rewards in played]

@@ -125,6 +125,22 @@ def _check_algorithm(config: Any) -> None:
             raise InputError(f"algorithm={name} needs algorithm.{key}; give a value")
 
 
+def _check_played(config: Any) -> None:
+    """That there is an environment where something is to be played, and no word of it elsewhere."""
+    episodes, env = config.evaluation.episodes, config.task.env
+    if env is None and episodes:
+        raise InputError(
+            f"evaluation.episodes={episodes} needs an environment, and task.env is null; give "
+            f"task.env=<Gymnasium id>, or evaluation.episodes=0 to train and play nothing"
+        )
+    for key, wanted in (
+        ("training.evaluate_every", config.training.evaluate_every),
+        ("logger.video", config.logger.video),
+    ):
+        if wanted and not episodes:
+            raise InputError(f"{key} needs evaluation.episodes above 0: with 0 nothing is played")
+
+
 def _check_together(config: Any) -> None:
     _check_algorithm(config)
     training, candidates = config.training, config.planner.candidates
@@ -133,6 +149,7 @@ def _check_together(config: Any) -> None:
             f"training.ema_decay={training.ema_decay}; allowed is from 0 to below 1: at 1 the "
             f"averaged weights, which plan, stay untrained"
         )
+    _check_played(config)
     if training.patience is not None and not training.evaluate_every:
         raise InputError(
             f"training.patience={training.patience} needs training.evaluate_every above 0: it "

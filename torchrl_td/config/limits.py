@@ -147,7 +147,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.patience": (1, None),
     "training.explosion": (1, None),
     "training.threads": (1, 1024),
-    "evaluation.episodes": (1, None),
+    "evaluation.episodes": (0, None),
     "evaluation.workers": (0, 1024),
     "evaluation.seed": (0, _LARGEST_SEED),
     "evaluation.target_return": (-_LARGEST_RETURN, _LARGEST_RETURN),

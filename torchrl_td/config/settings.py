@@ -15,7 +15,7 @@ class TaskConfig:
     """What is to be solved; one YAML a task under ``configs/task``."""
 
     name: str = "???"
-    env: str = "???"
+    env: str | None = "???"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     reset_options: dict[str, Any] = field(default_factory=dict)
     exact_goal: bool = False

@@ -50,7 +50,7 @@ def check_stored_env(config: Config, given: str | None) -> None:
         InputError: if it is one and the person named none or another.
     """
     env = config.task.env
-    if ":" in env and env != given:
+    if env is not None and ":" in env and env != given:
         raise InputError(
             f"the stored settings name the environment {env!r}, for which a module would be "
             f"imported; if you trust it, give task.env={env} too"

@@ -61,6 +61,8 @@ def make_gym_env(
         >>> make_gym_env(task).action_space.shape
         (1,)
     """
+    if task.env is None:
+        raise InputError(f"task {task.name!r} names no environment; give task.env=<Gymnasium id>")
     if task.env not in gymnasium.registry:
         with contextlib.suppress(ImportError):  # gymnasium.make then says what it does not know
             register_robotics()

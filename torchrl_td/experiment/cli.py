@@ -29,6 +29,7 @@ from torchrl_td.config import (
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import evaluate
+from torchrl_td.experiment.printing import print_results as print_results
 from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run import pick_device
 from torchrl_td.experiment.run_folder import versions, write_json
@@ -50,9 +51,6 @@ _READ_INSTEAD = {
     "task.refine_steps": "planner.refine_steps",
     "task.guidance_scale": "planner.guidance_scale",
 }
-
-# What a table calls a planner's entries in results.json.
-_NAMES = {"generator": "planner, generator alone", "refined": "planner, refined"}
 
 _failed: list[int] = []  # exit statuses of the jobs of one command
 _programs: list[int] = []  # ids of the processes in which `main` runs a program
@@ -177,6 +175,12 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     named = any(word.startswith("task.env=") for word in overrides)
     check_stored_env(config, config.task.env if named else None)
     check_read(config, overrides)
+    if not config.evaluation.episodes:
+        where = "" if config.task.env else ", and in which environment, task.env=<Gymnasium id>"
+        raise InputError(
+            f"the run of this checkpoint played nothing (evaluation.episodes=0); say how many "
+            f"episodes to play, evaluation.episodes=40{where}"
+        )
     spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),), device)
     result = evaluate(make_actor(model, config, spec), config)
     summary = {
@@ -237,41 +241,6 @@ def _output_file(word: str) -> Path:
             f"cannot write output={path}: {error.strerror}{where}; give another file"
         ) from None
     return path
-
-
-def print_results(summary: dict[str, Any], *beside: dict[str, Any]) -> None:
-    """Prints a summary as a table on stdout, and the results of others below its own."""
-    dataset = summary["dataset"]
-    rows = [("policy", "refine steps", "score", "return", "ms a plan", "p95", "success")]
-    for result in [r for one in (summary, *beside) for r in one["results"]]:
-        returns = result["returns"]
-        success = result["success_rate"]
-        rows.append(
-            (
-                _NAMES.get(result["name"], result["name"]),
-                "" if result["refine_steps"] is None else str(result["refine_steps"]),
-                f"{result['score_mean']:.1f} ± {result['score_std']:.1f}",
-                f"{sum(returns) / len(returns):.1f}",
-                f"{1e3 * result['seconds_per_plan_median']:.1f}",
-                f"{1e3 * result['seconds_per_plan_p95']:.1f}",
-                "" if success is None else f"{100 * success:.0f} %",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        f"{summary['task']} in {summary['environment']}, {_method(summary)}, "
-        f"seed {summary['seed']}, {summary['training_steps']} training steps, "
-        f"{summary['results'][0]['episodes']} episodes",
-        f"data: mean score {dataset['score_mean']:.1f}, best episode {dataset['score_best']:.1f}",
-    ]
-    for row in rows:
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-    write_to(sys.stdout, "\n".join(lines) + "\n")
-
-
-def _method(summary: dict[str, Any]) -> str:
-    preset = summary["preset"]
-    return f"preset {preset}" if preset else f"algorithm {summary['algorithm']}"
 
 
 def _memory_says(error: Exception) -> str | None:

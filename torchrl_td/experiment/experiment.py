@@ -128,7 +128,7 @@ class Session:
         assert self.metrics is not None
         model, step = self.trainer.planner_model(), self.trainer.step
         results: list[EvaluationResult] = []
-        for refine_steps in variants(self.config):
+        for refine_steps in variants(self.config) if self.config.evaluation.episodes else ():
             result = self._final_score(model, refine_steps)
             if result is None:
                 self.metrics.close()
@@ -141,12 +141,13 @@ class Session:
             results.append(result)
         if self.config.training.evaluate_every and self.evaluator.beats(results[-1]):
             self.save(best=True)
-        write_json(self.folder / "results.json", self.summary(results))
+        unplayed = {} if results else self._unplayed()
+        write_json(self.folder / "results.json", self.summary(results) | unplayed)
         if not self.stop.asked:
             with self.stop.at_once():
                 self._show(model, self.metrics)
         self.metrics.close()
-        return self.summary(results)
+        return self.summary(results) | unplayed
 
     def save(self, best: bool = False) -> None:
         """Writes a checkpoint."""
@@ -181,6 +182,10 @@ class Session:
         """What ``results.json`` holds."""
         summary = summarize(self.trainer, self.dataset, self.progress.seconds, results)
         return summary | ({"stopped_by": self.stop.signal} if self.stop.asked else {})
+
+    def _unplayed(self) -> dict[str, Any]:
+        """What ``results.json`` says in place of scores."""
+        return {"nothing_played": "evaluation.episodes=0", "validation": self.trainer.validate()}
 
     def _done(self) -> bool:
         settings, step = self.config.training, self.trainer.step
@@ -279,4 +284,5 @@ class Session:
         with skipped_on_error(path):
             plot_training(metrics.file, path, self.config.evaluation.episodes)
             metrics.picture("training", path, step)
-        self.evaluator.show(model, step, metrics, "plans.png", self.config.logger.video)
+        if self.config.evaluation.episodes:
+            self.evaluator.show(model, step, metrics, "plans.png", self.config.logger.video)

@@ -41,6 +41,7 @@ CHANGEABLE = (
     "evaluation.compile",
     "evaluation.baseline",
 )
+_PLAYS = ("evaluation.episodes", "task.env", "training.evaluate_every")
 _CHECKPOINTS = "checkpoint"  # the folder of them in a run's
 
 
@@ -132,6 +133,12 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
                 )
     check_stored_env(stored, given.task.env if whole or "task.env" in named else None)
     for key in named if given.resume != "auto" else ():
+        if stored.evaluation.episodes == 0 and key in _PLAYS:
+            raise InputError(
+                f"the run was started to play nothing (evaluation.episodes=0), and so it goes on: "
+                f"{key!r} cannot be given; play what it trained with examples/td_evaluate.py "
+                f"checkpoint={given.resume} task.env=<Gymnasium id> evaluation.episodes=40"
+            )
         if not _changeable(key) and not (key in before and before[key] == now.get(key)):
             raise InputError(
                 f"resume continues a run with its own settings, so {key!r} cannot be given; "

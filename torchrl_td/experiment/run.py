@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torchrl.data import ReplayBuffer
+from torchrl.data import Bounded, ReplayBuffer
 
 from torchrl_td.config import Config, check_read
 from torchrl_td.data import load_with_identity
 from torchrl_td.data.keys import named_keys
+from torchrl_td.data.source_info import source_info
+from torchrl_td.data.statistics import extremes
 from torchrl_td.envs import make_base_env, opened
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.evaluate import normalized_score
@@ -41,7 +43,9 @@ def run(
 
     Returns:
         What was written to ``results.json``. Without ``results`` if stopped early, and with
-        ``stopped_by``, the signal's number, if a signal did it.
+        ``stopped_by``, the signal's number, if a signal did it. With ``evaluation.episodes=0``
+        nothing is played: ``nothing_played`` says so, and ``validation`` holds the losses on
+        held-out episodes.
 
     Raises:
         InputError: for anything the user can mend, before hours are spent.
@@ -83,16 +87,28 @@ def _session(
         max_episode_steps=config.task.max_episode_steps,
         progress=config.progress and world.first,
     )
+    dataset = {**identity, **describe_returns(config, episodes)}
+    if not config.evaluation.episodes:  # the environment may not even be installed
+        spec = _known_actions(config.dataset.source if data is None else "", episodes)
+        return Session(config, folder, episodes, dataset, spec, device, world)
     env = make_base_env(config.task, device, seed=config.evaluation.seed)
     with opened(env):
         check_data(episodes, env, source if data is None else "dataset")
         if config.logger.video and world.first:
             check_video(config.task)  # not only when the training is done
-        dataset = {**identity, **describe_returns(config, episodes)}
         session = Session(config, folder, episodes, dataset, env.action_spec, device, world)
         if world.first:
             check_playable(session.trainer.model, config, env)
     return session
+
+
+def _known_actions(source: str, episodes: TensorDictBase) -> Bounded:
+    """The action's bounds where no environment says them: the source's, else the data's own."""
+    info = source_info(source)
+    if info.action_low is not None and info.action_high is not None:
+        return Bounded(torch.tensor(info.action_low), torch.tensor(info.action_high))
+    low, high = extremes(episodes["action"])
+    return Bounded(low, high)
 
 
 def describe_returns(config: Config, episodes: TensorDictBase) -> dict[str, float]:
