@@ -33,7 +33,7 @@ from torchrl_td.comparison.data import ensure_recorded
 from torchrl_td.comparison.plots import plot_comparison
 from torchrl_td.comparison.results import check_comparable, read_result
 from torchrl_td.comparison.tables import markdown
-from torchrl_td.config import PLANNERS, Config, check_config
+from torchrl_td.config import CONFIGS, PLANNERS, Config, check_config
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import explain
 from torchrl_td.experiment.cli import main as run_program
@@ -41,7 +41,6 @@ from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run_folder import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
 CONTROLLER = "controller"
 
 

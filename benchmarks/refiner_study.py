@@ -19,7 +19,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
-from torchrl_td.config import Config, check_config, override_config
+from torchrl_td.config import CONFIGS, Config, check_config, override_config
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.evaluate import evaluate
 from torchrl_td.experiment.run_folder import versions
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose(
             "td_offline",
             [

@@ -27,13 +27,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
 
-from torchrl_td.config import Config, check_config
+from torchrl_td.config import CONFIGS, Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.run_folder import versions
 from torchrl_td.training.trainer import Trainer
 from torchrl_td.training.trajectory_diffuser import make_losses
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Horizon, observation and action widths of METHOD's settings table.
 SIZES = {"hopper": (16, 11, 3), "halfcheetah": (8, 17, 6), "walker2d": (32, 17, 6)}
 _TURN = 5  # steps in a row

@@ -27,6 +27,7 @@ from torchrl.modules import MLP
 
 from torchrl_td import InputError, TDPlannerActor
 from torchrl_td.checkpoint import checkpoint_task
+from torchrl_td.commands.usage import help_asked
 from torchrl_td.config import TaskConfig
 from torchrl_td.data import Normalizer
 from torchrl_td.envs import make_base_env, planning_transforms
@@ -45,6 +46,8 @@ DEFAULTS: dict[str, Any] = {"checkpoint": "", "workers": 2, "frames": 1200, "see
 
 def td_collector() -> None:
     """Collects, fills the buffer and says what is in it."""
+    if help_asked(__doc__):
+        return
     options, overrides = read_words(sys.argv[1:])
     if options["checkpoint"]:
         task, actor = trained(options["checkpoint"], overrides)

@@ -123,7 +123,9 @@ def play(actor: td.TDPlannerActor, target_return: float, episodes: int) -> float
 
 def main(arguments: list[str] | None = None) -> float:
     """Records, trains and plays; gives the planner's mean return."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2000, help="optimisation steps")
     parser.add_argument("--recorded", type=int, default=60, help="episodes learned from")
     parser.add_argument("--episodes", type=int, default=5, help="episodes played")

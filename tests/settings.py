@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hydra import compose, initialize_config_dir
 
-from torchrl_td.config import Config, check_config
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from torchrl_td.config import CONFIGS, Config, check_config
 
 
 def _names(group: str) -> list[str]:

@@ -61,11 +61,11 @@ def test_wrong_words(word: str, says: str, capsys: pytest.CaptureFixture) -> Non
 
 def test_hydras_own_settings_are_left_to_hydra() -> None:
     says = "Could not override 'hydra.launcher.n_jobs'.\nKey 'n_jobs' is not in struct"
-    assert explain(says, None) == " ".join(says.split())
+    assert explain(says) == " ".join(says.split())
 
 
 def test_other_messages_of_hydra_come_in_one_line() -> None:
-    assert explain("first\n  second\n", None) == "first second"
+    assert explain("first\n  second\n") == "first second"
 
 
 def test_a_jobs_mistake_does_not_stop_the_next(capsys: pytest.CaptureFixture) -> None:

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "torchrl_td"
 
 # Each folder may import from itself and from those of the rows above it; those of one row do not
-# know one another. `errors` serves all.
+# know one another. `errors` and `advice` serve all.
 ROWS = (
-    ("errors",),
+    ("errors", "advice"),
     ("data", "networks"),
     ("modules",),
     ("objectives", "inference"),
@@ -37,6 +37,7 @@ ROWS = (
     ("training", "actors"),
     ("experiment",),
     ("comparison",),
+    ("commands",),
 )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import runpy
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5py
@@ -19,6 +17,7 @@ from tensordict import TensorDict
 from torchrl_td import TDPlannerActor
 from torchrl_td.checkpoint import describe, save_checkpoint
 from torchrl_td.checkpoint.build import build_model
+from torchrl_td.commands.data import main
 from torchrl_td.config import (
     Config,
     DatasetConfig,
@@ -27,35 +26,26 @@ from torchrl_td.config import (
     RefinerConfig,
     TaskConfig,
 )
-from torchrl_td.data import Normalizer
+from torchrl_td.data import Normalizer, load_episodes
 from torchrl_td.modules.trajectory_diffuser import Scales
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "td_data.py"
 
 
 @pytest.fixture(scope="module")
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("td_data", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def pendulum(example: ModuleType) -> str:
+def pendulum() -> str:
     command = ["record", "Pendulum-v1", "--dataset", "test/example-v0", "--steps", "400"]
-    assert example.main(command) == 0
+    assert main(command) == 0
     return "minari:test/example-v0"
 
 
 def test_record_then_describe(
-    example: ModuleType, pendulum: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pendulum: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture, numbers = tmp_path / "look.png", tmp_path / "look.json"
     files = ["--picture", str(picture), "--json", str(numbers)]
     references = ["--ref-min", "-1600", "--ref-max", "-150"]
-    assert example.main(["describe", pendulum, *files, *references]) == 0
+    assert main(["describe", pendulum, *files, *references]) == 0
     found = json.loads(numbers.read_text(encoding="utf-8"))
     assert (found["transitions"], found["episodes"], found["truncations"]) == (400, 2, 2)
     assert found["environment"] == "Pendulum-v1" and -100 < found["score"]["mean"] < 100
@@ -68,24 +58,24 @@ def test_record_then_describe(
 
 
 def test_a_maze_is_recorded_and_described(
-    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     for what in ("maze2d/umaze", "pointmaze/umaze"):
-        assert example.main(["record", what, "--steps", "400", "--seed", "2"]) == 0
-        assert example.main(["record", what]) == 1  # not twice
+        assert main(["record", what, "--steps", "400", "--seed", "2"]) == 0
+        assert main(["record", what]) == 1  # not twice
         assert "--overwrite" in capsys.readouterr().err
-    assert example.main(["describe", "minari:maze2d/umaze-v0"]) == 0
+    assert main(["describe", "minari:maze2d/umaze-v0"]) == 0
     out = capsys.readouterr().out
     assert "observation, 4 numbers" in out and "600" in out and "PointMaze_UMaze-v3" in out
     keys = ["--observation-keys", "achieved_goal", "observation", "desired_goal"]
-    assert example.main(["describe", "minari:pointmaze/umaze-v0", *keys]) == 0
+    assert main(["describe", "minari:pointmaze/umaze-v0", *keys]) == 0
     out = capsys.readouterr().out
     assert "observation, 8 numbers" in out and "repeats itself in dimension 2 (of 0)" in out
 
 
 def test_damaged_data_is_described_with_a_warning(
-    example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, picture, numbers = (tmp_path / name for name in ("a.hdf5", "a.png", "a.json"))
     reward = np.ones(12, np.float32)
@@ -96,7 +86,7 @@ def test_damaged_data_is_described_with_a_warning(
         file["rewards"] = reward
         file["terminals"] = np.arange(12) % 6 == 5
     files = ["--picture", str(picture), "--json", str(numbers)]
-    assert example.main(["describe", f"d4rl:{path}", *files]) == 0
+    assert main(["describe", f"d4rl:{path}", *files]) == 0
     out = capsys.readouterr().out
     assert "warning: reward holds NaN or Inf in 2 of 12 steps, first in row 2 (episode 0)" in out
     assert "warning: 100 % of the actions lie outside [-1, 1], first in row 0" in out
@@ -136,14 +126,13 @@ def test_damaged_data_is_described_with_a_warning(
     ],
 )
 def test_mistakes_are_one_line(
-    example: ModuleType,
     pendulum: str,
     tmp_path: Path,
     arguments: tuple[str, ...],
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert example.main([a.format(pendulum=pendulum, tmp=tmp_path) for a in arguments]) == 1
+    assert main([a.format(pendulum=pendulum, tmp=tmp_path) for a in arguments]) == 1
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0] and lines[-1] == errors[0]
@@ -170,7 +159,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_planner_records_what_its_actor_does(
-    example: ModuleType, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     forward = TDPlannerActor.forward
@@ -185,8 +174,8 @@ def test_a_planner_records_what_its_actor_does(
     monkeypatch.setattr(TDPlannerActor, "forward", spy)
     command = ["record", "Pendulum-v1", "--dataset", "test/planned-v0", "--steps", "20"]
     extra = ["--max-episode-steps", "10", "--checkpoint", str(checkpoint), "--seed", "3"]
-    assert example.main([*command, *extra]) == 0
-    data = example.load_episodes("minari:test/planned-v0")
+    assert main([*command, *extra]) == 0
+    data = load_episodes("minari:test/planned-v0")
     assert torch.equal(data["action"], torch.cat([call["action"] for call in seen]))
     assert torch.equal(data["observation"], torch.cat([call["observation"] for call in seen]))
     reward = data["next", "reward"].flatten().numpy()

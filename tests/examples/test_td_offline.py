@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.td_evaluate import td_evaluate
-from examples.td_offline import td_offline
 from tests.settings import CONFIGS, TINY_RUN
+from torchrl_td.commands.evaluate import td_evaluate
+from torchrl_td.commands.offline import td_offline
 from torchrl_td.experiment.cli import main
 
 # Hydra would close every handler of logging there is: absl's with the stream that it met when it

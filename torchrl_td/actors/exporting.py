@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.actors.receding_horizon import RecedingHorizon, State
+from torchrl_td.advice import install
 from torchrl_td.errors import InputError, check_whole, first_line
 from torchrl_td.inference.openvino_model import convert, import_openvino, openvino_installed
 from torchrl_td.modules.trajectory_planner import Plan
@@ -73,7 +74,7 @@ def export_actor(actor: TDPlannerActor, folder: Path, batch_size: int, noise: bo
     """What :meth:`torchrl_td.TDPlannerActor.export` does."""
     check_whole("batch_size", batch_size, 1)
     if not openvino_installed():
-        raise InputError("exporting needs OpenVINO: pip install 'torchrl_td[openvino]'")
+        raise InputError(f"exporting needs OpenVINO: {install('openvino')}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; export to a new or an empty folder")
     openvino = import_openvino()

@@ -9,6 +9,7 @@ import torch
 from tensordict.nn import TensorDictModuleBase
 from torchrl.data import Bounded
 
+from torchrl_td.advice import command
 from torchrl_td.checkpoint import load_model
 from torchrl_td.checkpoint.build import plan_settings
 from torchrl_td.config import Config, check_config, override_config
@@ -48,7 +49,7 @@ class TrainedActor(TensorDictModuleBase):
             name = about["config"]["algorithm"]["name"]
             raise InputError(
                 f"the checkpoint {path} holds algorithm {name}, which makes no plans; play it with "
-                f"examples/td_evaluate.py"
+                f"{command('td-evaluate')}"
             )
         given = {f"planner.{key}": value for key, value in overrides.items()}
         config = override_config(check_config(about["config"]), given)

@@ -14,6 +14,7 @@ from torchrl.modules import DTActor
 from torchrl.modules.models.decision_transformer import DecisionTransformer
 from torchrl.objectives import DTLoss
 
+from torchrl_td.advice import install
 from torchrl_td.baselines.algorithm import Baseline
 from torchrl_td.baselines.policy import Policy
 from torchrl_td.config import Config
@@ -157,8 +158,8 @@ class DecisionTransformerCloning(Baseline):
             network = DTActor(normalizer.loc.shape[0], action_low.shape[0], sizes)
         except ImportError:
             raise InputError(
-                "algorithm=dt needs transformers, of which TorchRL's DecisionTransformer is made; "
-                "pip install 'torchrl_td[dt]'"
+                f"algorithm=dt needs transformers, of which TorchRL's DecisionTransformer is made; "
+                f"{install('dt')}"
             ) from None
         return ContextModel(network, normalizer, action_low, action_high, settings.context)
 

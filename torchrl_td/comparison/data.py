@@ -6,6 +6,7 @@ from typing import Any
 
 import minari
 
+from torchrl_td.advice import command
 from torchrl_td.data.mazes.maze2d import ensure_maze2d
 from torchrl_td.data.mazes.pointmaze import ensure_pointmaze
 from torchrl_td.errors import InputError
@@ -30,7 +31,7 @@ def ensure_recorded(source: str) -> None:
     found = int(minari.load_dataset(dataset_id).total_steps)
     if found < STEPS[size]:
         raise InputError(
-            f"{source} holds {found} transitions, a comparison takes {STEPS[size]}: python "
-            f"examples/td_data.py record {space}/{size} --steps {STEPS[size]} --overwrite, or name "
-            f"the data with dataset.source="
+            f"{source} holds {found} transitions, a comparison takes {STEPS[size]}: "
+            f"{command('td-data')} record {space}/{size} --steps {STEPS[size]} --overwrite, or "
+            f"name the data with dataset.source="
         )

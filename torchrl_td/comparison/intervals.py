@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from torchrl_td.advice import install
 from torchrl_td.errors import InputError
 
 _REPS = 2000
@@ -86,7 +87,6 @@ def _rliable() -> tuple[Any, Any]:
         from rliable import library, metrics
     except (ImportError, TypeError) as error:  # a TypeError: arch 7 with pandas 3
         raise InputError(
-            f"interquartile means need rliable ({error}); pip install 'torchrl_td[report]' with "
-            "pandas < 3"
+            f"interquartile means need rliable ({error}); {install('report')} with pandas < 3"
         ) from error
     return library, metrics

@@ -1,6 +1,7 @@
 """Every setting, typed and checked: a wrong key or value stops a run before it starts."""
 
 from torchrl_td.config.checks import check_read, unread_settings
+from torchrl_td.config.folder import CONFIGS
 from torchrl_td.config.limits import FROM_NOISE, PLANNERS
 from torchrl_td.config.reading import check_config, override_config, to_dict
 from torchrl_td.config.settings import (
@@ -23,6 +24,7 @@ from torchrl_td.config.settings import (
 from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
 
 __all__ = [
+    "CONFIGS",
     "FROM_NOISE",
     "PLANNERS",
     "AlgorithmConfig",

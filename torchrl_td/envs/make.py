@@ -30,6 +30,7 @@ from torchrl.envs import (
     default_info_dict_reader,
 )
 
+from torchrl_td.advice import install
 from torchrl_td.config import TaskConfig
 from torchrl_td.data.keys import named_keys, observation_keys, torchrl_key
 from torchrl_td.data.robotics import register_robotics
@@ -75,8 +76,8 @@ def make_gym_env(
         reason = first_line(error)
         raise InputError(
             f"cannot build environment {task.env!r} of task {task.name!r}: {reason}; check "
-            f"task.env, task.env_kwargs and that its package is installed (pip install -e "
-            f"'.[robotics]')"
+            f"task.env, task.env_kwargs and that its package is installed "
+            f"({install('robotics')})"
         ) from error
     # The mazes leave the model file they were built from in the temporary folder.
     model_file = getattr(env.unwrapped, "tmp_xml_file_path", None)

@@ -56,12 +56,12 @@ _failed: list[int] = []  # exit statuses of the jobs of one command
 _programs: list[int] = []  # ids of the processes in which `main` runs a program
 
 
-def main(program: Callable[[], Any], configs: Path | None = None) -> None:
+def main(program: Callable[[], Any], *configs: Path) -> None:
     """Runs a program; a user's mistake is one line on stderr and exit status 2.
 
     Args:
         program: what to run.
-        configs: folder of the YAML files it composes, to name what there is.
+        *configs: folders of the YAML files it composes, to name what there is.
     """
     prepare_streams()
     # Hydra would print its own message and hide the exception otherwise.
@@ -73,7 +73,7 @@ def main(program: Callable[[], Any], configs: Path | None = None) -> None:
     except InputError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(str(error), configs))
+        _fail(explain(str(error), *configs))
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
@@ -117,24 +117,25 @@ def stop(signal_number: int) -> None:
     sys.exit(128 + signal_number)
 
 
-def explain(message: str, configs: Path | None) -> str:
+def explain(message: str, *configs: Path) -> str:
     """What hydra says of wrong words, in one line that names what is allowed.
 
     Args:
         message: hydra's, several lines long.
-        configs: folder of the YAML files.
+        *configs: folders of the YAML files.
 
     Examples:
         >>> from torchrl_td.experiment.cli import explain
-        >>> explain("Could not override 'seeed'.\\nTo append to your config ...", None)[:47]
+        >>> explain("Could not override 'seeed'.\\nTo append to your config ...")[:47]
         "unknown setting 'seeed'; allowed are algorithm,"
     """
     group = re.search(r"Could not find '([^/']+)/([^']+)'", message)
-    if group and configs is not None:
+    if group and configs:
         kind, name = group.groups()
-        files = sorted((configs / kind).rglob("*.yaml"))
-        allowed = [f.relative_to(configs / kind).with_suffix("").as_posix() for f in files]
-        return f"unknown {kind} {name!r}; allowed are {', '.join(allowed)}"
+        folders = [folder / kind for folder in configs]
+        files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+        allowed = [file.relative_to(folder).with_suffix("").as_posix() for folder, file in files]
+        return f"unknown {kind} {name!r}; allowed are {', '.join(dict.fromkeys(allowed))}"
     key = re.search(r"Could not override '([^']+)'", message)
     if key and not key.group(1).startswith("hydra."):  # whose settings are not ours to list
         return _unknown_setting(key.group(1))

@@ -14,6 +14,7 @@ import matplotlib.image
 from PIL import Image
 from torchrl import torchrl_logger
 
+from torchrl_td.advice import install
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.run_folder import new_file
@@ -211,8 +212,8 @@ def make_logger(config: Config, folder: Path, run_id: str, step: int = 0) -> Any
         return _wandb_logger(config, folder, name, run_id)
     except ImportError as error:
         raise InputError(
-            f"logger={kind} needs a package that is not installed: pip install -e "
-            f"'.[{'wandb' if kind == 'wandb' else 'test'}]'"
+            f"logger={kind} needs a package that is not installed: "
+            f"{install('wandb' if kind == 'wandb' else 'tensorboard')}"
         ) from error
 
 

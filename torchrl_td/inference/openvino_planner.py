@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchrl import torchrl_logger
 
+from torchrl_td.advice import install
 from torchrl_td.errors import InputError
 from torchrl_td.inference.fingerprint import PlannerWatch, digest
 from torchrl_td.inference.openvino_model import convert, import_openvino, openvino_installed
@@ -62,7 +63,7 @@ class OpenVINOPlanner(PlannerRunner):
     ) -> None:
         super().__init__(planner)
         if not openvino_installed():
-            raise InputError("mode='openvino' needs OpenVINO: pip install 'torchrl_td[openvino]'")
+            raise InputError(f"mode='openvino' needs OpenVINO: {install('openvino')}")
         self._precision = "f32" if autocast is None else "bf16"
         self.patience = PATIENCE if eager_first else 0
         self._programs: Kept[_Program | None] = Kept()

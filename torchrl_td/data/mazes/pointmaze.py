@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from torchrl_td.advice import install
 from torchrl_td.data.mazes.controller import Cell, Skill, Walker, free_cells, shortest_path
 from torchrl_td.data.mazes.processes import default_workers, in_processes
 from torchrl_td.data.mazes.record import check_recording, dataset_path, write_dataset
@@ -87,9 +88,7 @@ def make_pointmaze(size: str, **kwargs: Any) -> gymnasium.Env:
     try:
         register_robotics()
     except ImportError as error:
-        raise InputError(
-            "PointMaze needs gymnasium-robotics: pip install 'torchrl_td[robotics]'"
-        ) from error
+        raise InputError(f"PointMaze needs gymnasium-robotics: {install('robotics')}") from error
     settings: dict[str, Any] = {"continuing_task": True, "reset_target": False}
     settings["max_episode_steps"] = task.max_episode_steps
     return gymnasium.make(task.env_id, **{**settings, **kwargs})

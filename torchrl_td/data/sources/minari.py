@@ -15,6 +15,7 @@ import torch
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
 
+from torchrl_td.advice import install
 from torchrl_td.data.keys import Key
 from torchrl_td.data.mazes.maze2d import ensure_maze2d
 from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
@@ -156,7 +157,9 @@ def _read_arrow(data: Path, total: int) -> Iterator[Episode]:
                     f"{where} has not the {about.get('total_steps')} steps it says; {AGAIN}"
                 )
             yield arrays
-    except (InputError, ImportError) as error:
+    except ImportError as error:
+        raise InputError(f"{data}: needs pyarrow to be read: {install('arrow')}") from error
+    except InputError as error:
         raise InputError(one_line(error)) from error
     except Exception as error:  # whatever Minari and pyarrow raise of a damaged file
         raise InputError(f"{data}: cannot be read ({one_line(error)}); {AGAIN}") from error

@@ -1,0 +1,1 @@
+"""What the console commands do, and the examples of the same names."""

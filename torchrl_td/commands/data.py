@@ -1,0 +1,78 @@
+"""Look at a dataset, or record one.
+
+    td-data describe d4rl:path/to/file.hdf5 --picture histograms.png
+    td-data record maze2d/medium --steps 1000000 --overwrite
+    td-data record Hopper-v5 --dataset my/hopper/random-v0
+    td-data record Hopper-v5 --dataset my/hopper/td-v0 --checkpoint <folder>
+
+`describe` prints a table of what is in a dataset and warns of what looks wrong.
+`record` writes a local Minari dataset: the PointMaze or Maze2D data, or any Gymnasium
+environment with random actions or a trained planner. What was recorded is
+loaded by its id: `dataset.source=minari:my/hopper/random-v0`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from torchrl_td.commands.describing import run_describe
+from torchrl_td.commands.recording import run_record
+from torchrl_td.commands.usage import usage
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.streams import close_streams, prepare_streams, write_to
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 1 where the user has something to mend."""
+    options = parser().parse_args(arguments)
+    prepare_streams()
+    try:
+        options.run(options)
+    except InputError as error:
+        write_to(sys.stderr, f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        write_to(sys.stderr, "stopped; nothing was written\n")
+        return 130
+    finally:
+        close_streams()
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The two commands and their options."""
+    out = argparse.ArgumentParser(
+        description=usage(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = out.add_subparsers(required=True, metavar="describe | record")
+    look = commands.add_parser("describe", help="print what a dataset holds")
+    look.add_argument("source", help="minari:<id> or d4rl:<id or path>")
+    look.add_argument("--picture", type=Path, help="histograms of returns and lengths go here")
+    look.add_argument("--json", type=Path, help="the table's numbers go here")
+    entries = "entries of a Dict observation to join, in this order, nested ones as goal/kettle"
+    look.add_argument("--observation-keys", nargs="+", type=entry, metavar="KEY", help=entries)
+    look.add_argument("--ref-min", type=float, help="return that scores 0")
+    look.add_argument("--ref-max", type=float, help="return that scores 100")
+    look.set_defaults(run=run_describe)
+    record = commands.add_parser("record", help="record a local Minari dataset")
+    record.add_argument("what", help="pointmaze/umaze, maze2d/large, ... or an environment's id")
+    record.add_argument("--dataset", help="id to record under, <namespace>/<name>-v<number>")
+    steps = "transitions, at least; else D4RL's 1, 2 or 4 million of a maze, and 200,000 elsewhere"
+    record.add_argument("--steps", type=int, help=steps)
+    record.add_argument("--seed", type=int, default=0)
+    record.add_argument("--workers", type=int, help="processes (PointMaze only); else all cores")
+    record.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
+    record.add_argument("--max-episode-steps", type=int, help="other than the environment's own")
+    record.add_argument("--checkpoint", type=Path, help="a trained planner; else random actions")
+    record.add_argument("--target-return", type=float, help="asked of the planner; else its own")
+    record.add_argument("--ref-min", type=float, help="return that scores 0")
+    record.add_argument("--ref-max", type=float, help="return that scores 100")
+    record.set_defaults(run=run_record)
+    return out
+
+
+def entry(key: str) -> str | tuple[str, ...]:
+    """An entry of an observation as it is written on the command line."""
+    return tuple(key.split("/")) if "/" in key else key

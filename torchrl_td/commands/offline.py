@@ -1,0 +1,59 @@
+"""Trains Trajectory Diffuser on offline data, plays its environment and shows its plans."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig
+
+from torchrl_td.config import CONFIGS, check_config
+from torchrl_td.experiment import cli
+from torchrl_td.experiment.beside import baseline_beside
+from torchrl_td.experiment.resume import folder_of
+from torchrl_td.experiment.run import run
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="td_offline")
+@cli.job
+def td_offline(config: DictConfig) -> None:
+    """Trains and evaluates as ``config`` says, a baseline beside a planner, and prints results."""
+    settings, words = check_config(config), HydraConfig.get().overrides.task
+    folder = folder_of(settings, words).expanduser()
+    summary, beside = run(settings, words), []
+    if summary["results"] and "stopped_by" not in summary:
+        baseline = baseline_beside(folder, CONFIGS)
+        beside = [] if baseline is None else [run(baseline)]
+    if summary["results"] or "nothing_played" in summary:
+        cli.print_results(summary, *beside)
+    for one in (summary, *beside):
+        if "stopped_by" in one:
+            cli.stop(one["stopped_by"])
+
+
+def own_configs() -> list[Path]:
+    """The folder of the user's own files that the command line names, if it does."""
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("--config-dir", "-cd", type=Path)
+    folder = words.parse_known_args(sys.argv[1:])[0].config_dir
+    return [] if folder is None else [folder.resolve()]
+
+
+class OwnConfigsFirst(SearchPathPlugin):
+    """Has a file under ``--config-dir`` stand for ours of the same name, which hydra would take."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in own_configs():
+            search_path.prepend("own", f"file://{folder}", anchor="main")
+
+
+def main() -> None:
+    """The command."""
+    Plugins.instance().register(OwnConfigsFirst)
+    cli.main(td_offline, *own_configs(), CONFIGS)
