@@ -31,7 +31,7 @@ from torchrl_td.experiment.streams import write_to
 def run_record(options: argparse.Namespace) -> None:
     """Record a maze, or another environment with random actions or a planner."""
     family, _, size = options.what.partition("/")
-    recorders = {
+    recorders: dict[str, Any] = {
         "pointmaze": partial(record_pointmaze, workers=options.workers),
         "maze2d": record_maze2d,
     }
