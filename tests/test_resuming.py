@@ -86,8 +86,8 @@ def test_resume_refuses_other_settings(tiny_config: MakeConfig, tmp_path: Path) 
     run(tiny_config("training.stop_after=1"))
     refused(tiny_config("resume=auto", "training.batch_size=8"), "training.batch_size=4, not 8")
     word = f"resume={tmp_path / 'run'}"
-    words = [word, "training.steps=5"]
-    refused(tiny_config(*words), "'training.steps' cannot be given", words)
+    words = [word, "training.batch_size=5"]
+    refused(tiny_config(*words), "'training.batch_size' cannot be given", words)
     words = [word, "logger=csv", "training.stop_after=2"]
     assert run(tiny_config(*words), words)["training_steps"] == 2
 

@@ -9,12 +9,15 @@ from torchrl_td.checkpoint.folder import (
     tidy_checkpoints,
 )
 from torchrl_td.checkpoint.model import load_model
+from torchrl_td.checkpoint.start import Start, find_start
 
 __all__ = [
     "FORMAT_VERSION",
+    "Start",
     "checkpoint_task",
     "describe",
     "find_checkpoint",
+    "find_start",
     "load_about",
     "load_model",
     "load_payload",

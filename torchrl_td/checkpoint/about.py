@@ -44,6 +44,7 @@ def check_about(about: Any) -> dict[str, Any]:
     dataset = _typed(about.get("dataset"), "dataset", dict)
     for key, kind in _DATASET.items():
         _typed(dataset.get(key), f"dataset.{key}", kind)
+    _typed(about.get("init_from", {}), "init_from", dict)
     stored_config(_typed(about.get("config"), "config", dict))
     return about
 

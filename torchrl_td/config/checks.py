@@ -38,7 +38,7 @@ def check_values(config: Any) -> None:
     Raises:
         InputError: at the first value that is not allowed.
     """
-    for key in ("output_dir", "resume"):
+    for key in ("output_dir", "resume", "init_from"):
         if config[key] == "":  # which would mean the present folder
             raise InputError(f"{key} is empty; give a folder, or leave {key}= out")
     _check_finite(config, "")

@@ -76,6 +76,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "planner.warm_start": get_args(WarmStart),
     "evaluation.compile": MODES,
     "logger.kind": ("csv", "wandb", "tensorboard"),
+    "init_normalizer": ("keep", "fit"),
     "logger.mode": ("offline", "online"),
 }
 _LARGEST_SEED = 2**63 - 1  # that PyTorch's generators take

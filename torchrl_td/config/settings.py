@@ -213,6 +213,8 @@ class Config:
     device: str = "auto"
     output_dir: str = "outputs"
     resume: str | None = None
+    init_from: str | None = None
+    init_normalizer: str = "keep"
     preset: str = "???"
     progress: bool = True
     task: TaskConfig = field(default_factory=TaskConfig)

@@ -186,6 +186,7 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     result = evaluate(make_actor(model, config, spec), config)
     summary = {
         **describe_run(config, about["dataset"], about["step"]),
+        **{key: about[key] for key in ("init_from",) if key in about},
         "checkpoint": str(own["checkpoint"]),
         "versions": versions(),
         "results": [result.to_dict()],

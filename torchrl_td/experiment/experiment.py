@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl import torchrl_logger
 
-from torchrl_td.checkpoint import describe, load_about, load_payload, save_checkpoint
+from torchrl_td.checkpoint import Start, describe, load_about, load_payload, save_checkpoint
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.acting import variants
@@ -20,6 +20,7 @@ from torchrl_td.experiment.logging import Metrics
 from torchrl_td.experiment.plotting import plot_training, skipped_on_error
 from torchrl_td.experiment.progress import Progress
 from torchrl_td.experiment.results import summarize
+from torchrl_td.experiment.resume import describe_training_on
 from torchrl_td.experiment.run_folder import write_json
 from torchrl_td.experiment.signals import Stop
 from torchrl_td.training.distributed import World
@@ -39,6 +40,7 @@ class Session:
         action_spec: the environment's.
         device: where to train and plan.
         world: this process' place among those of the run.
+        start: weights of another run to start from.
     """
 
     def __init__(
@@ -50,13 +52,15 @@ class Session:
         action_spec: Any,
         device: torch.device,
         world: World,
+        start: Start | None = None,
     ) -> None:
         self.config, self.folder, self.device, self.world = config, folder, device, world
         self.dataset = dict(dataset)
         self.action_spec = action_spec
         self.evaluator = Evaluator(config, folder, action_spec, device)
         bounds = (action_spec.space.low, action_spec.space.high)
-        self.trainer = Trainer(config, episodes, device, world, bounds)
+        self.trainer = Trainer(config, episodes, device, world, bounds, start)
+        self.origin = {} if start is None else {"init_from": start.origin}
         self.evaluator.actor(self.trainer.model)  # refuses what cannot plan before training
         self.metrics: Metrics | None = None  # the first process' alone
         self.progress = Progress(config, world.first)
@@ -69,7 +73,8 @@ class Session:
         Raises:
             InputError: if the dataset is not the one that the run was started on.
         """
-        before = load_about(checkpoint)["dataset"]
+        about = load_about(checkpoint)
+        before = about["dataset"]
         if before["hash"] != self.dataset["hash"]:
             raise InputError(
                 f"the dataset {self.dataset['source']!r} is not the one this run was started on "
@@ -81,6 +86,17 @@ class Session:
         self.progress.seconds = state["seconds"]
         self.evaluator.load_state_dict(state)
         self.evaluation_due = state["evaluation_due"]
+        if (steps := about["config"]["training"]["steps"]) < self.config.training.steps:
+            self._train_on(steps)
+
+    def _train_on(self, before: int) -> None:
+        """Goes beyond the ``before`` steps that a run was to have, as if they had been more."""
+        settings, step = self.config.training, self.trainer.step
+        if step == before and settings.evaluate_every and step % settings.evaluate_every == 0:
+            self.evaluation_due = True  # it was the last step, whose score is counted otherwise
+        if self.world.first:
+            torchrl_logger.info(describe_training_on(self.config, step, before))
+        self.save()  # from now on it is a run of so many steps, whatever interrupts it
 
     def open(self, run_id: str) -> None:
         """Opens the metrics; rows of steps that will be taken again are dropped."""
@@ -171,7 +187,7 @@ class Session:
         save_checkpoint(
             self.folder / "checkpoint",
             self.trainer.step,
-            about,
+            about | self.origin,
             self.trainer.planner_state(),
             training,
             keep=self.config.training.keep_checkpoints,
@@ -181,7 +197,8 @@ class Session:
     def summary(self, results: list[EvaluationResult]) -> dict[str, Any]:
         """What ``results.json`` holds."""
         summary = summarize(self.trainer, self.dataset, self.progress.seconds, results)
-        return summary | ({"stopped_by": self.stop.signal} if self.stop.asked else {})
+        stopped = {"stopped_by": self.stop.signal} if self.stop.asked else {}
+        return summary | self.origin | stopped
 
     def _unplayed(self) -> dict[str, Any]:
         """What ``results.json`` says in place of scores."""

@@ -15,7 +15,17 @@ from torchrl_td.training.trainer import Trainer
 # Settings that stand elsewhere in results.json, that only give others their value, or that change
 # where and how fast a run goes and not what comes of it.
 _NOT_COMPARED = {
-    "": ("seed", "preset", "device", "output_dir", "resume", "progress", "logger", "planner"),
+    "": (
+        "init_from",
+        "seed",
+        "preset",
+        "device",
+        "output_dir",
+        "resume",
+        "progress",
+        "logger",
+        "planner",
+    ),
     "task": (
         "name",
         "refine_steps",
@@ -64,6 +74,8 @@ def describe_run(config: Config, dataset: Mapping[str, Any], step: int) -> dict[
     for section, keys in _NOT_COMPARED.items():
         for key in keys:
             (settings[section] if section else settings).pop(key, None)
+    if config.init_from is None:
+        del settings["init_normalizer"]
     for name in unread_settings(config):
         section, _, key = name.partition(".")
         if key:

@@ -42,6 +42,8 @@ CHANGEABLE = (
     "evaluation.baseline",
 )
 _PLAYS = ("evaluation.episodes", "task.env", "training.evaluate_every")
+# By which a run is trained on, where the words of its resumption name them.
+TRAINED_ON = ("training.steps", "training.decay_steps", "training.patience")
 _CHECKPOINTS = "checkpoint"  # the folder of them in a run's
 
 
@@ -89,16 +91,16 @@ def resumed(
     Raises:
         InputError: if the folder holds something else, or other settings are given.
     """
-    saved, checkpoint = folder / _CHECKPOINTS, None
+    saved, checkpoint, done = folder / _CHECKPOINTS, None, 0
     if world.first and saved.is_dir():
         tidy_checkpoints(saved)
     world.wait()  # the others read what the first has tidied
     if any(saved.glob("step-*")):
         checkpoint = find_checkpoint(saved)
         about = load_about(checkpoint)
-        settings = check_config(about["config"])
+        settings, done = check_config(about["config"]), about["step"]
         if world.first:
-            rename_damaged_after(saved, about["step"])
+            rename_damaged_after(saved, done)
     elif config.resume == "auto" and not (folder / SETTINGS).exists():
         if holds_run(folder):
             raise InputError(
@@ -108,7 +110,35 @@ def resumed(
         return config, None
     else:
         settings = read_settings(folder)
-    return _continued(settings, config, overrides), checkpoint
+    settings = _continued(settings, config, overrides)
+    if settings.training.steps < done:
+        raise InputError(
+            f"training.steps={settings.training.steps}, but the run in {folder} has done {done}; "
+            f"give at least as many"
+        )
+    return settings, checkpoint
+
+
+def describe_training_on(config: Config, step: int, before: int) -> str:
+    """What becomes of a run that is trained beyond the steps ``before`` that it was to have."""
+    return (
+        f"trains on from step {step} to {config.training.steps} in place of {before}; "
+        f"{_schedule(config, step)}"
+    )
+
+
+def _schedule(config: Config, step: int) -> str:
+    settings = config.training
+    until = f"step {settings.decay_steps} (training.decay_steps)"
+    if step < settings.decay_steps:
+        return f"the learning rate falls until {until}"
+    rate = settings.learning_rate * settings.final_learning_rate_share
+    if settings.final_learning_rate_share == 1:
+        return f"the learning rate stays at {rate:.3g}"
+    return (
+        f"the learning rate, which fell until {until}, stays at {rate:.3g}; with "
+        f"training.decay_steps={settings.steps} given too it would fall until there instead"
+    )
 
 
 def _continuable(folder: Path) -> bool:
@@ -116,7 +146,7 @@ def _continuable(folder: Path) -> bool:
 
 
 def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -> Config:
-    """The stored settings with what a resumed run may change.
+    """The stored settings with what a resumed run may change, checked.
 
     Raises:
         InputError: if something else was to change.
@@ -125,12 +155,7 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
     before, now = _flat(to_dict(stored)), _flat(to_dict(given))
     if given.resume == "auto":
         # The same words as at the start: all that they mean has to be the same.
-        for key in sorted(set(before) | set(now)):
-            if not _changeable(key) and before.get(key) != now.get(key):
-                raise InputError(
-                    f"the run in {given.output_dir} has {key}={before.get(key)}, not "
-                    f"{now.get(key)}; give the settings it was started with, or another output_dir"
-                )
+        _check_same(before, now, given.output_dir)
     check_stored_env(stored, given.task.env if whole or "task.env" in named else None)
     for key in named if given.resume != "auto" else ():
         if stored.evaluation.episodes == 0 and key in _PLAYS:
@@ -139,18 +164,32 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
                 f"{key!r} cannot be given; play what it trained with examples/td_evaluate.py "
                 f"checkpoint={given.resume} task.env=<Gymnasium id> evaluation.episodes=40"
             )
-        if not _changeable(key) and not (key in before and before[key] == now.get(key)):
+        allowed = _changeable(key) or key in TRAINED_ON
+        if not allowed and not (key in before and before[key] == now.get(key)):
             raise InputError(
                 f"resume continues a run with its own settings, so {key!r} cannot be given; "
-                f"allowed are {', '.join(CHANGEABLE)}"
+                f"allowed are {', '.join((*CHANGEABLE, *TRAINED_ON))}"
             )
     for key in filter(_changeable, _flat(to_dict(given))):
         if whole or key == "training.stop_after" or any(_within(key, word) for word in named):
             _copy(key, given, stored)
     for word in named:
-        if f"{word}." in FREE_FORM and _changeable(word):
-            _copy(word, given, stored)  # with what is no longer in it left out
-    return stored
+        # Of settings of any name, what is no longer given is left out.
+        if word in TRAINED_ON or (f"{word}." in FREE_FORM and _changeable(word)):
+            _copy(word, given, stored)
+    return check_config(to_dict(stored))
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], folder: str) -> None:
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in TRAINED_ON[:1], key)):
+        if _changeable(key) or before.get(key) == now.get(key):
+            continue
+        hint = "give the settings it was started with, or another output_dir"
+        if key == "training.steps":
+            hint += f"; to train on, resume={folder} {key}={now.get(key)}"
+        raise InputError(
+            f"the run in {folder} has {key}={before.get(key)}, not {now.get(key)}; {hint}"
+        )
 
 
 def _copy(key: str, source: Any, target: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import Bounded, ReplayBuffer
 
+from torchrl_td.checkpoint import Start, find_start
 from torchrl_td.config import Config, check_read
 from torchrl_td.data import load_with_identity
 from torchrl_td.data.keys import named_keys
@@ -63,7 +64,8 @@ def run(
             config.output_dir = str(folder)
             if config.training.threads is not None:
                 torch.set_num_threads(config.training.threads)
-            session = _session(config, folder, data, device, world)
+            start = find_start(config, checkpoint)
+            session = _session(config, folder, data, device, world, start)
             if checkpoint is not None:
                 session.restore(checkpoint)
             with stop_signals(session.stop):
@@ -79,6 +81,7 @@ def _session(
     data: TensorDictBase | ReplayBuffer | None,
     device: torch.device,
     world: World,
+    start: Start | None,
 ) -> Session:
     source: Any = config.dataset.source if data is None else data
     episodes, identity = load_with_identity(
@@ -90,13 +93,14 @@ def _session(
     dataset = {**identity, **describe_returns(config, episodes)}
     if not config.evaluation.episodes:  # the environment may not even be installed
         spec = _known_actions(config.dataset.source if data is None else "", episodes)
-        return Session(config, folder, episodes, dataset, spec, device, world)
+        return Session(config, folder, episodes, dataset, spec, device, world, start)
     env = make_base_env(config.task, device, seed=config.evaluation.seed)
     with opened(env):
         check_data(episodes, env, source if data is None else "dataset")
         if config.logger.video and world.first:
             check_video(config.task)  # not only when the training is done
-        session = Session(config, folder, episodes, dataset, env.action_spec, device, world)
+        spec = env.action_spec
+        session = Session(config, folder, episodes, dataset, spec, device, world, start)
         if world.first:
             check_playable(session.trainer.model, config, env)
     return session

@@ -93,9 +93,7 @@ def record_start(
     Returns:
         The run's id, the same for every start.
     """
-    settings = folder / SETTINGS
-    if not settings.exists():
-        write_text(settings, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+    write_text(folder / SETTINGS, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text())

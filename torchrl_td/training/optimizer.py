@@ -42,3 +42,15 @@ def fit_for_capture(optimizer: torch.optim.Optimizer, captured: bool) -> None:
         rate, device = float(group["lr"]), group["params"][0].device
         group["lr"] = torch.tensor(rate, device=device) if captured else rate
         group["capturable"] = captured
+
+
+def restart_schedule(
+    optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR
+) -> None:
+    """Sets the rates of the scheduler's step, should its schedule not be the optimiser's any more.
+
+    A run that is trained on may have other ``decay_steps`` from there.
+    """
+    rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, (base, factor) in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = base * factor(scheduler.last_epoch)

@@ -11,22 +11,24 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchrl_td.baselines import BASELINES, Algorithm
 from torchrl_td.checkpoint.model import make_model
+from torchrl_td.checkpoint.start import Start
 from torchrl_td.config import Config, plan_horizon, plan_stride
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import Scales
+from torchrl_td.training.algorithms import find_algorithm
 from torchrl_td.training.buffers import draws_state, restore_draws, split_episodes
 from torchrl_td.training.cuda_graph import CudaGraphStep, check_cuda_graph
-from torchrl_td.training.diffuser import DiffuserTraining
 from torchrl_td.training.distributed import World
 from torchrl_td.training.joint_loss import JointLoss
 from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
-from torchrl_td.training.optimizer import fit_for_capture, make_optimizer
+from torchrl_td.training.optimizer import (
+    fit_for_capture,
+    make_optimizer,
+    restart_schedule,
+)
 from torchrl_td.training.random_state import RandomState, own_randomness, seed_everything
-from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
-from torchrl_td.training.value_guided import ValueGuidedTraining
 
 _VALIDATION_BATCH = 256
 _NORM = "gradient_norm/"
@@ -41,6 +43,7 @@ class Trainer:
         device: where to train; the dataset goes there too.
         world: this process' place among those of the run.
         action_bounds: lowest and highest actions [A]; ``None`` takes the data's.
+        start: weights to start from; ``None`` draws them.
 
     Raises:
         InputError: if the data cannot be trained on with these settings, or the device or the
@@ -54,6 +57,7 @@ class Trainer:
         device: torch.device,
         world: World | None = None,
         action_bounds: tuple[Tensor, Tensor] | None = None,
+        start: Start | None = None,
     ) -> None:
         settings, horizon = config.training, plan_horizon(config)
         self.config, self.device, self.world = config, device, world or World()
@@ -66,6 +70,7 @@ class Trainer:
         )
         train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)
+        normalizer = normalizer if start is None else start.normalizer(normalizer)
         train = normalizer.apply_to(train)
         # Before the model takes the normalizer to its device: the episodes stay where they are.
         held_out = None if validation is None else normalizer.apply_to(episodes[validation])
@@ -73,7 +78,11 @@ class Trainer:
         model = make_model(
             config, normalizer, Scales.fit(train, horizon, plan_stride(config)), *bounds
         ).to(device)
+        if start is not None:
+            start.give_weights(model)
         self.algorithm = find_algorithm(config)(model, config)
+        if start is not None:
+            start.give_critics(self.losses)
         if self.world.size > 1 and not self.algorithm.shares_batches:
             raise InputError(
                 f"algorithm={config.algorithm.name} trains in one process, this run has "
@@ -206,9 +215,10 @@ class Trainer:
         for name, loss in self.losses.items():
             loss.load_state_dict(state["losses"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        restart_schedule(self.optimizer, self.scheduler)
         fit_for_capture(self.optimizer, self.config.training.cudagraph)
         self._optimize = self._optimization()  # a graph would go on with the states replaced
-        self.scheduler.load_state_dict(state["scheduler"])
         # Checkpoints made before there were several have the one's state as "sampler".
         samplers = state.get("samplers") or {"windows": state["sampler"]}
         for name, buffer in self.buffers.items():
@@ -278,14 +288,6 @@ class Trainer:
                 if grads:
                     torch._foreach_mul_(grads, factor)
         return {_NORM + name: norm for name, norm in norms.items()}
-
-
-def find_algorithm(config: Config) -> type[Algorithm]:
-    """What ``algorithm.name`` means."""
-    if config.algorithm.name == "diffuser":
-        return DiffuserTraining
-    planner = ValueGuidedTraining if config.value.enabled else TrajectoryDiffuserTraining
-    return BASELINES.get(config.algorithm.name, planner)
 
 
 def _bounds(episodes: TensorDictBase) -> tuple[Tensor, Tensor]:
