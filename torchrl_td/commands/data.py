@@ -1,11 +1,14 @@
 """Look at a dataset, or record one.
 
     td-data describe d4rl:path/to/file.hdf5 --picture histograms.png
+    td-data describe minari:my/arm-v0 --write-task my_task.yaml
     td-data record maze2d/medium --steps 1000000 --overwrite
     td-data record Hopper-v5 --dataset my/hopper/random-v0
     td-data record Hopper-v5 --dataset my/hopper/td-v0 --checkpoint <folder>
 
-`describe` prints a table of what is in a dataset and warns of what looks wrong.
+`describe` prints a table of what is in a dataset and warns of what looks wrong. With
+`--write-task` it writes the settings of a task on that data, on which
+`td-offline --config-dir . task=my_task` trains.
 `record` writes a local Minari dataset: the PointMaze or Maze2D data, or any Gymnasium
 environment with random actions or a trained planner. What was recorded is
 loaded by its id: `dataset.source=minari:my/hopper/random-v0`.
@@ -51,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("source", help="minari:<id> or d4rl:<id or path>")
     look.add_argument("--picture", type=Path, help="histograms of returns and lengths go here")
     look.add_argument("--json", type=Path, help="the table's numbers go here")
+    settings = "settings to train on it go here, my_task.yaml into a folder task"
+    look.add_argument("--write-task", type=Path, metavar="FILE", help=settings)
     entries = "entries of a Dict observation to join, in this order, nested ones as goal/kettle"
     look.add_argument("--observation-keys", nargs="+", type=entry, metavar="KEY", help=entries)
     look.add_argument("--ref-min", type=float, help="return that scores 0")

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_td.advice import command
 from torchrl_td.data import load_episodes
 from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import describe, episode_returns, quality_warnings
+from torchrl_td.data.task_file import write_task
 from torchrl_td.data.validation import NotFiniteError
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.streams import write_to
@@ -50,6 +52,11 @@ def run_describe(options: argparse.Namespace) -> None:
     if options.picture is not None:
         draw_histograms(options.source, episodes, options.picture)
         write_to(sys.stdout, f"picture: {options.picture}\n")
+    if options.write_task is not None:
+        keys = options.observation_keys
+        file = write_task(options.write_task, options.source, episodes, info, keys)
+        words = f"--config-dir {file.parent.parent} task={file.stem}"
+        write_to(sys.stdout, f"task: {file}; train on it: {command('td-offline')} {words}\n")
 
 
 def given_references(options: argparse.Namespace) -> tuple[float, float] | None:

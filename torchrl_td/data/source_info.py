@@ -30,6 +30,9 @@ D4RL_REFERENCES: dict[str, tuple[float, float]] = {
 }
 
 
+_LONGEST = 1_000_000_000  # steps of an episode
+
+
 @dataclass(frozen=True)
 class SourceInfo:
     """What is known of a dataset beside its steps."""
@@ -44,6 +47,10 @@ class SourceInfo:
     """Return that scores 0."""
     ref_max_score: float | None = None
     """Return that scores 100."""
+    environment_kwargs: Mapping[str, Any] | None = None
+    """What the environment was made with."""
+    max_episode_steps: int | None = None
+    """Its step limit."""
 
 
 def source_info(source: str) -> SourceInfo:
@@ -75,13 +82,39 @@ def _minari_info(dataset_id: str) -> SourceInfo:
     spec: Any = None
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         spec = json.loads(metadata.get("env_spec") or "{}")
+    spec = spec if isinstance(spec, Mapping) else {}
+    name, limit = spec.get("id"), spec.get("max_episode_steps")
     return SourceInfo(
-        environment=spec.get("id") if isinstance(spec, Mapping) else None,
+        environment=name if isinstance(name, str) else None,
         action_low=_bound(space, "low"),
         action_high=_bound(space, "high"),
         ref_min_score=_number(metadata.get("ref_min_score")),
         ref_max_score=_number(metadata.get("ref_max_score")),
+        environment_kwargs=_plain(spec.get("kwargs")),
+        max_episode_steps=limit if type(limit) is int and 0 < limit < _LONGEST else None,
     )
+
+
+def _plain(kwargs: Any) -> Mapping[str, Any] | None:
+    """An environment's arguments without what is no plain setting, as a pickle or an interpolation.
+
+    None where there are none.
+    """
+    if not isinstance(kwargs, Mapping):
+        return None
+    named = {k: v for k, v in kwargs.items() if k != "render_mode" and "${" not in k}
+    plain = {k: v for k, v in named.items() if _is_plain(v)}
+    return plain or None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return "${" not in value
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def _bound(space: Any, key: str) -> tuple[float, ...] | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torchrl_td.advice import command
 from torchrl_td.checkpoint import (
     find_checkpoint,
     load_about,
@@ -161,7 +162,7 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
         if stored.evaluation.episodes == 0 and key in _PLAYS:
             raise InputError(
                 f"the run was started to play nothing (evaluation.episodes=0), and so it goes on: "
-                f"{key!r} cannot be given; play what it trained with examples/td_evaluate.py "
+                f"{key!r} cannot be given; play what it trained with {command('td-evaluate')} "
                 f"checkpoint={given.resume} task.env=<Gymnasium id> evaluation.episodes=40"
             )
         allowed = _changeable(key) or key in TRAINED_ON
