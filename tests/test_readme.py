@@ -1,4 +1,4 @@
-"""What the README shows runs: its Python as it stands, of its commands the settings."""
+"""What README and site show runs: their Python as it stands, of their commands the settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ from tests.data.helpers import SAMPLE
 from tests.settings import composed
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+BUILT = ("_build", "generated", "method")  # by Sphinx
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if not set(BUILT) & set(p.parts)),
+]
+TEXTS = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in PAGES}
+BLOCKS = {
+    name: re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) for name, text in TEXTS.items()
+}
 LINES = [
-    line.partition(" #")[0].split()
-    for block in re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S)
+    pytest.param(line.partition(" #")[0].split(), id=f"{name}: {line.partition(' #')[0]}")
+    for name, text in TEXTS.items()
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     for line in block.splitlines()
-    if "-m venv" not in line
+    if line and not re.match("#|.* -m venv", line)
 ]
 
 
@@ -48,24 +57,58 @@ def gathered() -> TensorDictReplayBuffer:
     return buffer
 
 
-def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    untrained_checkpoint(tmp_path / "runs" / "first" / "checkpoint")
-    write("mujoco/hopper/medium-v0")
-    shutil.copy(SAMPLE, "door-human-v0.hdf5")
+def run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Runs a page's Python in a folder with a finished run; gives the names it leaves."""
+    monkeypatch.chdir(folder)
+    untrained_checkpoint(folder / "runs" / "first" / "checkpoint")
     names: dict[str, Any] = {"replay_buffer": gathered()}
-    blocks = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-    assert len(blocks) == 2
-    for block in blocks:
+    for block in BLOCKS[page]:
         exec(block, names)
+    return names
+
+
+def test_the_readme_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run("README.md", tmp_path, monkeypatch)
     assert names["rollout"]["action"].shape == (20, 1)
+
+
+def test_own_data_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("mujoco/hopper/medium-v0")
+    shutil.copy(SAMPLE, tmp_path / "door-human-v0.hdf5")
+    names = run("docs/own_data.md", tmp_path, monkeypatch)
     assert len(names["episodes"]) == 5
 
 
-@pytest.mark.parametrize("line", LINES, ids=" ".join)
+OTHERS = sorted(
+    name for name in BLOCKS if BLOCKS[name] and name not in ("README.md", "docs/own_data.md")
+)
+
+
+@pytest.mark.parametrize("page", OTHERS)
+def test_the_python_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_command_lines_are_of_settings_that_there_are(line: list[str]) -> None:
     script = next(number for number, word in enumerate(line) if word.endswith(".py"))
     assert (ROOT / line[script]).is_file()
     words = [word for word in line[script + 1 :] if word != "-m"]
     if line[script] == "examples/td_offline.py":
-        composed(*(word.partition(",")[0] for word in words))
+        composed(*(word.partition(",")[0] for word in words if not word.startswith("hydra/")))
+
+
+def test_the_readmes_scores_are_those_of_the_comparison() -> None:
+    comparison = (ROOT / "benchmarks/results/compare/comparison.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:PointMaze|Maze2D).*$", TEXTS["README.md"], re.M)
+    assert len(rows) == 5
+    for row in rows:
+        _, _, mean, planner, draft, rcbc, *_ = (cell.strip(" *") for cell in row.split("|"))
+        score, interval = re.fullmatch(r"(.*?)\*\* \((.*)\)", planner).groups()  # type: ignore[union-attr]
+        assert f"mean score {mean}," in comparison, row
+        assert f"| planner strided, refined | {score} | {interval} |" in comparison, row
+        assert f"| planner strided, draft | {draft} |" in comparison, row
+        score, interval = re.fullmatch(r"(.*?) \((.*)\)", rcbc).groups()  # type: ignore[union-attr]
+        assert f"| rcbc | {score} | {interval} |" in comparison, row

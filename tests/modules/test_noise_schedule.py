@@ -212,6 +212,8 @@ def test_sampling_steps_examples() -> None:
         ({"beta_start": 0.1, "beta_end": 0.01}, "beta_end"),
         ({"beta_end": 1.0}, "beta_end"),
         ({"beta_start": math.nan}, "beta_start"),
+        ({"schedule": torch.rand(99)}, "100 steps .* shape \\[99\\]"),
+        ({"schedule": torch.linspace(0, 0.1, 100)}, "between 0 and 1"),
     ],
 )
 def test_bad_settings(settings_: dict, named: str) -> None:
@@ -227,6 +229,13 @@ def test_bad_settings(settings_: dict, named: str) -> None:
 def test_bad_sampling_steps(start: int, evaluations: int | None, named: str) -> None:
     with pytest.raises(InputError, match=named):
         NoiseSchedule(100).sampling_steps(start, evaluations)
+
+
+def test_given_betas_are_taken_as_they_are() -> None:
+    linear = NoiseSchedule(100)
+    same = NoiseSchedule(100, torch.linspace(1e-3, 2e-2, 100, dtype=torch.float64))
+    assert torch.equal(same.alpha_bar, linear.alpha_bar)
+    assert same.signal_left(100) == linear.signal_left(100)
 
 
 def test_a_checkpoint_holds_nothing_of_the_schedule() -> None:

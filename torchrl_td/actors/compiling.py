@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from tensordict.nn import TensorDictModuleBase
 
-from torchrl_td.actors.exporting import export_actor
+from torchrl_td.actors.exporting import Format, export_actor
 from torchrl_td.actors.receding_horizon import RecedingHorizon
 from torchrl_td.errors import InputError
 from torchrl_td.inference import COMPILE_MODES, MODES, make_runner
@@ -64,22 +64,33 @@ class CompiledActor(TensorDictModuleBase):
         """The mode in which plans are made, never ``"auto"``."""
         return getattr(self.receding_horizon.runner, "mode", "none")
 
-    def export(self, path: str | Path, *, batch_size: int = 1, noise: bool = False) -> Path:
-        """Writes the planner as OpenVINO models, for use without PyTorch.
+    def export(
+        self,
+        path: str | Path,
+        *,
+        batch_size: int = 1,
+        noise: bool = False,
+        format: Format = "auto",
+    ) -> Path:
+        """Writes the planner for use without TorchRL and this library.
 
-        ``examples/td_openvino.py`` loads and runs them with OpenVINO and numpy alone.
+        ``examples/td_deploy.py`` loads, checks and runs it.
 
         Args:
             path: a new or empty folder.
             batch_size: B, how many environments one call plans for.
             noise: whether the models take sampling noise; without, they plan deterministically.
+            format: ``"openvino"`` for models that need OpenVINO and numpy alone, ``"torch"`` for
+                ``torch.export`` archives, which need PyTorch; ``"auto"`` takes OpenVINO where it
+                is installed.
 
         Returns:
-            The folder: ``planner.json``, which says what the models read and write and when to
-            call which, and a model for each way to make a step.
+            The folder: ``planner.json``, which says what the models read and write, when to
+            call which and what the actor did in some states, and a model for each way to make a
+            step.
 
         Raises:
             InputError: if OpenVINO is missing, the folder holds something, or a network cannot be
                 exported.
         """
-        return export_actor(self, Path(path), batch_size, noise)
+        return export_actor(self, Path(path), batch_size, noise, format)

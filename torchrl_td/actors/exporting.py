@@ -1,11 +1,11 @@
-"""Writes a planner for use without PyTorch: OpenVINO models of one step, and what they need."""
+"""Writes a planner for use without this library: models of one step, and what they need."""
 
 from __future__ import annotations
 
 import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,20 @@ from torch import Tensor, nn
 from torchrl_td.actors.receding_horizon import RecedingHorizon, State
 from torchrl_td.advice import install
 from torchrl_td.errors import InputError, check_whole, first_line
-from torchrl_td.inference.openvino_model import convert, import_openvino, openvino_installed
+from torchrl_td.inference.openvino_model import (
+    convert,
+    exported_program,
+    import_openvino,
+    openvino_installed,
+)
 from torchrl_td.modules.trajectory_planner import Plan
 
 if TYPE_CHECKING:
     from torchrl_td.actors.td_planner_actor import TDPlannerActor
 
+Format = Literal["auto", "openvino", "torch"]
 _OUTPUTS = ("action", "draft", "refined")
+_CHECKED_STEPS = 6  # of the actor, whose actions are written beside the models
 
 
 class _OneWay(RecedingHorizon):
@@ -70,33 +77,74 @@ class _Step(nn.Module):
         return (*outputs, *(state[name] for name in self.state))
 
 
-def export_actor(actor: TDPlannerActor, folder: Path, batch_size: int, noise: bool) -> Path:
+def export_actor(
+    actor: TDPlannerActor, folder: Path, batch_size: int, noise: bool, form: Format = "auto"
+) -> Path:
     """What :meth:`torchrl_td.TDPlannerActor.export` does."""
     check_whole("batch_size", batch_size, 1)
-    if not openvino_installed():
-        raise InputError(f"exporting needs OpenVINO: {install('openvino')}")
+    form = _chosen(form)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; export to a new or an empty folder")
-    openvino = import_openvino()
     inputs = _inputs(actor, batch_size, noise)
-    actor = copy.deepcopy(actor).to("cpu")
+    actor = copy.deepcopy(actor).to("cpu").eval()
     horizon = actor.receding_horizon
+    horizon.run_with(None)
     ways = ["plan"]
     ways += ["replan"] if horizon.warm_start == "previous" else []
     ways += ["follow"] if horizon.replan_every > 1 else []
     folder.mkdir(parents=True, exist_ok=True)
-    names = [*_OUTPUTS, *(f"next_{name}" for name in _state_names(actor))]
     for way in ways:
         try:
-            model = convert(_Step(actor, way), list(inputs.values()))
+            _write(_Step(actor, way), inputs, folder / way, form)
         except Exception as error:  # whatever PyTorch or OpenVINO make of somebody's network
             raise InputError(f"the planner cannot be exported: {first_line(error)}") from error
-        for port, name in zip(model.inputs, inputs, strict=True):
-            port.get_tensor().set_names({name})
-        openvino.save_model(model, folder / f"{way}.xml", compress_to_fp16=False)
-    about = _about(actor, batch_size, ways, inputs) | {"outputs": names}
+    about = _about(actor, batch_size, ways, inputs)
+    about |= {"outputs": [*_OUTPUTS, *(f"next_{name}" for name in _state_names(actor))]}
+    about |= {"format": form, "checks": _checks(actor, inputs)}
     (folder / "planner.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+def _chosen(form: Format) -> Format:
+    if form not in get_args(Format):
+        raise InputError(f"unknown format {form!r}; allowed are {', '.join(get_args(Format))}")
+    if form == "openvino" and not openvino_installed():
+        raise InputError(f"exporting needs OpenVINO: {install('openvino')}")
+    if form == "auto":
+        return "openvino" if openvino_installed() else "torch"
+    return form
+
+
+def _write(step: _Step, inputs: dict[str, Tensor], path: Path, form: Format) -> None:
+    """One way to make a step, as a model with the ending of its format."""
+    if form == "torch":
+        program = exported_program(step, list(inputs.values()))
+        torch.export.save(program, path.with_suffix(".pt2"))
+        return
+    model = convert(step, list(inputs.values()))
+    for port, name in zip(model.inputs, inputs, strict=True):
+        port.get_tensor().set_names({name})
+    import_openvino().save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+
+
+@torch.no_grad()
+def _checks(actor: TDPlannerActor, inputs: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """What the actor does in states like the data's, from an empty history on, without noise.
+
+    With it whoever loads the models can tell that they act as the actor does.
+    """
+    generator = torch.Generator().manual_seed(0)
+    batch = inputs["target_return"].shape[0]
+    state = {key: value.cpu() for key, value in actor.planner_spec.zero([batch]).items()}
+    loc, scale, steps = actor.normalizer.loc, actor.normalizer.scale, []
+    for number in range(_CHECKED_STEPS):
+        observation = loc + scale * torch.randn(inputs["observation"].shape, generator=generator)
+        target = actor.normalizer.returns_scale * torch.ones(batch, 1)
+        is_init = torch.full((batch, 1), number == 0)
+        state, action, *_ = actor.step(state, observation, target, is_init, inputs.get("noise"))
+        given = {"observation": observation, "target_return": target, "action": action}
+        steps.append({name: tensor.tolist() for name, tensor in given.items()})
+    return steps
 
 
 def _state_names(actor: TDPlannerActor) -> list[str]:

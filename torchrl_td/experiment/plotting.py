@@ -23,6 +23,7 @@ from torchrl_td.experiment.logging import MetricsFile
 from torchrl_td.experiment.run_folder import new_file
 
 _HISTORY, _DRAFT, _REFINED, _WALKED = "#8a8f98", "#e08a1e", "#2b6cb0", "#9ad0a8"
+_FEW_STATES = 10
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def plot_plans(rollout: TensorDictBase, path: Path, env: Any, count: int = 4) ->
     if maze is not None:
         figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 4.2), squeeze=False)
         for axis, moment in zip(axes[0], moments, strict=True):
-            _draw_maze(axis, maze)
+            draw_maze(axis, maze)
             _draw_maze_plan(axis, rollout, int(moment), end)
             axis.set_title(f"step {moment}")
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -135,8 +136,8 @@ def draw_frame(rollout: TensorDictBase, moment: int, maze: Any) -> np.ndarray:
         Pixels [height, width, 3] of bytes.
     """
     figure, axis = plt.subplots(figsize=(4, 4 * maze.map_width / maze.map_length), dpi=80)
-    _draw_maze(axis, maze)
-    _draw_maze_plan(axis, rollout, moment, moment + 1)
+    draw_maze(axis, maze)
+    _draw_maze_plan(axis, rollout, moment, moment + 1, first=0)
     figure.tight_layout()
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -145,7 +146,8 @@ def draw_frame(rollout: TensorDictBase, moment: int, maze: Any) -> np.ndarray:
     return pixels
 
 
-def _draw_maze(axis: Axes, maze: Any) -> None:
+def draw_maze(axis: Axes, maze: Any) -> None:
+    """The walls of a maze, seen from above."""
     size = maze.maze_size_scaling
     for i, row in enumerate(maze.maze_map):
         for j, cell in enumerate(row):
@@ -161,17 +163,22 @@ def _draw_maze(axis: Axes, maze: Any) -> None:
     axis.set_yticks([])
 
 
-def _draw_maze_plan(axis: Axes, rollout: TensorDictBase, moment: int, end: int) -> None:
+def _draw_maze_plan(
+    axis: Axes, rollout: TensorDictBase, moment: int, end: int, first: int | None = None
+) -> None:
     states = rollout["observation"].numpy()
     draft = rollout["plan", "draft"][moment].numpy()
     refined = rollout["plan", "refined"][moment].numpy()
-    first = max(0, moment - len(draft) + 2)
+    first = max(0, moment - len(draft) + 2) if first is None else first
     walked = states[moment : min(moment + len(draft), end)]
+    # A plan of few states, some steps apart, is shown with its states.
+    dots: dict[str, Any] = {"marker": "o", "ms": 3.5} if len(draft) <= _FEW_STATES else {}
     axis.plot(*walked[:, :2].T, color=_WALKED, lw=6, alpha=0.8, label="walked", zorder=2)
     past = states[first : moment + 1]
     axis.plot(*past[:, :2].T, color=_HISTORY, lw=2, label="history", zorder=3)
-    axis.plot(*draft[:, :2].T, color=_DRAFT, lw=1.8, label="draft", zorder=4)
-    axis.plot(*refined[:, :2].T, color=_REFINED, lw=1.4, ls="--", label="refined", zorder=5)
+    axis.plot(*draft[:, :2].T, color=_DRAFT, lw=1.8, label="draft", zorder=4, **dots)
+    style: dict[str, Any] = {"color": _REFINED, "lw": 1.4, "ls": "--", **dots}
+    axis.plot(*refined[:, :2].T, label="refined", zorder=5, **style)
     axis.plot(*states[moment, :2], "o", color="black", ms=4, label="present", zorder=6)
     axis.plot(*states[moment, 4:6], "*", color="#d1345b", ms=13, label="goal", zorder=6)
 

@@ -42,6 +42,26 @@ def import_openvino() -> Any:
     return sys.modules["openvino"]
 
 
+def exported_program(function: nn.Module, given: Sequence[Tensor]) -> torch.export.ExportedProgram:
+    """A function of tensors as PyTorch's export, of static shapes.
+
+    Args:
+        function: as for :func:`convert`.
+        given: likewise.
+
+    Raises:
+        NotImplementedError: if it draws random numbers, which a model would draw otherwise.
+        Exception: whatever PyTorch cannot export.
+    """
+    with torch.inference_mode(False), torch.no_grad(), _quiet():
+        example = tuple(torch.zeros_like(t) for t in given)
+        exported = torch.export.export(_OwnOutputs(function), example)
+    for node in exported.graph.nodes:
+        if _is_random(node):
+            raise NotImplementedError(f"{node.target} draws random numbers")
+    return exported
+
+
 def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
     """A function of tensors as an OpenVINO model of the same static shapes.
 
@@ -57,12 +77,8 @@ def convert(function: nn.Module, given: Sequence[Tensor]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
+    exported = exported_program(function, given)
     with torch.inference_mode(False), torch.no_grad(), _quiet():
-        example = tuple(torch.zeros_like(t) for t in given)
-        exported = torch.export.export(_OwnOutputs(function), example)
-        for node in exported.graph.nodes:
-            if _is_random(node):
-                raise NotImplementedError(f"{node.target} draws random numbers")
         front_end = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchFXPythonDecoder.from_exported_program(exported)  # must outlive the next line
         model = front_end.convert(front_end.load(decoder))

@@ -23,8 +23,8 @@ class NoiseSchedule(nn.Module):
     Args:
         denoising_steps: K, the number of steps the forward process is cut into.
         schedule: ``"linear"`` (the paper's: ᾱ_K = 0.347 for the default range, so x_K is
-            *not* pure noise) or ``"cosine"`` (ends at noise, what a sampler that starts
-            from N(0, I) needs).
+            *not* pure noise), ``"cosine"`` (ends at noise, what a sampler that starts
+            from N(0, I) needs), or β_1 to β_K of your own, shape [K], all between 0 and 1.
         beta_start: β_1 of the linear schedule.
         beta_end: β_K of the linear schedule.
 
@@ -47,7 +47,7 @@ class NoiseSchedule(nn.Module):
     def __init__(
         self,
         denoising_steps: int = 100,
-        schedule: Schedule = "linear",
+        schedule: Schedule | Tensor = "linear",
         beta_start: float = 1e-3,
         beta_end: float = 2e-2,
     ) -> None:
@@ -58,7 +58,14 @@ class NoiseSchedule(nn.Module):
                 f"beta_start and beta_end must satisfy 0 < beta_start <= beta_end < 1, "
                 f"got {beta_start} and {beta_end}"
             )
-        if schedule == "linear":
+        if isinstance(schedule, Tensor):
+            beta = schedule.detach().to("cpu", torch.float64)
+            if beta.shape != (denoising_steps,) or not ((beta > 0) & (beta < 1)).all():
+                raise InputError(
+                    f"a schedule of {denoising_steps} steps is as many numbers between 0 and 1, "
+                    f"got shape {list(beta.shape)} from {beta.min():g} to {beta.max():g}"
+                )
+        elif schedule == "linear":
             beta = torch.linspace(
                 beta_start, beta_end, denoising_steps, dtype=torch.float64, device="cpu"
             )
@@ -68,7 +75,7 @@ class NoiseSchedule(nn.Module):
             allowed = ", ".join(get_args(Schedule))
             raise InputError(f"unknown noise schedule {schedule!r}; allowed are {allowed}")
         self.denoising_steps = denoising_steps
-        self.schedule = schedule
+        self.schedule = "given" if isinstance(schedule, Tensor) else schedule
         # Entry 0 is the clean sample, so that step k is entry k and k = 1 needs no special case.
         beta = torch.cat([beta.new_zeros(1), beta])
         alpha_bar = torch.cumprod(1 - beta, 0)

@@ -1,0 +1,214 @@
+"""A planner that `actor.export(path)` wrote, at work without TorchRL or this library.
+
+    python examples/td_deploy.py exported/
+    python examples/td_deploy.py exported/ --rate 50 --steps 500 --precision bf16 --threads 4
+
+Checks that it acts as the actor did when it was exported, then plans at a fixed rate and says how
+long a step takes. OpenVINO models need OpenVINO and numpy, `torch.export` archives PyTorch and
+numpy. No environment is needed: each observation is the state that was planned for it. Copy
+`ExportedPlanner` into your own program and give it real ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Model = Callable[[dict[str, Any]], list[np.ndarray]]
+TOLERANCE = 1e-3  # of an action, in its own units; single precision's rounding stays far below
+
+
+def openvino_model(path: Path, threads: int, precision: str, cache: Path | None) -> Model:
+    """An OpenVINO model as a function of named arrays."""
+    import openvino
+
+    core = openvino.Core()
+    if cache is not None:
+        core.set_property({"CACHE_DIR": str(cache)})
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+    model = core.compile_model(path, "CPU", settings)
+
+    def run(inputs: dict[str, Any]) -> list[np.ndarray]:
+        found = model(inputs)
+        return [found[i] for i in range(len(found))]
+
+    return run
+
+
+def torch_model(path: Path, threads: int, precision: str, cache: Path | None) -> Model:
+    """A `torch.export` archive as a function of arrays in the order they are given."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model = torch.export.load(path).module()
+
+    def run(inputs: dict[str, Any]) -> list[np.ndarray]:
+        bfloat16 = precision == "bf16"
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            found = model(*(torch.from_numpy(np.array(array)) for array in inputs.values()))
+        return [output.numpy() for output in found]
+
+    return run
+
+
+class ExportedPlanner:
+    """Acts in a batch of environments, whose histories and plans it keeps.
+
+    Args:
+        folder: what was exported.
+        threads: of the processor.
+        precision: ``"f32"`` or ``"bf16"``.
+        cache: a folder for OpenVINO's compiled models, so that the next start is faster.
+    """
+
+    def __init__(
+        self, folder: Path, threads: int = 1, precision: str = "f32", cache: Path | None = None
+    ) -> None:
+        self.about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))
+        load, ending = {"openvino": (openvino_model, "xml"), "torch": (torch_model, "pt2")}[
+            self.about["format"]
+        ]
+        self.models = {
+            way: load(folder / f"{way}.{ending}", threads, precision, cache)
+            for way in self.about["models"]
+        }
+        self.loc = np.array(self.about["normalizer"]["loc"])
+        self.scale = np.array(self.about["normalizer"]["scale"])
+        self.random = np.random.default_rng()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew, with an empty history."""
+        empty = self.about["inputs"]
+        self.state = {
+            name: np.zeros(empty[name]["shape"], empty[name]["dtype"])
+            for name in self.about["state"]
+        }
+
+    def act(
+        self,
+        observation: np.ndarray,
+        target_return: np.ndarray,
+        is_init: np.ndarray,
+        noisy: bool = True,
+    ) -> dict[str, np.ndarray]:
+        """One step of B environments.
+
+        Args:
+            observation: [B, O], in the environment's units.
+            target_return: [B, 1], what is still to be gained, in reward units.
+            is_init: bool [B, 1], True where an episode begins.
+            noisy: whether a planner that was exported with noise is given some.
+
+        Returns:
+            ``action`` [B, A], and ``draft`` and ``refined`` plan [B, H, O].
+        """
+        inputs = {
+            "observation": observation.astype(np.float32),
+            "target_return": target_return.astype(np.float32),
+            "is_init": is_init,
+            **self.state,
+        }
+        if "noise" in self.about["inputs"]:
+            shape = self.about["inputs"]["noise"]["shape"]
+            noise = self.random.standard_normal(shape, dtype=np.float32)
+            inputs["noise"] = noise if noisy else np.zeros_like(noise)
+        ways = self.ways(observation, is_init)
+        outputs: dict[str, np.ndarray] = {}
+        for way in np.unique(ways):
+            rows = ways == way
+            found = self.models[str(way)](inputs)
+            for i, name in enumerate(self.about["outputs"]):
+                outputs.setdefault(name, np.array(found[i]))[rows] = found[i][rows]
+        self.state = {name: outputs[f"next_{name}"] for name in self.state}
+        return outputs
+
+    def ways(self, observation: np.ndarray, is_init: np.ndarray) -> np.ndarray:
+        """How each environment's step [B] is made: ``plan``, ``replan`` or ``follow``."""
+        about, steps = self.about, np.where(is_init, 0, self.state["steps"])[:, 0]
+        every = about["replan_every"]
+        fresh = np.ones(len(steps), bool)
+        if about["warm_start"] == "previous":
+            present = (observation - self.loc) / self.scale
+            error = np.square(present - self.state["plan"][:, every]).mean(-1)
+            fresh = (steps // every) % about["refresh_every"] == 0
+            fresh |= ~(error <= about["refresh_distance"] ** 2)
+        return np.where(steps % every == 0, np.where(fresh, "plan", "replan"), "follow")
+
+
+def difference_from_actor(planner: ExportedPlanner) -> float:
+    """The largest difference of an action from those that the actor took when it was exported."""
+    planner.forget()
+    largest = 0.0
+    for step, check in enumerate(planner.about["checks"]):
+        observation, target = np.array(check["observation"]), np.array(check["target_return"])
+        out = planner.act(observation, target, np.full(target.shape, step == 0), noisy=False)
+        largest = max(largest, float(np.abs(out["action"] - np.array(check["action"])).max()))
+    planner.forget()
+    return largest
+
+
+def control(planner: ExportedPlanner, rate: float, steps: int, target: float) -> np.ndarray:
+    """Acts at a fixed rate.
+
+    Args:
+        planner: acts.
+        rate: steps a second.
+        steps: how many.
+        target: the return asked for, in reward units.
+
+    Returns:
+        Milliseconds from observation to action, shape [steps].
+    """
+    batch = planner.about["batch_size"]
+    observation = np.tile(planner.loc, (batch, 1))
+    milliseconds = np.zeros(steps)
+    due = time.perf_counter()
+    for step in range(steps):
+        begun = time.perf_counter()
+        first = np.full((batch, 1), step == 0)
+        out = planner.act(observation, np.full((batch, 1), target), first)
+        milliseconds[step] = 1e3 * (time.perf_counter() - begun)
+        observation = out["refined"][:, 1]  # a robot's sensors would be read here
+        due += 1 / rate
+        time.sleep(max(0.0, due - time.perf_counter()))
+    return milliseconds
+
+
+def main() -> None:
+    """Checks the planner, runs it and says how long its steps take."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rate", type=float, default=20.0, help="steps a second")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--target", type=float, default=1.0, help="return, in reward units")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
+    parser.add_argument("--cache", type=Path, help="folder for OpenVINO's compiled models")
+    options = parser.parse_args()
+    planner = ExportedPlanner(options.folder, options.threads, options.precision, options.cache)
+    difference = difference_from_actor(planner)
+    print(f"largest difference from the actor's own actions: {difference:.1e}")
+    if options.precision == "f32" and not difference < TOLERANCE:
+        sys.exit(f"error: it does not act as the actor did (tolerance {TOLERANCE}); export it anew")
+    control(planner, 1e6, 5, options.target)  # the first steps are slower than those that follow
+    times = control(planner, options.rate, options.steps, options.target)
+    late = int((times > 1e3 / options.rate).sum())
+    median, p95, p99 = np.percentile(times, [50, 95, 99])
+    print(
+        f"{options.steps} steps at {options.rate:g} Hz, {planner.about['batch_size']} environments"
+    )
+    print(f"latency: median {median:.2f} ms, 95 % {p95:.2f} ms, 99 % {p99:.2f} ms; {late} late")
+
+
+if __name__ == "__main__":
+    main()

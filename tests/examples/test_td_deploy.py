@@ -1,0 +1,123 @@
+"""An exported planner, run where there is no TorchRL and not this library, or no torch either."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from examples.td_deploy import ExportedPlanner, difference_from_actor, main
+from tests.planner.helpers import act
+from tests.tiny import tiny_actor
+from torchrl_td import InputError, TDPlannerActor
+from torchrl_td.inference.openvino_model import import_openvino, openvino_installed
+
+if openvino_installed():
+    import_openvino()  # before the example does, without its telemetry
+needs_openvino = pytest.mark.skipif(not openvino_installed(), reason="needs OpenVINO")
+ABSENT = ("torchrl", "tensordict", "torchrl_td", "openvino_telemetry")
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "td_deploy.py"
+QUICK = {
+    "horizon": 4,
+    "layers": 1,
+    "refiner": {"refine_steps": 1, "guidance_scale": 1.0},
+}
+
+
+WARM = {"warm_start": "previous", "replan_every": 2, "refresh_distance": 1.2}
+
+
+def both(actor: TDPlannerActor, exported: ExportedPlanner, batch: int, steps: int) -> None:
+    """Plays some steps with either, one environment reset in the middle."""
+    state = actor.planner_spec.zero([batch])
+    generator = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        is_init = torch.full((batch, 1), step == 0)
+        is_init[0] |= step == 3
+        td = TensorDict(
+            observation=torch.randn(batch, 6, generator=generator),
+            target_return=torch.full((batch, 1), 90.0 - step),
+            is_init=is_init,
+            planner=state,
+            batch_size=[batch],
+        )
+        want = act(actor, td)
+        got = exported.act(td["observation"].numpy(), td["target_return"].numpy(), is_init.numpy())
+        for name, key in (
+            ("action", "action"),
+            ("draft", ("plan", "draft")),
+            ("refined", ("plan", "refined")),
+        ):
+            np.testing.assert_allclose(got[name], want[key].numpy(), rtol=1e-4, atol=1e-4)
+        state = want["next", "planner"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "settings", "batch", "models"),
+    [
+        pytest.param("openvino", {"returns_floor": 88.0}, 1, {"plan"}, marks=needs_openvino),
+        pytest.param("openvino", WARM, 3, {"plan", "replan", "follow"}, marks=needs_openvino),
+        ("torch", WARM, 3, {"plan", "replan", "follow"}),
+    ],
+)
+def test_an_exported_planner_acts_as_the_actor(tmp_path: Path, form, settings, batch: int, models):
+    actor = tiny_actor(**QUICK, **settings)
+    folder = actor.export(tmp_path / "exported", batch_size=batch, format=form)
+    assert {path.stem for path in folder.glob("*.[xp][mt][l2]")} == models
+    exported = ExportedPlanner(folder)
+    assert difference_from_actor(exported) < 1e-4
+    both(actor, exported, batch, 6)
+    with pytest.raises(InputError, match="exists already"):
+        actor.export(folder)
+
+
+def deployed(folder: Path, absent: tuple[str, ...], *words: str) -> subprocess.CompletedProcess:
+    """The script in a process of its own, in which some packages cannot be imported."""
+    script = shutil.copy(EXAMPLE, folder.parent)
+    code = (
+        "import sys, runpy\n"
+        f"sys.modules.update(dict.fromkeys({absent}))\n"
+        f"sys.argv = {[script, str(folder), *words]}\n"
+        f"runpy.run_path({script!r}, run_name='__main__')\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "absent"),
+    [
+        pytest.param("openvino", (*ABSENT, "torch"), marks=needs_openvino),
+        ("torch", (*ABSENT, "openvino")),
+    ],
+)
+def test_the_script_needs_no_torchrl(tmp_path: Path, form, absent: tuple[str, ...]):
+    folder = tiny_actor(**QUICK).export(tmp_path / "exported", noise=True, format=form)
+    done = deployed(folder, absent, "--steps", "10", "--rate", "50")
+    assert done.returncode == 0, done.stderr
+    assert "10 steps at 50 Hz, 1 environments" in done.stdout
+    assert re.search(r"median \d+\.\d+ ms, 95 % \d+\.\d+ ms, 99 % \d+\.\d+ ms", done.stdout)
+
+
+def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
+    folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="torch")
+    about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))
+    about["checks"][-1]["action"][0][0] += 0.01
+    (folder / "planner.json").write_text(json.dumps(about), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["td_deploy.py", str(folder), "--steps", "1"])
+    with pytest.raises(SystemExit, match="error: it does not act as the actor did"):
+        main()
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="allowed are auto, openvino, torch"):
+        tiny_actor().export(tmp_path / "exported", format="onnx")  # type: ignore[arg-type]
