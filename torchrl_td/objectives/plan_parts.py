@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -178,6 +179,24 @@ class PlanInverseDynamicsLoss(WindowLoss):
         return TensorDict({"loss_inverse_dynamics": self._reduced(error.square(), counted)})
 
 
+def outcome_bounds(reward: Tensor, discount: float, terminates: bool) -> tuple[float, float]:
+    """Least and most that a sum of discounted rewards can be: the worst, or best, one for ever.
+
+    Args:
+        reward: all rewards of the data.
+        discount: γ, of a reward one step on; 1 bounds nothing.
+        terminates: whether episodes end early, after which there is no reward.
+
+    >>> outcome_bounds(torch.tensor([0.0, 1.0]), 0.99, terminates=False)
+    (0.0, 100.0)
+    """
+    if discount >= 1:
+        return -math.inf, math.inf
+    for_ever = 1 / (1 - discount)
+    least, most = (round(float(r) * for_ever, 6) for r in (reward.min(), reward.max()))
+    return (min(least, 0.0), max(most, 0.0)) if terminates else (least, most)
+
+
 class PlanValueLoss(WindowLoss):
     """Expectile regression of V, and regression of the outcomes' mean and spread.
 
@@ -190,6 +209,9 @@ class PlanValueLoss(WindowLoss):
 
     Keyword Args:
         expectile (float): τ, between 0.5, the mean, and 1, the maximum.
+        bounds (tuple of float, optional): least and most that an outcome can be, as
+            :func:`outcome_bounds` finds them; outcomes are clipped to them, for a value that
+            holds more than the best reward for ever is wrong, and spreads by its own targets.
         reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
             ``"none"``.
 
@@ -245,6 +267,7 @@ class PlanValueLoss(WindowLoss):
         plan_value_network: PlanValue,
         *,
         expectile: float = 0.95,
+        bounds: tuple[float, float] | None = None,
         reduction: Reduction | None = "mean",
     ) -> None:
         super().__init__(
@@ -253,13 +276,15 @@ class PlanValueLoss(WindowLoss):
         if not 0.5 <= expectile < 1:
             raise InputError(f"expectile must lie in 0.5..1, 1 excluded, got {expectile}")
         self.expectile = expectile
+        self.bounds = bounds
 
     @torch.no_grad()
     def outcome(self, tensordict: TensorDictBase) -> Tensor:
         """Outcomes y [B, 1] of the plans of a batch, by the target weights."""
         reward, end, discount = self._read(tensordict, "reward", "end", "discount")
         with self.target_plan_value_network_params.to_module(self.plan_value_network):
-            return reward + discount * self.plan_value_network.value(end)
+            outcome = reward + discount * self.plan_value_network.value(end)
+        return outcome if self.bounds is None else outcome.clamp(*self.bounds)
 
     @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:

@@ -20,6 +20,7 @@ from torchrl_td.objectives import (
     PlanInverseDynamicsLoss,
     PlanValueLoss,
 )
+from torchrl_td.objectives.plan_parts import outcome_bounds
 from torchrl_td.training.buffers import make_buffer
 from torchrl_td.training.trajectory_diffuser import AveragedRefiner, TrajectoryDiffuserTraining
 
@@ -37,6 +38,8 @@ class ValueGuidedTraining(TrajectoryDiffuserTraining):
     def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__(model, config)
         self.reads = {name: name for name in self.losses}
+        # V is learned in this unit, of the training data, which come first; the scores have none.
+        self._unit: Tensor | None = None
 
     @property
     def plan_value(self) -> PlanValue:
@@ -70,11 +73,15 @@ class ValueGuidedTraining(TrajectoryDiffuserTraining):
     ) -> dict[str, TensorDictReplayBuffer]:
         following = normalized["next"]
         to_go = reward2go(following["reward"], following["done"], self.config.value.discount)
-        # V is learned in this unit; the scores have none.
-        unit = to_go.double().std().clamp(min=1e-6).float()
+        terminates = _episode_terminates(normalized)
+        if self._unit is None:
+            self._unit = to_go.double().std().clamp(min=1e-6).float()
+            self.losses["plan_value"].bounds = outcome_bounds(
+                following["reward"] / self._unit, self.config.value.discount, bool(terminates.any())
+            )
         data = normalized.copy()
-        data["discounted_to_go"] = to_go / unit
-        data["terminates"] = _episode_terminates(normalized).float()
+        data["discounted_to_go"] = to_go / self._unit
+        data["terminates"] = terminates.float()
         entries = ("discounted_to_go", "terminates")
         buffer = make_buffer(
             data,
