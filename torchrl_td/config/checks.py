@@ -171,18 +171,17 @@ def _check_together(config: Any) -> None:
 
 
 def _check_value(config: Any) -> None:
-    """Plans asked for by score are strided drafts of one evaluation, made anew at every step."""
+    """Strided drafts of one evaluation are made anew at every step; a value scores no others."""
     planner, states = config.planner, config.inverse_dynamics.plan_states
-    together = {
-        "generator.kind=plan": config.generator.kind == "plan",
-        "value.enabled=true": config.value.enabled,
-        "planner.plan_scores": planner.plan_scores is not None,
-    }
-    if len(set(together.values())) > 1:
-        missing = " and ".join(name for name, there in together.items() if not there)
-        there = next(name for name, there in together.items() if there)
-        raise InputError(f"{there} needs {missing}: they are trained and used together")
-    if not config.value.enabled:
+    if config.value.enabled != (planner.plan_scores is not None):
+        given, missing = "value.enabled=true", "planner.plan_scores"
+        given, missing = (given, missing) if config.value.enabled else (missing, given)
+        raise InputError(f"{given} needs {missing}: they are trained and used together")
+    if config.generator.kind != "plan":
+        if config.value.enabled:
+            raise InputError(
+                "value.enabled=true needs generator.kind=plan: it scores strided plans"
+            )
         return
     if planner.warm_start != "none" or planner.replan_every != 1 or planner.candidates != 1:
         raise InputError(
@@ -190,7 +189,8 @@ def _check_value(config: Any) -> None:
             "planner.warm_start=none, planner.replan_every=1 and planner.candidates=1"
         )
     scores = planner.plan_scores
-    if not scores or any(not -HIGHEST_SCORE <= score <= HIGHEST_SCORE for score in scores):
+    out = any(not -HIGHEST_SCORE <= score <= HIGHEST_SCORE for score in scores or [])
+    if scores == [] or out:
         raise InputError(
             f"planner.plan_scores={scores}; allowed are one or more numbers from "
             f"-{HIGHEST_SCORE:g} to {HIGHEST_SCORE:g}, or null"

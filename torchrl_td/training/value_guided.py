@@ -1,4 +1,4 @@
-"""How a value-guided Trajectory Diffuser is trained: strided plans, scored by a value."""
+"""How a Trajectory Diffuser of strided plans is trained, asked for returns or for a score."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from torchrl_td.objectives import (
 )
 from torchrl_td.objectives.plan_parts import outcome_bounds
 from torchrl_td.training.buffers import make_buffer
-from torchrl_td.training.trajectory_diffuser import AveragedRefiner, TrajectoryDiffuserTraining
+from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
 
 
-class ValueGuidedTraining(TrajectoryDiffuserTraining):
-    """Value, generator, refiner and inverse dynamics on the plans of a large batch of states.
+class StridedTraining(TrajectoryDiffuserTraining):
+    """Generator, refiner and inverse dynamics on the plans of a large batch of states.
 
     Every part but the refiner learns from all of the batch: what is acted on is the present
     state, and it gets the loss. The refiner's network costs more, and learns from the first
-    ``refiner.batch_size`` plans.
+    ``refiner.batch_size`` plans. The condition is the return that the data brought from there.
     """
 
     shares_batches = False
@@ -38,6 +38,99 @@ class ValueGuidedTraining(TrajectoryDiffuserTraining):
     def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__(model, config)
         self.reads = {name: name for name in self.losses}
+
+    @property
+    def generator(self) -> PlanGenerator:
+        """The model's generator, which drafts a whole plan at once."""
+        assert isinstance(self.model.generator, PlanGenerator)
+        return self.model.generator
+
+    def make_losses(self) -> dict[str, Any]:
+        model = self.model
+        return {
+            "generator": PlanGeneratorLoss(self.generator),
+            "refiner": self._refiner_loss(model, delay=True),
+            "inverse_dynamics": PlanInverseDynamicsLoss(model.inverse_dynamics),
+        }
+
+    def make_buffers(
+        self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
+    ) -> dict[str, TensorDictReplayBuffer]:
+        return {"plans": self._plan_buffer(normalized, batch_size, seed, device)}
+
+    def rows(self, batch: TensorDictBase) -> Tensor:
+        return batch["index"][:, 0]
+
+    @torch.no_grad()
+    def prepare(self, batch: TensorDictBase) -> TensorDictBase:
+        """Each part's batch, by its name: conditions and drafts of the plans [B, H]."""
+        parts = self._batches(batch, batch["returns_to_go"][:, 0])
+        return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
+
+    def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
+        """The parts', and the refiner's with its averaged weights."""
+        averaged = self.averaged_model()
+        parts = [(name, loss, "") for name, loss in self.losses.items()]
+        return [*parts, ("refiner", self._refiner_loss(averaged, delay=False), "_ema")]
+
+    def networks_to_compile(self) -> list[nn.Module]:
+        return [self.model.refiner_network]
+
+    def masks(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        raise NotImplementedError("one process trains all of it")
+
+    def _plan_buffer(
+        self,
+        data: TensorDictBase,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        entries: tuple[str, ...] = (),
+    ) -> TensorDictReplayBuffer:
+        return make_buffer(
+            data,
+            plan_horizon(self.config),
+            batch_size,
+            seed,
+            device,
+            history=1,
+            stride=plan_stride(self.config),
+            entries=entries,
+        )
+
+    def _batches(self, batch: TensorDictBase, condition: Tensor) -> dict[str, TensorDictBase]:
+        """What each part learns from, of plans [B, H] and their conditions [B, 1]."""
+        plans = batch.select("observation", "mask")
+        plans["returns_to_go"] = condition.unsqueeze(1).expand(-1, batch.shape[1], -1)
+        draft = self.generator.draft(batch["observation"][:, 0], condition)
+        size = [batch.shape[0]]
+        acting = TensorDict(
+            plan=TensorDict(draft=draft, batch_size=size),
+            condition=condition,
+            action=batch["action"][:, 0],
+            batch_size=size,
+        )
+        return {
+            "generator": plans,
+            "refiner": plans[: self.config.refiner.batch_size],
+            "inverse_dynamics": acting,
+        }
+
+    def _refiner_loss(self, model: Any, *, delay: bool) -> DiffusionRefinerLoss:
+        return DiffusionRefinerLoss(
+            model.refiner(**sampler_settings(self.config.planner)),
+            plan_horizon(self.config),
+            condition_dropout=self.config.refiner.condition_dropout,
+            max_step=self.config.refiner.max_step,
+            delay_refiner=delay,
+        )
+
+
+class ValueGuidedTraining(StridedTraining):
+    """Trains a value beside, whose score of the data's plan is the condition."""
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__(model, config)
         # V is learned in this unit, of the training data, which come first; the scores have none.
         self._unit: Tensor | None = None
 
@@ -47,26 +140,13 @@ class ValueGuidedTraining(TrajectoryDiffuserTraining):
         assert self.model.plan_value is not None
         return self.model.plan_value
 
-    @property
-    def generator(self) -> PlanGenerator:
-        """The model's generator, which drafts a whole plan at once."""
-        assert isinstance(self.model.generator, PlanGenerator)
-        return self.model.generator
-
     def make_losses(self) -> dict[str, Any]:
-        model, config = self.model, self.config
-        return {
-            "plan_value": PlanValueLoss(self.plan_value, expectile=config.value.expectile),
-            "generator": PlanGeneratorLoss(self.generator),
-            "refiner": self._refiner_loss(model, delay=True),
-            "inverse_dynamics": PlanInverseDynamicsLoss(model.inverse_dynamics),
-        }
+        value = PlanValueLoss(self.plan_value, expectile=self.config.value.expectile)
+        return {"plan_value": value, **super().make_losses()}
 
     def make_updaters(self) -> list[TargetNetUpdater]:
-        return [
-            AveragedRefiner(self.losses["refiner"], self.config.training.ema_decay),
-            SoftUpdate(self.losses["plan_value"], eps=self.config.value.target_decay),
-        ]
+        value = SoftUpdate(self.losses["plan_value"], eps=self.config.value.target_decay)
+        return [*super().make_updaters(), value]
 
     def make_buffers(
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
@@ -83,65 +163,16 @@ class ValueGuidedTraining(TrajectoryDiffuserTraining):
         data["discounted_to_go"] = to_go / self._unit
         data["terminates"] = terminates.float()
         entries = ("discounted_to_go", "terminates")
-        buffer = make_buffer(
-            data,
-            plan_horizon(self.config),
-            batch_size,
-            seed,
-            device,
-            history=1,
-            stride=plan_stride(self.config),
-            entries=entries,
-        )
-        return {"plans": buffer}
-
-    def rows(self, batch: TensorDictBase) -> Tensor:
-        return batch["index"][:, 0]
+        return {"plans": self._plan_buffer(data, batch_size, seed, device, entries)}
 
     @torch.no_grad()
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: outcomes, conditions and drafts of the plans [B, H]."""
-        size = [batch.shape[0]]
         value = outcome_parts(batch, self.config.value.discount)
-        present = batch["observation"][:, 0]
         outcome = self.losses["plan_value"].outcome(value)
-        condition = self.plan_value.score(present, outcome)  # [B, 1]
-        plans = batch.select("observation", "mask")
-        plans["returns_to_go"] = condition.unsqueeze(1).expand(-1, batch.shape[1], -1)
-        acting = TensorDict(
-            plan=TensorDict(draft=self.generator.draft(present, condition), batch_size=size),
-            condition=condition,
-            action=batch["action"][:, 0],
-            batch_size=size,
-        )
-        parts = {
-            "plan_value": value,
-            "generator": plans,
-            "refiner": plans[: self.config.refiner.batch_size],
-            "inverse_dynamics": acting,
-        }
+        condition = self.plan_value.score(batch["observation"][:, 0], outcome)  # [B, 1]
+        parts = {"plan_value": value, **self._batches(batch, condition)}
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
-
-    def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
-        """The parts', and the refiner's with its averaged weights."""
-        averaged = self.averaged_model()
-        parts = [(name, loss, "") for name, loss in self.losses.items()]
-        return [*parts, ("refiner", self._refiner_loss(averaged, delay=False), "_ema")]
-
-    def networks_to_compile(self) -> list[nn.Module]:
-        return [self.model.refiner_network]
-
-    def masks(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        raise NotImplementedError("one process trains all of it")
-
-    def _refiner_loss(self, model: Any, *, delay: bool) -> DiffusionRefinerLoss:
-        return DiffusionRefinerLoss(
-            model.refiner(**sampler_settings(self.config.planner)),
-            plan_horizon(self.config),
-            condition_dropout=self.config.refiner.condition_dropout,
-            max_step=self.config.refiner.max_step,
-            delay_refiner=delay,
-        )
 
 
 def outcome_parts(batch: TensorDictBase, discount: float) -> TensorDict:
