@@ -24,6 +24,7 @@ from torchrl_td.modules import (
 )
 from torchrl_td.modules.generator import Predict
 from torchrl_td.modules.noise_schedule import Schedule
+from torchrl_td.modules.plan_parts import Ensemble
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 from torchrl_td.modules.value_guidance import GuidedDiffuser, NoisyPlanValue
 from torchrl_td.networks import (
@@ -134,8 +135,11 @@ def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
         return None
     hidden = list(config.value.hidden_dims)
     norms = [{"normalized_shape": width} for width in hidden]
-    network = _relu_mlp(observation_dim, 3, hidden, norm_class=nn.LayerNorm, norm_kwargs=norms)
-    return PlanValue(network)
+    networks = [
+        _relu_mlp(observation_dim, 3, hidden, norm_class=nn.LayerNorm, norm_kwargs=norms)
+        for _ in range(config.value.members)
+    ]
+    return PlanValue(networks[0] if len(networks) == 1 else Ensemble(networks))
 
 
 def _noisy_plan_value(config: Config, observation_dim: int) -> NoisyPlanValue:

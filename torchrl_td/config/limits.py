@@ -122,6 +122,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "refiner.batch_size": (1, None),
     "inverse_dynamics.plan_states": (1, None),
     "value.discount": (0, 1),
+    "value.members": (1, 64),
     "value.expectile": (0.5, 0.9999),
     "value.target_decay": (0, 0.999999),
     "planner.refine_steps": (0, None),

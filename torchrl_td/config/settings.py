@@ -129,6 +129,7 @@ class ValueConfig:
     enabled: bool = False
     hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
     discount: float = 0.99
+    members: int = 1
     expectile: float = 0.95
     target_decay: float = 0.995
 

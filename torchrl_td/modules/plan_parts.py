@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from tensordict import TensorDictBase
@@ -155,6 +155,21 @@ class PlanInverseDynamics(KeyedModule):
         return self.network(torch.cat([present, planned, condition], -1))
 
 
+class Ensemble(nn.Module):
+    """Networks of one input, their outputs [..., D] side by side [..., M D].
+
+    >>> Ensemble([nn.Linear(4, 3), nn.Linear(4, 3)])(torch.zeros(5, 4)).shape
+    torch.Size([5, 6])
+    """
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([network(x) for network in self.networks], -1)
+
+
 class PlanValue(KeyedModule):
     """V(s), and the usual outcome of the data's plans from s: its mean and spread.
 
@@ -165,8 +180,13 @@ class PlanValue(KeyedModule):
     says how good a plan is *for its state*: a scale on which one number can be asked for in every
     state and task, where a return asked for must be one that the state can still bring.
 
+    Where the data are silent, within walls say, a single network's V is arbitrary, and choosing the
+    best of several plans finds the places where it is too high. Of several networks, an
+    :class:`Ensemble`, the lowest V counts.
+
     Args:
-        network: from states [..., O] to three: V, the mean of y, the mean of ``log |y − mean|``.
+        network: from states [..., O] to three numbers of each member: V, the mean of y, the mean
+            of ``log |y − mean|``.
         limit: z-scores are clipped to ±limit.
         in_keys: key of the state [..., O], normalised.
         out_keys: key of the value [..., 1].
@@ -200,12 +220,18 @@ class PlanValue(KeyedModule):
         """Writes V [..., 1] of the state."""
         return self.write_entries(tensordict, self.value(*self.read_entries(tensordict)))
 
+    def members(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each member's V, mean of y and mean of log |y − mean| [..., M] of states [..., O]."""
+        value, mean, log_error = self.network(observation).unflatten(-1, (-1, 3)).unbind(-1)
+        return value, mean, log_error
+
     def value(self, observation: Tensor) -> Tensor:
-        """V [..., 1] of states [..., O]."""
-        return self.network(observation)[..., :1]
+        """V [..., 1] of states [..., O]: the lowest that a member gives."""
+        return self.members(observation)[0].amin(-1, keepdim=True)
 
     def score(self, observation: Tensor, outcome: Tensor) -> Tensor:
         """The z-score [..., 1] of an outcome [..., 1] among those from states [..., O]."""
-        _, mean, log_error = self.network(observation).split(1, -1)
+        _, means, log_errors = self.members(observation)
+        mean, log_error = means.mean(-1, keepdim=True), log_errors.mean(-1, keepdim=True)
         spread = _LOG_TO_STD * torch.exp(log_error)
         return ((outcome - mean) / spread).clamp(-self.limit, self.limit)

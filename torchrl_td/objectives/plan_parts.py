@@ -297,7 +297,7 @@ class PlanValueLoss(WindowLoss):
         _, counted = self._masks(tensordict, observation)
         observation, outcome = hide_masked(counted, observation, self.outcome(tensordict))
         with self.plan_value_network_params.to_module(self.plan_value_network):
-            value, mean, log_error = self.plan_value_network.network(observation).split(1, -1)
+            value, mean, log_error = self.plan_value_network.members(observation)  # each [..., M]
         error, off = outcome - value, outcome - mean
         weight = torch.where(error > 0, self.expectile, 1 - self.expectile).to(error.dtype)
         log_off = off.detach().abs().clamp(min=_SMALLEST).log()
