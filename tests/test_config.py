@@ -36,9 +36,7 @@ def with_(key: str, value: Any) -> dict[str, Any]:
         given.setdefault("planner", {})["refine_steps"] = 0
     if key == "planner.candidates":  # which a critic chooses among
         given["critic"] = {"enabled": True}
-    if (key, value) == ("generator.kind", "plan"):  # plans are asked for by score
-        given["value"] = {"enabled": True}
-        given["planner"] = {"plan_scores": [3.0]}
+    if (key, value) == ("generator.kind", "plan"):
         given["task"] |= {"strided_horizon": 8, "stride": 2}
     setting = key.removeprefix("algorithm.")
     name = next((name for name, reads in ALGORITHMS.items() if setting in reads), None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torchrl.envs import ExplorationType, set_exploration_type
@@ -25,7 +28,10 @@ from torchrl_td.modules import (
     PlanValue,
     TrajectoryPlanner,
 )
+from torchrl_td.modules.plan_parts import Ensemble
 from torchrl_td.networks import PlanDenoiser
+from torchrl_td.objectives import PlanValueLoss
+from torchrl_td.objectives.plan_parts import outcome_bounds
 from torchrl_td.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -174,3 +180,87 @@ def test_settings_that_do_not_go_together(
 def test_a_stride_that_leaves_no_whole_plan(make_trainer: Make) -> None:
     with pytest.raises(InputError, match="no episode is as long"):
         make_trainer("task.stride=200")
+
+
+def test_asked_for_returns(strided_config: Callable[..., Config], tiny_pointmaze: str) -> None:
+    """Without a value each part is told what the data brought from the present on."""
+    episodes = load_episodes(tiny_pointmaze)
+    words = ("value.enabled=false", "planner.plan_scores=null", "dataset.validation_share=0")
+    trainer = Trainer(strided_config(*words), episodes, CPU)
+    batch = trainer.buffer.sample()
+    parts = trainer.algorithm.prepare(batch)
+    brought = episodes["returns_to_go"][batch["index"][:, 0]] / trainer.config.task.returns_scale
+    for condition in (
+        parts["inverse_dynamics", "condition"],
+        parts["generator", "returns_to_go"][:, 0],
+        parts["refiner", "returns_to_go"][:, -1],
+    ):
+        torch.testing.assert_close(condition, brought)
+    trainer.train_step()
+    assert set(trainer.losses) == {"generator", "refiner", "inverse_dynamics"}
+    planner = trainer.planner_model().planner()
+    history = torch.zeros(2, 3, 6), torch.ones(2, 3, 1), torch.ones(2, 3, dtype=torch.bool)
+    low, high = planner.plan(*history), planner.plan(history[0], 2 * history[1], history[2])
+    assert not torch.equal(low[3], high[3])  # it does ask for them
+
+
+def test_the_lowest_of_several_values_counts() -> None:
+    parts = [MLP(3, 3, num_cells=[8]) for _ in range(4)]
+    several, alone = PlanValue(Ensemble(parts)), [PlanValue(part) for part in parts]
+    states = torch.randn(20, 3)
+    values = torch.stack([one.value(states) for one in alone])
+    assert torch.equal(several.value(states), values.amin(0))
+    assert len(values.argmin(0).unique()) > 1
+    same = PlanValue(Ensemble([parts[0], parts[0]]))
+    outcome = torch.randn(20, 1)
+    torch.testing.assert_close(same.score(states, outcome), alone[0].score(states, outcome))
+
+
+def test_each_of_several_values_learns_as_it_would_alone() -> None:
+    """From the same outcomes, for where rewards are all there is no target to share."""
+    parts = [MLP(3, 3, num_cells=[8]) for _ in range(2)]
+    batch = TensorDict(
+        observation=torch.randn(9, 3),
+        plan=TensorDict(
+            reward=torch.randn(9, 1),
+            end=torch.randn(9, 3),
+            discount=torch.zeros(9, 1),
+            batch_size=[9],
+        ),
+        batch_size=[9],
+    )
+    together = PlanValueLoss(PlanValue(Ensemble(parts)))(batch)["loss_plan_value"]
+    alone = [PlanValueLoss(PlanValue(part))(batch)["loss_plan_value"] for part in parts]
+    torch.testing.assert_close(together, torch.stack(alone).mean())
+
+
+@given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=40), st.floats(0, 0.99))
+def test_no_sum_of_rewards_is_out_of_their_bounds(rewards: list[float], discount: float) -> None:
+    least, most = outcome_bounds(torch.tensor(rewards), discount, terminates=True)
+    total = 0.0
+    for reward in reversed(rewards):
+        total = reward + discount * total
+        assert least - 1e-3 <= total <= most + 1e-3
+    least, most = outcome_bounds(torch.tensor(rewards), discount, terminates=False)
+    assert least <= most
+    assert outcome_bounds(torch.tensor(rewards), 1.0, terminates=True) == (-math.inf, math.inf)
+
+
+def test_outcomes_are_clipped_to_what_rewards_can_bring(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    loss = trainer.losses["plan_value"]
+    least, most = loss.bounds
+    assert least == 0 and most > 0  # PointMaze pays 0 or 1, and its episodes go on
+    batch = trainer.algorithm.prepare(trainer.buffer.sample())["plan_value"]
+    batch["plan", "reward"] = batch["plan", "reward"] + 2 * most
+    assert loss.outcome(batch).eq(most).all()
+
+
+def test_held_out_data_are_valued_in_the_unit_of_the_training_data(make_trainer: Make) -> None:
+    trainer = make_trainer("dataset.validation_share=0.3")
+    (train,), (held_out,) = trainer.buffers.values(), trainer.validation.values()
+    unit = trainer.losses["plan_value"].bounds[1] * (1 - trainer.config.value.discount)
+    for buffer in (train, held_out):
+        to_go = buffer.storage[:]["discounted_to_go"] / unit  # of rewards that are 0 or 1
+        paid = to_go[:-1] - trainer.config.value.discount * to_go[1:]
+        assert ((paid - paid.round()).abs() < 1e-3).float().mean() > 0.95  # but at episodes' ends
