@@ -39,6 +39,7 @@ STRIDED = (
     "preset=strided",
     "task.strided_horizon=4",
     "task.stride=2",
+    "task.scored=true",
     "inverse_dynamics.plan_states=3",
     "refiner.hidden_dims=[16]",
     "value.hidden_dims=[16]",
@@ -158,12 +159,11 @@ def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["value.enabled=false"], "value.enabled=true"),
         (["generator.kind=transformer"], "generator.kind=plan"),
         (["planner.plan_scores=null"], "planner.plan_scores"),
         (["planner.warm_start=previous"], "planner.warm_start=none"),
         (["planner.replan_every=2"], "planner.replan_every=1"),
-        (["task.stride=null"], "needs task.strided_horizon and task.stride"),
+        (["task.stride=null"], "task.stride"),
         (["planner.plan_scores=[]"], "one or more numbers from -4 to 4"),
         (["planner.plan_scores=[5]"], "one or more numbers from -4 to 4"),
         (["planner.candidates=3", "critic.enabled=true"], "planner.candidates=1"),
@@ -185,7 +185,7 @@ def test_a_stride_that_leaves_no_whole_plan(make_trainer: Make) -> None:
 def test_asked_for_returns(strided_config: Callable[..., Config], tiny_pointmaze: str) -> None:
     """Without a value each part is told what the data brought from the present on."""
     episodes = load_episodes(tiny_pointmaze)
-    words = ("value.enabled=false", "planner.plan_scores=null", "dataset.validation_share=0")
+    words = ("task.scored=false", "dataset.validation_share=0")
     trainer = Trainer(strided_config(*words), episodes, CPU)
     batch = trainer.buffer.sample()
     parts = trainer.algorithm.prepare(batch)

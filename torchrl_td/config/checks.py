@@ -173,10 +173,8 @@ def _check_together(config: Any) -> None:
 def _check_value(config: Any) -> None:
     """Strided drafts of one evaluation are made anew at every step; a value scores no others."""
     planner, states = config.planner, config.inverse_dynamics.plan_states
-    if config.value.enabled != (planner.plan_scores is not None):
-        given, missing = "value.enabled=true", "planner.plan_scores"
-        given, missing = (given, missing) if config.value.enabled else (missing, given)
-        raise InputError(f"{given} needs {missing}: they are trained and used together")
+    if config.value.enabled and planner.plan_scores is None:
+        raise InputError("value.enabled=true needs planner.plan_scores, what plans are asked for")
     if config.generator.kind != "plan":
         if config.value.enabled:
             raise InputError(
@@ -196,11 +194,6 @@ def _check_value(config: Any) -> None:
             f"-{HIGHEST_SCORE:g} to {HIGHEST_SCORE:g}, or null"
         )
     horizon = config.task.strided_horizon
-    if horizon is None or config.task.stride is None:
-        raise InputError(
-            "generator.kind=plan needs task.strided_horizon and task.stride, which mazes have; "
-            "give both, or take preset=small"
-        )
     if states is not None and states >= horizon:
         raise InputError(
             f"inverse_dynamics.plan_states={states}; allowed is from 1 to {horizon - 1}, those "

@@ -21,8 +21,9 @@ class TaskConfig:
     exact_goal: bool = False
     max_episode_steps: int = 1000
     horizon: int = 32
-    strided_horizon: int | None = None
-    stride: int | None = None
+    strided_horizon: int = 8
+    stride: int = 1
+    scored: bool = False
     strided_steps: int = 15_000
     refine_steps: int = 5
     guidance_scale: float = 1.2
@@ -234,11 +235,10 @@ class Config:
 
 def plan_horizon(config: Config) -> int:
     """H, the states of a run's plans with the present one."""
-    strided = config.task.strided_horizon if config.generator.kind == "plan" else None
-    return strided or config.task.horizon
+    task = config.task
+    return task.strided_horizon if config.generator.kind == "plan" else task.horizon
 
 
 def plan_stride(config: Config) -> int:
     """m, the steps between the states of a run's plans: 1 but for ``generator.kind=plan``."""
-    strided = config.task.stride if config.generator.kind == "plan" else None
-    return strided or 1
+    return config.task.stride if config.generator.kind == "plan" else 1

@@ -34,6 +34,7 @@ _NOT_COMPARED = {
         "learning_rate",
         "training_steps",
         "strided_steps",
+        "scored",
     ),
     "dataset": ("source", "sources"),
     "training": (

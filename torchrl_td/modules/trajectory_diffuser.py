@@ -140,7 +140,7 @@ class TrajectoryDiffuser(nn.Module):
             horizon=self.horizon,
             critic=self.critic,
             candidates=candidates,
-            plan_scores=plan_scores,
+            plan_scores=None if self.plan_value is None else plan_scores,  # only it gives scores
             plan_value=self.plan_value,
         )
 
