@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.abc import MetaPathFinder
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.checkpoint import make_checkpoint_env
@@ -32,6 +33,9 @@ from torchrl_td.objectives import (
     TrajectoryGeneratorLoss,
 )
 
+if TYPE_CHECKING:
+    from torchrl_td.experiment.train import train
+
 __all__ = [
     "DiffusionRefiner",
     "DiffusionRefinerLoss",
@@ -56,6 +60,7 @@ __all__ = [
     "WindowSampler",
     "load_episodes",
     "make_checkpoint_env",
+    "train",
 ]
 __version__ = "0.1.0"
 
@@ -83,6 +88,12 @@ class _Moved(MetaPathFinder):
         if new is not None and fullname.startswith("torchrl_td."):
             words = f"{fullname} is now torchrl_td.{new}; import it from there"
             raise ModuleNotFoundError(words, name=fullname)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":  # it brings hydra and pictures, which whoever plays needs not
+        return import_module("torchrl_td.experiment.train").train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 sys.meta_path.append(_Moved())

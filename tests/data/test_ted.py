@@ -282,7 +282,6 @@ nan = torch.rand(8, 3)
 nan[6, 1] = torch.nan
 BROKEN: dict[str, tuple[TensorDict, str]] = {
     "no observation": (ted(observation=None), "key 'observation' is missing; name the obs"),
-    "no next observation": (ted(next_observation=None), "key 'next/observation' is missing"),
     "no action": (ted(action=None), "key 'action' is missing; steps need TED keys"),
     "no reward": (ted(next_reward=None), "key 'next/reward' is missing"),
     "no ends": (

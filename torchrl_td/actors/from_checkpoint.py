@@ -7,10 +7,9 @@ from typing import Any, Self, cast
 
 import torch
 from tensordict.nn import TensorDictModuleBase
-from torchrl.data import Bounded
 
 from torchrl_td.advice import command
-from torchrl_td.checkpoint import load_model
+from torchrl_td.checkpoint import action_spec, load_model
 from torchrl_td.checkpoint.build import plan_settings
 from torchrl_td.config import Config, check_config, override_config
 from torchrl_td.errors import InputError
@@ -53,8 +52,7 @@ class TrainedActor(TensorDictModuleBase):
             )
         given = {f"planner.{key}": value for key, value in overrides.items()}
         config = override_config(check_config(about["config"]), given)
-        spec = Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
-        return cls.from_model(model, config, action_spec=spec, **keys).eval()
+        return cls.from_model(model, config, action_spec=action_spec(about), **keys).eval()
 
     @classmethod
     def from_model(

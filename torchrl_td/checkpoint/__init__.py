@@ -1,5 +1,6 @@
 """Checkpoints: whole, atomic, rotated, verified, and free of executable content."""
 
+from torchrl_td.checkpoint.about import action_spec
 from torchrl_td.checkpoint.contents import FORMAT_VERSION, describe, load_about, load_payload
 from torchrl_td.checkpoint.environment import checkpoint_task, make_checkpoint_env
 from torchrl_td.checkpoint.folder import (
@@ -14,6 +15,7 @@ from torchrl_td.checkpoint.start import Start, find_start
 __all__ = [
     "FORMAT_VERSION",
     "Start",
+    "action_spec",
     "checkpoint_task",
     "describe",
     "find_checkpoint",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torchrl.data import Bounded, TensorSpec
 
 from torchrl_td.config import stored_config
 
@@ -47,6 +51,15 @@ def check_about(about: Any) -> dict[str, Any]:
     _typed(about.get("init_from", {}), "init_from", dict)
     stored_config(_typed(about.get("config"), "config", dict))
     return about
+
+
+def action_spec(about: Mapping[str, Any]) -> TensorSpec:
+    """The spec of one environment's action that a checkpoint was trained for.
+
+    Args:
+        about: as checked.
+    """
+    return Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
 
 
 def _check_bounds(low: Any, high: Any) -> None:

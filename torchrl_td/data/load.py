@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -18,6 +18,7 @@ from torchrl_td.data.source import Counts, Source
 from torchrl_td.data.sources.d4rl import d4rl_source
 from torchrl_td.data.sources.minari import minari_source
 from torchrl_td.data.sources.tensordict import buffer_contents, steps_from_tensordict
+from torchrl_td.data.sources.trajectories import steps_from_trajectories
 from torchrl_td.data.transitions import finish
 from torchrl_td.data.validation import (
     broken_successors,
@@ -27,9 +28,12 @@ from torchrl_td.data.validation import (
 )
 from torchrl_td.errors import InputError
 
+InMemory: TypeAlias = TensorDictBase | ReplayBuffer | Sequence[Mapping[str, Any]]
+"""What Python holds, in place of a source by name."""
+
 
 def load_episodes(
-    source: str | TensorDictBase | ReplayBuffer,
+    source: str | InMemory,
     *,
     observation_keys: Sequence[str | Key] | None = None,
     max_episode_steps: int | None = None,
@@ -56,7 +60,10 @@ def load_episodes(
               first use.
             * ``"d4rl:<id or path>"``: D4RL's HDF5 file, on disk or downloaded.
             * a TensorDict in TED layout, such as a collector produced, or a TorchRL
-              replay buffer of one.
+              replay buffer of one; also a compact one, with no next observations.
+            * a list of trajectories, each a mapping of arrays ``observations``, ``actions``,
+              ``rewards`` and, where known, ``terminals`` and ``next_observations``, as the
+              Decision Transformer's data is.
         observation_keys: entries of a Dict observation to join, in this order. By
             default the order of :func:`torchrl_td.data.keys.observation_keys`.
         max_episode_steps: where a D4RL file marks no timeouts, the environment's step
@@ -101,7 +108,7 @@ def load_episodes(
 
 
 def load_with_identity(
-    source: str | TensorDictBase | ReplayBuffer,
+    source: str | InMemory,
     *,
     observation_keys: Sequence[str | Key] | None = None,
     max_episode_steps: int | None = None,
@@ -134,7 +141,7 @@ def load_with_identity(
 
 
 def dataset_identity(
-    source: str | TensorDictBase | ReplayBuffer,
+    source: str | InMemory,
     *,
     observation_keys: Sequence[str | Key] | None = None,
     max_episode_steps: int | None = None,
@@ -172,7 +179,7 @@ def dataset_identity(
 
 
 def _read(
-    source: str | TensorDictBase | ReplayBuffer,
+    source: str | InMemory,
     keys: Sequence[str | Key] | None,
     max_episode_steps: int | None,
     progress: bool,
@@ -219,18 +226,21 @@ def find_source(
         raise InputError(f"unknown data source {source!r}: a D4RL file is given as 'd4rl:{source}'")
     raise InputError(
         f"unknown data source {source!r}: use 'minari:<id>', 'd4rl:<id or path>', or from Python "
-        "a TensorDict or a replay buffer"
+        "a TensorDict, a replay buffer or a list of trajectories"
     )
 
 
 def _from_memory(
-    source: TensorDictBase | ReplayBuffer, keys: Sequence[str | Key] | None, finite: bool = True
+    source: InMemory, keys: Sequence[str | Key] | None, finite: bool = True
 ) -> TensorDict:
     """The episodes of a tensordict or replay buffer, on the CPU."""
-    name = _kind(source)
-    raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
-    counts = Counts()
-    episodes = finish(steps_from_tensordict(raw.cpu(), name, keys), name, counts, finite=finite)
+    name, counts = _kind(source), Counts()
+    if isinstance(source, Sequence):
+        steps = steps_from_trajectories(source, name, keys)
+    else:
+        raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
+        steps = steps_from_tensordict(raw.cpu(), name, keys)
+    episodes = finish(steps, name, counts, finite=finite)
     warning = counts.warning(name)
     if warning is not None:
         warn_once(warning)
@@ -244,9 +254,11 @@ def _kind(source: Any) -> str:
         return "replay buffer"
     if isinstance(source, TensorDictBase):
         return "tensordict"
+    if isinstance(source, (list, tuple)):
+        return "list of trajectories"
     raise InputError(
         f"unknown data source of type {type(source).__name__}: use 'minari:<id>', "
-        "'d4rl:<id or path>', a TensorDict or a replay buffer"
+        "'d4rl:<id or path>', a TensorDict, a replay buffer or a list of trajectories"
     )
 
 

@@ -11,10 +11,16 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from torchrl_td.data.images import check_no_image
 from torchrl_td.data.keys import Key
 from torchrl_td.data.keys import observation_keys as ordered_keys
 from torchrl_td.data.source import Counts, Steps
-from torchrl_td.data.validation import LARGEST, NotFiniteError, check_finite, check_precision
+from torchrl_td.data.validation import (
+    LARGEST,
+    NotFiniteError,
+    check_finite,
+    check_precision,
+)
 from torchrl_td.errors import InputError
 
 
@@ -237,6 +243,7 @@ def join(
     parts = []
     for key in chosen:
         path = key if isinstance(key, tuple) else (key,)
+        check_no_image(getattr(entries.get(path), "shape", ())[1:], f"{name}: {called}")
         if path not in entries:
             have = ", ".join("/".join(p) for p in sorted(entries))
             raise InputError(

@@ -8,6 +8,7 @@ from torchrl_td.envs.make import (
     opened,
     planning_transforms,
 )
+from torchrl_td.envs.own import register_factory
 
 __all__ = [
     "make_base_env",
@@ -16,4 +17,5 @@ __all__ = [
     "make_report_env",
     "opened",
     "planning_transforms",
+    "register_factory",
 ]

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from torchrl_td.data.images import check_no_image
 from torchrl_td.errors import InputError
 
 _NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -85,6 +86,8 @@ class FlatSpaces(gymnasium.Wrapper):
                 f"environment {self._name!r}: the {entry} is a {type(space).__name__}, of which "
                 f"no vector is made; {remedy}"
             )
+        where = "/".join(path) or "observation"
+        check_no_image(space.shape or (), f"environment {self._name!r}: {where}")
         return space if _is_flat(space) else _flat_box(space)
 
 

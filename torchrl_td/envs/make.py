@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import torch
+from gymnasium.wrappers import TimeLimit
 from torchrl.envs import (
     CatTensors,
     Compose,
@@ -36,9 +33,9 @@ from torchrl_td.data.keys import named_keys, observation_keys, torchrl_key
 from torchrl_td.data.robotics import register_robotics
 from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.envs.gym_wrappers import EpisodeStart, ExactGoal, StepReport
+from torchrl_td.envs.own import built_anew, factory_of, flat_torchrl_env, made
+from torchrl_td.envs.workers import in_worker, start_quiet_tracker
 from torchrl_td.errors import InputError, first_line
-
-_SIGNAL_OF_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def make_gym_env(
@@ -62,6 +59,11 @@ def make_gym_env(
         >>> make_gym_env(task).action_space.shape
         (1,)
     """
+    own = made(task)
+    if own is not None:
+        if not isinstance(own, gymnasium.Env):
+            raise InputError(f"environment {task.env!r} is TorchRL's, where Gymnasium's is needed")
+        return _wrapped(TimeLimit(own, task.max_episode_steps), task, seed)
     if task.env is None:
         raise InputError(f"task {task.name!r} names no environment; give task.env=<Gymnasium id>")
     if task.env not in gymnasium.registry:
@@ -83,6 +85,11 @@ def make_gym_env(
     model_file = getattr(env.unwrapped, "tmp_xml_file_path", None)
     if model_file is not None:
         Path(model_file).unlink(missing_ok=True)
+    return _wrapped(env, task, seed)
+
+
+def _wrapped(env: gymnasium.Env, task: TaskConfig, seed: int | None) -> gymnasium.Env:
+    """With goal, flat spaces and start as the task wants them."""
     if task.exact_goal:
         env = ExactGoal(env)
     if FlatSpaces.needed(env):
@@ -129,6 +136,8 @@ def make_base_env(
         >>> make_base_env(task).rollout(5)["observation"].shape
         torch.Size([5, 3])
     """
+    if factory_of(task) is not None and isinstance(own := made(task), EnvBase):
+        return flat_torchrl_env(own, task, device, seed)
     gym_env = make_report_env(task, seed)
     reported = gym_env.entries
     env = GymWrapper(gym_env, device=device)
@@ -236,13 +245,13 @@ def make_env(
         torch.Size([2, 5, 1])
     """
     if workers:
-        _start_quiet_tracker()
-    build: Any = partial(make_base_env, task)
+        start_quiet_tracker()
+    build: Any = partial(built_anew, task.env, factory_of(task), partial(make_base_env, task))
     kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
     batch = ParallelEnv if workers else SerialEnv
     base = batch(
         num_envs,
-        partial(_in_worker, build, os.getpid()) if workers else build,
+        partial(in_worker, build, os.getpid()) if workers else build,
         create_env_kwargs=kwargs,
     )
     env = TransformedEnv(
@@ -281,24 +290,3 @@ def opened(env: EnvBase) -> Iterator[EnvBase]:
     finally:
         env.close(raise_if_closed=False)
         torch.set_num_threads(threads)
-
-
-def _start_quiet_tracker() -> None:
-    """Has Python remove the semaphores of a run that is killed, without counting them."""
-    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
-    given = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = f"{given},{quiet}" if given else quiet
-    try:
-        resource_tracker.ensure_running()  # a process of its own, of this environment
-    finally:
-        if given is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = given
-
-
-def _in_worker(build: Any, parent: int, **kwargs: Any) -> EnvBase:
-    """Builds an environment in a worker process, which on Linux ends when its parent is killed."""
-    if sys.platform == "linux" and os.getpid() != parent:
-        ctypes.CDLL(None).prctl(_SIGNAL_OF_PARENTS_DEATH, signal.SIGKILL)
-    return build(**kwargs)

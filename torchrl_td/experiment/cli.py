@@ -16,9 +16,8 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torchrl.data import Bounded
 
-from torchrl_td.checkpoint import find_checkpoint, load_model
+from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
 from torchrl_td.config import (
     Config,
     check_config,
@@ -182,8 +181,7 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
             f"the run of this checkpoint played nothing (evaluation.episodes=0); say how many "
             f"episodes to play, evaluation.episodes=40{where}"
         )
-    spec = Bounded(about["action_low"], about["action_high"], (len(about["action_low"]),), device)
-    result = evaluate(make_actor(model, config, spec), config)
+    result = evaluate(make_actor(model, config, action_spec(about).to(device)), config)
     summary = {
         **describe_run(config, about["dataset"], about["step"]),
         **{key: about[key] for key in ("init_from",) if key in about},

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from tensordict import TensorDictBase
-from torchrl.envs import EnvBase, set_exploration_type
+from torchrl.envs import EnvBase, GymWrapper, set_exploration_type
 from torchrl.envs.utils import ExplorationType
 
 from torchrl_td.config import Config, TaskConfig
@@ -47,6 +47,8 @@ def check_data(episodes: TensorDictBase, env: EnvBase, name: str) -> None:
 
 def _discrete(env: Any) -> dict[str, int]:
     """Names and sizes of the Discrete entries of an environment's own observation."""
+    if not isinstance(env.base_env, GymWrapper):
+        return {}
     left, found = {"observation": env.base_env._env.unwrapped.observation_space}, {}
     while left:
         name, space = left.popitem()

@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image
 from tensordict import TensorDictBase
 from torchrl import torchrl_logger
-from torchrl.envs import set_exploration_type
+from torchrl.envs import EnvBase, set_exploration_type
 from torchrl.envs.utils import ExplorationType
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, TaskConfig
 from torchrl_td.envs.make import make_env, make_gym_env, opened
+from torchrl_td.envs.own import made
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.play import play
 from torchrl_td.experiment.plotting import draw_frame, plot_plans
@@ -50,6 +51,9 @@ def play_one(actor: TDPlannerActor, config: Config) -> TensorDictBase:
 
 def show_plans(rollout: TensorDictBase, task: TaskConfig, path: Path) -> None:
     """Draws plans of a rollout [T] into a PNG file."""
+    if isinstance(made(task), EnvBase):
+        plot_plans(rollout, path, None)  # TorchRL's have no maze
+        return
     env = make_gym_env(task)
     try:
         plot_plans(rollout, path, env.unwrapped)

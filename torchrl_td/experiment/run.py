@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torchrl.data import Bounded, ReplayBuffer
+from torchrl.data import Bounded
 
 from torchrl_td.checkpoint import Start, find_start
 from torchrl_td.config import Config, check_read
 from torchrl_td.data import load_with_identity
 from torchrl_td.data.keys import named_keys
+from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import extremes
 from torchrl_td.envs import make_base_env, opened
@@ -32,7 +33,7 @@ from torchrl_td.training.distributed import World, joined, local_device
 def run(
     config: Config,
     overrides: Sequence[str] | None = None,
-    data: TensorDictBase | ReplayBuffer | None = None,
+    data: InMemory | None = None,
 ) -> dict[str, Any]:
     """Trains on offline data and evaluates; the whole of ``examples/td_offline.py``.
 
@@ -78,7 +79,7 @@ def run(
 def _session(
     config: Config,
     folder: Path,
-    data: TensorDictBase | ReplayBuffer | None,
+    data: InMemory | None,
     device: torch.device,
     world: World,
     start: Start | None,

@@ -78,7 +78,8 @@ def _check_space(space: Any, name: str) -> None:
             and min(shape[:2]) >= _JPEG
         ):
             raise ValueError(
-                f"{name} is an image, stored as JPEG; one vector a step is planned for"
+                f"{name} is an image, stored as JPEG: plans are made of vectors, and there is no "
+                "encoder that makes one of it"
             )
     for entry in space.values() if isinstance(space, Mapping) else space:
         if isinstance(entry, (Mapping, list)):

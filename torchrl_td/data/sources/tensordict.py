@@ -94,7 +94,10 @@ def steps_from_tensordict(
         check_achieved_goal(_goal_entries(raw), name)
     keys = _chosen(raw, keys, name)
     observation = _observation(raw, keys, name, "observation")
-    following = _observation(raw.get("next"), keys, name, "next/observation")
+    if _compact(raw, keys):
+        following = _next_rows(observation, done | ends)
+    else:
+        following = _observation(raw.get("next"), keys, name, "next/observation")
     if observation.shape == following.shape:  # else it is refused later, by its sizes
         following = _without_zeros(observation, following, done)
         begins = torch.zeros_like(done)
@@ -193,6 +196,18 @@ def _observation(
     else:
         entries = {p: v for p, v in flat_entries(raw).items() if p[0] != "next"}
     return join(entries, keys, name, called).reshape(raw.batch_size[0], -1)
+
+
+def _compact(raw: TensorDictBase, keys: Sequence[str | Key] | None) -> bool:
+    """Whether no next observation is stored, as a collector with ``compact_obs=True`` leaves it."""
+    heads = {key if isinstance(key, str) else key[0] for key in keys or ()}
+    return not {"observation", *heads} & set(raw.get("next").keys())
+
+
+def _next_rows(observation: Tensor, ends: Tensor) -> Tensor:
+    """The observations [N, O] of the steps after; at an end, whose is not stored, its own."""
+    following = torch.cat([observation[1:], observation[-1:]])
+    return observation.where(ends.unsqueeze(-1), following)
 
 
 def _without_zeros(observation: Tensor, following: Tensor, done: Tensor) -> Tensor:

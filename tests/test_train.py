@@ -1,0 +1,182 @@
+"""`torchrl_td.train`: data and environments of every form, from one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.envs import GymEnv, SerialEnv, StepCounter, TransformedEnv
+
+from tests import small_envs
+from tests.settings import TINY_RUN
+from torchrl_td import InputError, TDPlannerActor, load_episodes, train
+from torchrl_td.config import TaskConfig
+from torchrl_td.envs import make_base_env, make_env, opened, register_factory
+
+STEPS = 12
+TINY = (*(word for word in TINY_RUN if not word.startswith("task.")), "task.horizon=8")
+TINY = (*TINY, f"task.max_episode_steps={STEPS}")
+
+
+def torchrl_pendulum() -> Any:
+    return GymEnv("Pendulum-v1")
+
+
+def gym_pendulum() -> gymnasium.Env:
+    return gymnasium.make("Pendulum-v1")
+
+
+def walks(env_id: str, count: int = 10) -> list[dict[str, Any]]:
+    """Random walks, in the Decision Transformer's form."""
+    env, found = gymnasium.make(env_id, max_episode_steps=STEPS), []
+    env.action_space.seed(0)
+    for seed in range(count):
+        rows: dict[str, list[Any]] = {"observations": [], "actions": [], "rewards": []}
+        observation, done = env.reset(seed=seed)[0], False
+        while not done:
+            action = env.action_space.sample()
+            after, reward, terminated, truncated, _ = env.step(action)
+            for row, value in zip(rows.values(), (observation, action, reward), strict=True):
+                row.append(value)
+            observation, done = after, terminated or truncated
+        arrays: dict[str, Any] = {key: np.array(rows[key]) for key in ("actions", "rewards")}
+        if isinstance(observation, dict):
+            shown = {k: np.stack([o[k] for o in rows["observations"]]) for k in observation}
+            arrays["observations"] = shown
+        else:
+            arrays["observations"] = np.stack([*rows["observations"], observation])
+        found.append(arrays)
+    return found
+
+
+@pytest.fixture(scope="module")
+def collected() -> TensorDictBase:
+    """What a collector gathered, with its next observations."""
+    torch.manual_seed(0)
+    env = TransformedEnv(torchrl_pendulum(), StepCounter(STEPS))
+    collector = Collector(env, None, frames_per_batch=120, total_frames=120)
+    (batch,) = list(collector)
+    return batch.clone()
+
+
+@pytest.mark.parametrize(
+    ("form", "env"),
+    [("walks", "Pendulum-v1"), ("buffer", torchrl_pendulum), ("compact", gym_pendulum)],
+)
+def test_trains_and_plays(
+    form: str, env: str | Callable, collected: TensorDictBase, tmp_path: Path
+) -> None:
+    data: Any = walks("Pendulum-v1")
+    if form == "compact":
+        data = collected.exclude(("next", "observation"))
+    if form == "buffer":
+        data = TensorDictReplayBuffer(storage=LazyTensorStorage(len(collected)))
+        data.extend(collected)
+    trained = train(data, env, settings=TINY, output_dir=tmp_path / "run")
+    assert isinstance(trained.actor, TDPlannerActor) and trained.folder == tmp_path / "run"
+    assert (trained.folder / "checkpoint").is_dir()
+    alone, refined = trained.results["results"]
+    assert alone["lengths"] == refined["lengths"] == [STEPS, STEPS]
+    assert all(-17 * STEPS < r < 0 for r in alone["returns"])  # Pendulum's rewards
+    # The actor plays on, in an environment of the caller's own.
+    task = TaskConfig(name="own", env=trained.results["environment"], max_episode_steps=STEPS)
+    with opened(make_env(task, 2, primer=trained.actor.make_tensordict_primer())) as batch:
+        assert batch.rollout(4, trained.actor)["action"].shape == (2, 4, 1)
+
+
+def test_a_dict_observation_and_no_environment(tmp_path: Path) -> None:
+    small_envs.register()
+    keys = ["clock", "robot/position"]
+    data = walks("Mixed-v0")
+    for walk in data:
+        robot = walk["observations"].pop("robot")
+        stacked = {key: np.stack([one[key] for one in robot]) for key in robot[0]}
+        walk["observations"]["robot"] = stacked
+    words = dict(observation_keys=keys, settings=TINY)
+    trained = train(data, "Mixed-v0", output_dir=tmp_path / "played", **words)
+    assert trained.actor.normalizer.loc.shape == (3,) and trained.results["results"]
+    trained = train(data, output_dir=tmp_path / "unplayed", **words)
+    assert trained.results["nothing_played"] and not trained.results["results"]
+
+
+def test_lists_of_trajectories_hold_what_they_say() -> None:
+    with_last, without = walks("Pendulum-v1", 2), walks("Pendulum-v1", 2)
+    for walk in without:
+        walk["observations"] = walk["observations"][:-1]
+        walk["terminals"] = np.arange(STEPS) == STEPS - 1
+    full, short = load_episodes(with_last), load_episodes(without)
+    assert torch.equal(full["observation"], short["observation"])
+    assert torch.equal(full["returns_to_go"], short["returns_to_go"])
+    last = full["next", "done"].flatten()
+    assert torch.equal(short["next", "observation"][last], short["observation"][last])
+    assert torch.equal(short["next", "observation"][~last], full["next", "observation"][~last])
+    assert full["next", "truncated"].sum() == 2 == short["next", "terminated"].sum()
+
+
+def test_compact_steps_are_those_that_were_left_out(collected: TensorDictBase) -> None:
+    whole = load_episodes(collected)
+    compact = load_episodes(collected.exclude(("next", "observation")))
+    known = ~whole["next", "done"].flatten()
+    assert torch.equal(whole["observation"], compact["observation"])
+    following = ("next", "observation")
+    assert torch.equal(whole[following][known], compact[following][known])
+    assert torch.equal(compact[following][~known], compact["observation"][~known])
+
+
+def _walk(**changed: Any) -> list[dict[str, Any]]:
+    walk = {"observations": np.zeros((4, 3)), "actions": np.ones((4, 1)), "rewards": np.ones(4)}
+    return [{k: v for k, v in {**walk, **changed}.items() if v is not None}]
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ([], "it holds no trajectories"),
+        (["walk"], "trajectory 0 is a str; give mappings of arrays"),
+        (_walk(actions=None), "trajectory 0 has no 'actions', only observations, rewards"),
+        (_walk(rewards=np.ones(3)), "rewards has 3 rows where there are 4 actions"),
+        (_walk(terminals=[0, 1, 0, 1]), "terminals mark another step than the last of 4"),
+        (_walk(observations=np.zeros((4, 40, 40))), r"image of shape \[40, 40\].* no encoder"),
+        ([*_walk(), *_walk(observations=np.zeros((4, 2)))], "differ in size"),
+    ],
+)
+def test_bad_trajectories_are_one_line(data: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        load_episodes(data)
+    assert "\n" not in str(caught.value)
+
+
+def _picture() -> gymnasium.Env:
+    env = gym_pendulum()
+    env.observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("factory", "match"),
+    [
+        (_picture, r"image of shape \[64, 64, 3\]: plans are made of vectors, and there is no enc"),
+        (lambda: 1 / 0, "fails: division by zero"),
+        (lambda: "env", "gives a str; a Gymnasium or TorchRL environment is needed"),
+        (lambda: SerialEnv(2, torchrl_pendulum), "is to make one environment"),
+    ],
+)
+def test_bad_environments_are_one_line(factory: Callable, match: str) -> None:
+    name = register_factory("own/bad", factory)
+    with pytest.raises(InputError, match=match) as caught:
+        make_base_env(TaskConfig(name="bad", env=name))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_environment_that_does_not_fit_is_refused_before_training(tmp_path: Path) -> None:
+    small_envs.register()
+    with pytest.raises(InputError, match="observation has 3 numbers, the environment's 2"):
+        train(walks("Pendulum-v1"), "Point-v0", settings=TINY, output_dir=tmp_path / "run")

@@ -1,0 +1,110 @@
+"""Steps from lists of trajectories, each a mapping of arrays, as the Decision Transformer's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchrl_td.data.keys import Key
+from torchrl_td.data.source import Steps
+from torchrl_td.data.transitions import as_flags, flat_entries, join
+from torchrl_td.errors import InputError
+
+# What each array is called, here and elsewhere; the first is what messages say.
+_NAMES = {
+    "observations": ("observations", "obs", "states"),
+    "next_observations": ("next_observations", "next_obs", "next_states"),
+    "actions": ("actions", "acts"),
+    "rewards": ("rewards", "rews"),
+    "terminals": ("terminals", "terminations", "terminated", "dones"),
+}
+
+
+def steps_from_trajectories(
+    trajectories: Sequence[Mapping[str, Any]], name: str, keys: Sequence[str | Key] | None = None
+) -> Steps:
+    """The steps of trajectories, each of which is whole.
+
+    A trajectory has ``observations`` [T, O] or, with the state after the last step, [T + 1, O],
+    or a mapping of such arrays; ``actions`` [T, A]; ``rewards`` [T]; and, where they are known,
+    ``next_observations`` and ``terminals`` [T]. One whose last step is no terminal was truncated.
+
+    Args:
+        trajectories: one mapping of arrays, tensors or lists each.
+        name: of the source, for messages.
+        keys: entries of the observation to join; None for the documented order.
+
+    Raises:
+        InputError: an array is missing, of another length, or there is no trajectory.
+
+    >>> import numpy as np
+    >>> trajectory = {
+    ...     "observations": np.zeros((3, 4)), "actions": np.zeros((3, 1)), "rewards": np.ones(3),
+    ...     "terminals": np.array([0, 0, 1]),
+    ... }
+    >>> steps_from_trajectories([trajectory, trajectory], "mine").ends.tolist()
+    [False, False, True, False, False, True]
+    """
+    if not trajectories:
+        raise InputError(f"{name}: it holds no trajectories")
+    parts = [_steps(t, f"{name}: trajectory {i}", keys) for i, t in enumerate(trajectories)]
+    widths = {(p.observation.shape[1:], p.action.shape[1:]) for p in parts}
+    if len(widths) > 1:
+        raise InputError(f"{name}: the observations or actions of its trajectories differ in size")
+    return Steps(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Steps:
+    """One trajectory's."""
+    if not isinstance(trajectory, Mapping):
+        raise InputError(f"{name} is a {type(trajectory).__name__}; give mappings of arrays")
+    found = {
+        key: next((trajectory[n] for n in names if n in trajectory), None)
+        for key, names in _NAMES.items()
+    }
+    for key in ("observations", "actions", "rewards"):
+        if found[key] is None:
+            raise InputError(f"{name} has no {key!r}, only {', '.join(map(str, trajectory))}")
+    action, reward = (_tensor(found[key]) for key in ("actions", "rewards"))
+    count = len(action)
+    observation = _observation(found["observations"], keys, name, "observations")
+    following = observation[1:]
+    if found["next_observations"] is not None:
+        following = _observation(found["next_observations"], keys, name, "next_observations")
+    elif len(observation) == count:  # the last one's successor is not known
+        following = torch.cat([following, observation[-1:]])
+    observation = observation[: count if len(observation) == count + 1 else None]
+    lengths = {"observations": observation, "next_observations": following, "rewards": reward}
+    for key, value in lengths.items():
+        if len(value) != count or not count:
+            raise InputError(f"{name}: {key} has {len(value)} rows where there are {count} actions")
+    terminated = torch.zeros(count, dtype=torch.bool)
+    if found["terminals"] is not None:
+        terminated = as_flags(_tensor(found["terminals"]), name, "terminals")
+        if len(terminated) != count or terminated[:-1].any():
+            raise InputError(f"{name}: terminals mark another step than the last of {count}")
+    ends = torch.zeros(count, dtype=torch.bool)
+    ends[-1] = True
+    action = action.reshape(count, -1) if action.ndim > 1 else action
+    return Steps(
+        observation, action, following, reward.reshape(count), terminated, ends & ~terminated, ends
+    )
+
+
+def _observation(
+    value: Any, keys: Sequence[str | Key] | None, name: str, called: str
+) -> torch.Tensor:
+    entries = {path: _tensor(entry) for path, entry in flat_entries(value).items()}
+    joined = _tensor(join(entries, keys, name, called))
+    return joined.reshape(len(joined), -1)
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return (
+        value.detach().cpu()
+        if isinstance(value, torch.Tensor)
+        else torch.as_tensor(np.asarray(value))
+    )

@@ -1,0 +1,134 @@
+"""One call from data of any form to an actor: :func:`train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import gymnasium
+from hydra import compose, initialize_config_dir
+from tensordict import TensorDictBase
+from torchrl.data import ReplayBuffer
+
+from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
+from torchrl_td.config import CONFIGS, Config, check_config
+from torchrl_td.data import load_episodes
+from torchrl_td.data.keys import named_keys
+from torchrl_td.data.source_info import SourceInfo, source_info
+from torchrl_td.data.task_file import write_task
+from torchrl_td.envs import register_factory
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.acting import make_actor
+from torchrl_td.experiment.run import run
+
+Data: TypeAlias = str | TensorDictBase | ReplayBuffer | Sequence[Mapping[str, Any]]
+Environment: TypeAlias = str | Callable[[], Any]
+
+
+@dataclass
+class Trained:
+    """What :func:`train` made.
+
+    Attributes:
+        actor: the TorchRL policy, a :class:`~torchrl_td.TDPlannerActor` unless another
+            ``algorithm`` was asked for.
+        results: what stands in the run's ``results.json``: scores, or that nothing was played.
+        folder: the run's, with its checkpoints, metrics and pictures.
+    """
+
+    actor: Any
+    results: dict[str, Any]
+    folder: Path
+
+
+def train(
+    data: Data,
+    env: Environment | None = None,
+    *,
+    observation_keys: Sequence[str] | None = None,
+    settings: Sequence[str] = (),
+    output_dir: str | Path = "outputs/own",
+) -> Trained:
+    """Trains a planner on data and plays it, if there is an environment.
+
+    What is not set is suggested by the data, as ``td-data describe --write-task`` writes it.
+
+    Args:
+        data: anything that :func:`torchrl_td.load_episodes` takes.
+        env: a Gymnasium id, a function that makes a Gymnasium or TorchRL environment, or None to
+            play nothing.
+        observation_keys: entries of a Dict observation to join, in this order, nested ones with a
+            slash; None for the documented order.
+        settings: words as on the command line, such as ``"training.steps=2000"`` or
+            ``"preset=small"``.
+        output_dir: the run's folder, which must not hold a run yet.
+
+    Raises:
+        InputError: for anything the user can mend, in one line.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_td import train
+        >>> state = torch.rand(200, 10, 3)
+        >>> walks = [
+        ...     {"observations": s, "actions": torch.rand(10, 2), "rewards": s[:, 0]} for s in state
+        ... ]
+        >>> few = ["training.steps=2", "progress=false", "device=cpu"]
+        >>> trained = train(walks, settings=few, output_dir=tempfile.mkdtemp())
+        >>> trained.results["nothing_played"]
+        'evaluation.episodes=0'
+        >>> trained.actor.spec["action"].shape
+        torch.Size([2])
+    """
+    config = _settings(data, env, observation_keys, list(settings), str(output_dir))
+    results = run(config, None, None if isinstance(data, str) else data)
+    folder = Path(config.output_dir)
+    model, about = load_model(find_checkpoint(folder))
+    actor = make_actor(model, config, action_spec(about))
+    return Trained(actor, results, folder)
+
+
+def _settings(
+    data: Data,
+    env: Environment | None,
+    observation_keys: Sequence[str] | None,
+    words: list[str],
+    folder: str,
+) -> Config:
+    """The settings that the data suggests, with the caller's words over them."""
+    name = _name(env)
+    episodes = load_episodes(data, observation_keys=named_keys(observation_keys))
+    info, source = SourceInfo(), "python"
+    if isinstance(data, str):
+        info, source = source_info(data), data
+    spec = gymnasium.registry.get(name or "")
+    limit = info.max_episode_steps if spec is None else spec.max_episode_steps
+    info = dataclasses.replace(info, environment=None, max_episode_steps=limit)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_task(Path(temporary) / "own.yaml", source, episodes, info, observation_keys)
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            unplayed = [] if name else ["evaluation.episodes=0"]
+            search = f"hydra.searchpath=[file://{temporary}]"
+            composed = compose("td_offline", overrides=[search, "task=own", *words, *unplayed])
+    composed.output_dir = folder
+    if name is not None:
+        composed.task.env = name
+    return check_config(composed)
+
+
+def _name(env: Environment | None) -> str | None:
+    """What settings call an environment."""
+    if env is None or isinstance(env, str):
+        return env
+    if not callable(env):
+        raise InputError(
+            f"env is a {type(env).__name__}; give a Gymnasium id or a function that makes the "
+            f"environment, of which evaluation makes several"
+        )
+    return register_factory(f"own/{getattr(env, '__name__', type(env).__name__)}", env)
