@@ -9,5 +9,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["torchrl_td*"]), "torchrl_td.configs"],
     package_dir={"torchrl_td.configs": "configs"},
-    package_data={"torchrl_td": ["py.typed"], "torchrl_td.configs": ["**/*.yaml"]},
+    package_data={
+        "torchrl_td": ["py.typed"],
+        "torchrl_td.configs": ["**/*.yaml"],
+        "torchrl_td.demo": ["README.md", "checkpoint/**/*"],
+    },
 )

@@ -36,7 +36,7 @@ ROWS = (
     ("checkpoint",),
     ("training", "actors"),
     ("experiment",),
-    ("comparison",),
+    ("comparison", "demo"),
     ("commands",),
 )
 

@@ -56,6 +56,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
     about = load_about(path)
     weights = load_payload(path, "planner", "cpu")
     try:
+        # Kept in half precision, they are computed with in full.
+        half = {name: value for name, value in weights.items() if value.dtype == torch.float16}
+        weights = {**weights, **{name: value.float() for name, value in half.items()}}
         # What the settings claim is compared with the weights before memory is taken for it.
         _check_shapes(_empty_model(about, "meta"), weights)
         model = _empty_model(about, "cpu")
