@@ -52,7 +52,7 @@ def test_training_curves(tmp_path: Path) -> None:
     for step in range(1, 4):
         metrics.write(step, {"train/loss_refiner": 1 / step, "train/loss_generator": 2 / step})
     metrics.write(3, {"validation/loss_refiner": 0.5, "validation/loss_refiner_ema": 0.4})
-    metrics.write(3, {"eval/score/refined": 100.0, "eval/score_std/refined": 3.0})
+    metrics.write(3, {"evaluation/score/refined": 100.0, "evaluation/score_std/refined": 3.0})
     plot_training(metrics, tmp_path / "training.png", episodes=40)
     assert colours(tmp_path / "training.png") > 20
 
@@ -62,7 +62,9 @@ def test_scores_have_error_bars_and_an_axis_that_does_not_magnify_noise(
 ) -> None:
     metrics = MetricsFile(tmp_path / "metrics.csv")
     for step, score in ((1, 41.2), (2, 42.1)):
-        metrics.write(step, {"eval/score/refined": score, "eval/score_std/refined": 20.0})
+        metrics.write(
+            step, {"evaluation/score/refined": score, "evaluation/score_std/refined": 20.0}
+        )
     seen: list[Any] = []
     monkeypatch.setattr(
         "torchrl_td.experiment.plotting._save", lambda figure, _: seen.append(figure)
@@ -154,9 +156,9 @@ def test_every_score_lies_inside_of_the_plot(tmp_path: Path) -> None:
     """A score drawn after another is as visible, its interval's ends included."""
 
     metrics = MetricsFile(tmp_path / "metrics.csv")
-    metrics.write(10, {"eval/score/generator": 20.0, "eval/score_std/generator": 5.0})
-    metrics.write(20, {"eval/score/refined": 170.0, "eval/score_std/refined": 20.0})
+    metrics.write(10, {"evaluation/score/generator": 20.0, "evaluation/score_std/generator": 5.0})
+    metrics.write(20, {"evaluation/score/refined": 170.0, "evaluation/score_std/refined": 20.0})
     axis = Figure().subplots()
-    for name in ("eval/score/generator", "eval/score/refined"):
+    for name in ("evaluation/score/generator", "evaluation/score/refined"):
         _draw_scores(axis, metrics, name, 20)
     assert axis.get_ylim()[0] <= 0 and axis.get_ylim()[1] > 170 + 1.96 * 20 / 20**0.5

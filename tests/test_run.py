@@ -54,11 +54,11 @@ def test_leaves_everything_that_is_promised(undisturbed: Path) -> None:
         "train/state_error",
         "train/loss_refiner",
         "train/gradient_norm/refiner",
-        "lr/all",
+        "train/learning_rate",
         "validation/loss_refiner",
         "validation/loss_refiner_ema",
-        "eval/score/refined",
-        "eval/score/generator",
+        "evaluation/score/refined",
+        "evaluation/score/generator",
     ):
         assert name in columns
     assert not [name for name in columns if name.startswith("time/")]

@@ -31,7 +31,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         table = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
     for row in table[:-1]:
-        for name in [name for name in row if name.endswith("/generator") and "eval" in name]:
+        for name in [name for name in row if name.endswith("/generator") and "evaluation" in name]:
             del row[name]
     return table
 
@@ -75,7 +75,7 @@ def test_another_decay_goes_on_from_its_own_place(tiny_config: MakeConfig, tmp_p
     allowed = "'training.log_every' cannot be given; allowed are .*training.steps, training.decay_s"
     refused(tiny_config(*more, "training.log_every=1"), allowed, [*more, "training.log_every=1"])
     resume(tiny_config, tmp_path / "run", *more[1:], "training.stop_after=9")
-    rate = [float(row["lr/all"]) for row in rows(tmp_path / "run")]
+    rate = [float(row["train/learning_rate"]) for row in rows(tmp_path / "run")]
     at = [1e-3 * (1 - 0.99 * step / decay) for step, decay in ((2, 6), (5, 12), (8, 12))]
     assert rate == pytest.approx(at)
 

@@ -36,12 +36,12 @@ def curves(folder: Path) -> dict[str, list[list[float]]]:
     timing = MetricsFile(folder / "timing.csv", keep_until=2**62)
     times = dict(zip(*timing.series("time/seconds"), strict=True))
     found: dict[str, list[list[float]]] = {}
-    for name in (c for c in metrics.columns if c.startswith("eval/score/")):
+    for name in (c for c in metrics.columns if c.startswith("evaluation/score/")):
         steps, scores = metrics.series(name)
-        deviations = metrics.series(name.replace("eval/score/", "eval/score_std/"))[1]
+        deviations = metrics.series(name.replace("evaluation/score/", "evaluation/score_std/"))[1]
         rows = zip(steps, scores, deviations, strict=True)
         points = [[times[step], score, std] for step, score, std in rows if step in times]
-        found[name.removeprefix("eval/score/")] = points
+        found[name.removeprefix("evaluation/score/")] = points
     return found
 
 

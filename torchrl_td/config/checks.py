@@ -63,12 +63,21 @@ def check_values(config: Any) -> None:
             raise InputError(f"{key} has {len(value)} entries; allowed are up to {MOST_LAYERS}")
         if any(not 1 <= width <= LARGEST_SIZE for width in value or ()):
             raise InputError(f"{key}={value}; allowed are whole numbers from 1 to {LARGEST_SIZE}")
-    if not re.fullmatch(r"[^/\\#?%:\s]{1,128}", config.logger.project):
-        raise InputError(
-            f"logger.project={config.logger.project!r}; allowed are 1 to 128 characters, none of "
-            f"them a space or / \\ # ? % :"
-        )
+    _check_names(config.logger)
     _check_together(config)
+
+
+def _check_names(logger: Any) -> None:
+    """Names that W&B, or the file system, would refuse when a run has begun."""
+    for key in ("project", "entity", "group", "name"):
+        value = logger[key]
+        if value is not None and not re.fullmatch(r"[^/\\#?%:\s]{1,128}", value):
+            raise InputError(
+                f"logger.{key}={value!r}; allowed are 1 to 128 characters, none of them a space or "
+                f"/ \\ # ? % :"
+            )
+    if not all(re.fullmatch(r".{1,64}", tag) for tag in logger.tags):
+        raise InputError(f"logger.tags={list(logger.tags)}; allowed are 1 to 64 characters each")
 
 
 def check_read(config: Config, overrides: Iterable[str]) -> None:

@@ -79,7 +79,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.compile": MODES,
     "logger.kind": ("csv", "wandb", "tensorboard"),
     "init_normalizer": ("keep", "fit"),
-    "logger.mode": ("offline", "online"),
+    "logger.mode": ("offline", "online", "disabled"),
 }
 _LARGEST_SEED = 2**63 - 1  # that PyTorch's generators take
 LARGEST_SIZE = 65_536  # of a layer, in numbers: far above what trains, below what overflows

@@ -202,7 +202,12 @@ class LoggerConfig:
 
     kind: str = "csv"
     project: str = "torchrl_td"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    name: str | None = None
     mode: str = "offline"
+    artifacts: bool = True
     video: bool = False
     pictures: bool = False
 

@@ -68,18 +68,25 @@ class Evaluator:
         """
         name = result.name
         values = {
-            f"eval/score/{name}": result.score_mean,
-            f"eval/score_std/{name}": result.score_std,
+            f"evaluation/score/{name}": result.score_mean,
+            f"evaluation/score_std/{name}": result.score_std,
             f"time/seconds_per_plan/{name}": result.seconds_per_plan_median,
         }
         if result.success_rate is not None:
-            values[f"eval/success_rate/{name}"] = result.success_rate
+            values[f"evaluation/success_rate/{name}"] = result.success_rate
         metrics.write(step, values)
         torchrl_logger.info(
             f"step {step}: {name} scores {result.score_mean:.1f} ± "
             f"{result.score_std:.1f} over {result.episodes} episodes, "
             f"{1e3 * result.seconds_per_plan_median:.1f} ms a plan"
         )
+
+    def tabulate(self, results: list[EvaluationResult], step: int, metrics: Metrics) -> None:
+        """Shows a run's results in its logger."""
+        shown = ("name", "refine_steps", "score_mean", "score_std", "episodes", "success_rate")
+        times = ("seconds_per_plan_median", "seconds_per_plan_p95")
+        rows = [{key: vars(result)[key] for key in (*shown, *times)} for result in results]
+        metrics.table("evaluation/results", rows, step)
 
     def beats(self, result: EvaluationResult) -> bool:
         """Whether a score is the best so far; one that is not a number never is."""
@@ -119,10 +126,10 @@ class Evaluator:
                 rollout = play_one(self.actor(model), self.config)
             with skipped_on_error(plans):
                 show_plans(rollout, self.config.task, plans)
-                metrics.picture("plans", plans, step)
+                metrics.picture("evaluation/plans", plans, step)
             with skipped_on_error(film):
                 if video and show_video(rollout, self.config, film):
-                    metrics.video("rollout", film, step)
+                    metrics.video("evaluation/rollout", film, step)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

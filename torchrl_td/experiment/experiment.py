@@ -159,6 +159,7 @@ class Session:
             self.save(best=True)
         unplayed = {} if results else self._unplayed()
         write_json(self.folder / "results.json", self.summary(results) | unplayed)
+        self.evaluator.tabulate(results, step, self.metrics)
         if not self.stop.asked:
             with self.stop.at_once():
                 self._show(model, self.metrics)
@@ -245,7 +246,7 @@ class Session:
         if self.metrics is None:
             return
         values = {f"train/{name}": value for name, value in means.items()}
-        values["lr/all"] = self.trainer.learning_rate()
+        values["train/learning_rate"] = self.trainer.learning_rate()
         rate = self.progress.rate(self.trainer.step)
         values |= {"time/seconds": self.progress.seconds, "time/steps_per_second": rate}
         self.metrics.write(self.trainer.step, values)
@@ -300,6 +301,6 @@ class Session:
         step, path = self.trainer.step, self.folder / "training.png"
         with skipped_on_error(path):
             plot_training(metrics.file, path, self.config.evaluation.episodes)
-            metrics.picture("training", path, step)
+            metrics.picture("train/curves", path, step)
         if self.config.evaluation.episodes:
             self.evaluator.show(model, step, metrics, "plans.png", self.config.logger.video)

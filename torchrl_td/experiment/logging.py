@@ -14,12 +14,13 @@ import matplotlib.image
 from PIL import Image
 from torchrl import torchrl_logger
 
-from torchrl_td.advice import install
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError, first_line
+from torchrl_td.experiment.loggers import log_artifact, make_logger
 from torchrl_td.experiment.run_folder import new_file
 
-_WANDB_SECONDS = 30  # to wait for the server before logging offline
+_SCORE = "evaluation/score/"
+BEST = "evaluation/best_score"
 
 
 class MetricsFile:
@@ -72,7 +73,9 @@ class MetricsFile:
             return
         with self.path.open(newline="", errors="replace") as file:
             header, *lines = list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
-        self.columns = header[1:]
+        # Runs of before had other names for two of them.
+        renamed = [name.replace("eval/", "evaluation/", name[:5] == "eval/") for name in header]
+        self.columns = ["train/learning_rate" if n == "lr/all" else n for n in renamed[1:]]
         for cells in lines:
             # A line that a full disk or a power cut left unfinished belongs to a later step.
             if len(cells) != len(header) or not cells[0].isdigit() or int(cells[0]) > keep_until:
@@ -114,6 +117,7 @@ class Metrics:
     def __init__(
         self, config: Config, folder: Path, run_id: str, keep_until: int | None = None
     ) -> None:
+        self.config, self.folder = config, folder
         self.file = MetricsFile(folder / "metrics.csv", keep_until)
         self.timing = MetricsFile(folder / "timing.csv", keep_until)
         self.logger = make_logger(config, folder, run_id, keep_until or 0)
@@ -127,9 +131,35 @@ class Metrics:
         if timing:
             self.timing.write(step, timing)
         if self.logger is not None:
-            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            best = self.best_score() if any(name.startswith(_SCORE) for name in metrics) else {}
+            values = {**metrics, **best}
+            finite = {name: value for name, value in values.items() if math.isfinite(value)}
             with self._skipped_on_error() as logger:
                 logger.log_metrics(finite, step=step)
+
+    def best_score(self) -> dict[str, float]:
+        """The run's best mean score so far, of whole plans where there are any."""
+        names = [name for name in self.file.columns if name.startswith(_SCORE)]
+        names = [name for name in names if name != f"{_SCORE}generator"] or names
+        scores = [value for name in names for value in self.file.series(name)[1]]
+        return {BEST: max(scores)} if scores else {}
+
+    def table(self, name: str, rows: list[dict[str, Any]], step: int) -> None:
+        """Shows rows of the same entries as a table in the logger."""
+        if self.logger is None or not rows:
+            return
+        with self._skipped_on_error() as logger:
+            columns: list[Any] = list(rows[0])
+            cells: list[list[Any]] = [list(row.values()) for row in rows]
+            if hasattr(logger.experiment, "add_text"):  # TensorBoard reads Markdown
+                lines: list[list[Any]] = [columns, ["---"] * len(columns), *cells]
+                text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+                logger.experiment.add_text(name, text, step)
+                return
+            import wandb
+
+            table = wandb.Table(columns=columns, data=cells)
+            logger.experiment.log({name: table, f"{name}/step": step})
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Shows a PNG file in the logger."""
@@ -158,10 +188,12 @@ class Metrics:
             logger.experiment.log({name: video, f"{name}/step": step})
 
     def close(self) -> None:
-        """Finishes the logger's run."""
+        """Finishes the logger's run, with its checkpoints if it keeps files."""
         if self.logger is None:
             return
         with self._skipped_on_error() as logger:
+            if self.config.logger.artifacts:
+                log_artifact(logger, self.folder / "checkpoint")
             finish = getattr(logger.experiment, "finish", None)
             (finish or logger.experiment.close)()
 
@@ -187,64 +219,3 @@ def _gif_summary(name: str, path: Path) -> Any:
         height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
     )
     return Summary(value=[Summary.Value(tag=name, image=image)])
-
-
-def make_logger(config: Config, folder: Path, run_id: str, step: int = 0) -> Any | None:
-    """TorchRL's logger of the kind asked for; ``None`` for CSV alone.
-
-    W&B falls back to offline where it cannot log in; the run is never lost to it. What TensorBoard
-    has of steps after ``step``, from which the run goes on, is hidden.
-
-    Raises:
-        InputError: if the logger's package is not installed.
-    """
-    kind = config.logger.kind
-    if kind == "csv":
-        return None
-    name = f"{config.task.name}-{config.preset}-seed{config.seed}".replace("/", "-")
-    try:
-        if kind == "tensorboard":
-            from torchrl.record.loggers.tensorboard import TensorboardLogger
-
-            logger = TensorboardLogger(exp_name=name, log_dir=str(folder / "tensorboard"))
-            _hide_after(step, logger.experiment)
-            return logger
-        return _wandb_logger(config, folder, name, run_id)
-    except ImportError as error:
-        raise InputError(
-            f"logger={kind} needs a package that is not installed: "
-            f"{install('wandb' if kind == 'wandb' else 'tensorboard')}"
-        ) from error
-
-
-def _hide_after(step: int, writer: Any) -> None:
-    """What ``SummaryWriter(purge_step=step + 1)`` does, for a writer that TorchRL has made."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-    writer._get_file_writer().add_event(start, step + 1)
-
-
-def _wandb_logger(config: Config, folder: Path, name: str, run_id: str) -> Any:
-    import wandb
-    from torchrl.record.loggers.wandb import WandbLogger
-
-    arguments: dict[str, Any] = {
-        "exp_name": name,
-        "save_dir": str(folder),
-        "project": config.logger.project,
-        "id": run_id,
-        "log_env_packages": False,  # run.json has the versions, and no paths of the machine
-        "settings": wandb.Settings(init_timeout=_WANDB_SECONDS, silent=True),
-    }
-    if config.logger.mode == "online":
-        try:
-            if wandb.Api().api_key is None:
-                raise RuntimeError("no login; run 'wandb login'")
-            return WandbLogger(offline=False, **arguments)
-        except Exception as error:  # no network, no login: wandb raises errors of its own
-            reason = first_line(error)
-            torchrl_logger.warning(
-                f"W&B could not start online ({reason}); logging offline: 'wandb sync' later"
-            )
-    return WandbLogger(offline=True, **arguments)

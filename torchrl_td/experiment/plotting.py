@@ -49,7 +49,7 @@ def plot_training(metrics: MetricsFile, path: Path, episodes: int) -> None:
         episodes: behind each score, for the bars of its 95 % interval.
     """
     losses = [c for c in metrics.columns if c.startswith("train/loss_")]
-    scores = [c for c in metrics.columns if c.startswith("eval/score/")]
+    scores = [c for c in metrics.columns if c.startswith("evaluation/score/")]
     count = len(losses) + bool(scores)
     if count == 0:
         count = 1  # an empty picture says so
@@ -75,9 +75,9 @@ def plot_training(metrics: MetricsFile, path: Path, episodes: int) -> None:
 
 def _draw_scores(axis: Axes, metrics: MetricsFile, name: str, episodes: int) -> None:
     steps, scores = metrics.series(name)
-    deviations = metrics.series(name.replace("eval/score/", "eval/score_std/"))[1]
+    deviations = metrics.series(name.replace("evaluation/score/", "evaluation/score_std/"))[1]
     bars = 1.96 * np.array(deviations or [0.0]) / np.sqrt(episodes)
-    label = name.removeprefix("eval/score/")
+    label = name.removeprefix("evaluation/score/")
     axis.errorbar(steps, scores, bars, marker="o", capsize=3, label=label)
     low, high = axis.get_ylim()  # no longer widened by itself where another score set it
     ends = np.array([np.array(scores) - bars, np.array(scores) + bars])

@@ -99,7 +99,8 @@ def record_start(
         run = json.loads(path.read_text())
         run_id, starts = str(run["id"]), list(run["starts"])
     except (OSError, ValueError, KeyError, TypeError):
-        run_id, starts = uuid.uuid4().hex[:8], []
+        # The agent of a W&B sweep has named it.
+        run_id, starts = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8], []
     starts.append(
         {
             "command": [sys.executable, *sys.argv],
