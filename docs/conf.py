@@ -73,6 +73,7 @@ html_title = "torchrl_td"
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "torchrl_td"},
+    "header_links_before_dropdown": 8,
     "navbar_start": ["navbar-logo"],
     "navbar_center": ["navbar-nav"],
     "navbar_end": ["search-button", "theme-switcher"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from tests.checkpoints import untrained_checkpoint
 from tests.data.conftest import write
 from tests.data.helpers import SAMPLE
 from tests.settings import composed
+from torchrl_td.commands.data import parser
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+COMMANDS = PROJECT["scripts"]
 BUILT = ("_build", "generated", "method")  # by Sphinx
 PAGES = [
     ROOT / "README.md",
@@ -93,11 +97,21 @@ def test_the_python_of_a_page_runs(
 
 @pytest.mark.parametrize("line", LINES)
 def test_command_lines_are_of_settings_that_there_are(line: list[str]) -> None:
-    script = next(number for number, word in enumerate(line) if word.endswith(".py"))
-    assert (ROOT / line[script]).is_file()
-    words = [word for word in line[script + 1 :] if word != "-m"]
-    if line[script] == "examples/td_offline.py":
+    number = next(n for n, word in enumerate(line) if word.endswith(".py") or word[:3] == "td-")
+    program, words = line[number], [word for word in line[number + 1 :] if word != "-m"]
+    if program.startswith("td-"):
+        assert program in COMMANDS
+    else:
+        assert (ROOT / program).is_file()
+    if program == "td-data":
+        parser().parse_args(words)
+    elif program in ("td-offline", "examples/td_offline.py"):
+        if "--config-dir" in words:  # a folder of the reader's own, and a task in it
+            folder = words.index("--config-dir")
+            words = [w for w in [*words[:folder], *words[folder + 2 :]] if w != "task=my_task"]
         composed(*(word.partition(",")[0] for word in words if not word.startswith("hydra/")))
+    elif program in ("td-evaluate", "examples/td_evaluate.py"):
+        composed(*(word for word in words if not word.startswith("checkpoint=")))
 
 
 def test_the_readmes_scores_are_those_of_the_comparison() -> None:
