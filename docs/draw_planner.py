@@ -1,6 +1,6 @@
 """Draws the README's moving picture: a trained planner on its way through a maze.
 
-    python docs/draw_planner.py runs/maze docs/planner.gif --seed 1000 --steps 150
+    python docs/draw_planner.py torchrl_td/demo/checkpoint docs/planner.gif --seed 1007 --steps 180
 
 The black dot is the present, grey where it came from, orange the draft and blue the refined plan.
 """

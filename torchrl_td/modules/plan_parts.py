@@ -221,7 +221,7 @@ class PlanValue(KeyedModule):
         return self.write_entries(tensordict, self.value(*self.read_entries(tensordict)))
 
     def members(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each member's V, mean of y and mean of log |y − mean| [..., M] of states [..., O]."""
+        """Each member's V, mean of y and mean of ``log |y − mean|`` [..., M] of states [..., O]."""
         value, mean, log_error = self.network(observation).unflatten(-1, (-1, 3)).unbind(-1)
         return value, mean, log_error
 
