@@ -25,9 +25,9 @@ present = torch.tensor([0.5, -1.0, 1.5, 0.0, -1.0, 1.0])
 state = normalizer.normalize(present)
 
 # %%
-# The condition is how good a plan is asked for: in preset ``strided`` a score, in standard
-# deviations above the usual outcome from this state; in preset ``paper`` the return still to be
-# gained.
+# The condition is how good a plan is asked for: in a maze, with preset ``strided``, a score, in
+# standard deviations above the usual outcome from this state; in preset ``paper`` the return still
+# to be gained.
 
 scores = planner.plan_scores
 condition = scores.unsqueeze(-1)  # [N, 1]
