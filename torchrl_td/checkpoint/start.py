@@ -28,6 +28,7 @@ _NETWORKS = (
         "critic.",
         "value.enabled",
         "value.hidden_dims",
+        "value.members",
     ),
 )
 # Of these sections, what only training reads.
