@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import minari
 import numpy as np
 import pytest
 import torch
@@ -123,6 +124,8 @@ def test_damaged_data_is_described_with_a_warning(
             ("record", "Pendulum-v1", "--dataset", "a/b-v0", "--checkpoint", "c"),
             "no checkpoint at c",
         ),
+        (("record", "--dataset", "a/b-v0"), "name what to record"),
+        (("record", "Pendulum-v1", "--dataset", "aa/b-v0", "--sample"), "--sample is a planner's"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -187,6 +190,35 @@ def test_a_planner_records_what_its_actor_does(
         assert np.isclose(float(call["target_return"]), -300.0 - paid, rtol=1e-5)
         before = seen[number - 1]["after"]
         assert first or all(torch.equal(call["planner"][k], before[k]) for k in before.keys())
+
+
+def test_a_planner_records_its_own_environment_with_noise(checkpoint: Path) -> None:
+    """The plans', the actions', or both; and says with what."""
+    command = [
+        "record",
+        "--checkpoint",
+        str(checkpoint),
+        "--steps",
+        "6",
+        "--max-episode-steps",
+        "6",
+    ]
+    found = {}
+    for name, extra in (("plain", []), ("noisy", ["--noise", "0.2"]), ("sampled", ["--sample"])):
+        for again in ("a", "b"):
+            dataset = f"test/{name}-{again}-v0"
+            assert main([*command, "--dataset", dataset, *extra]) == 0
+            found[name, again] = load_episodes(f"minari:{dataset}")["action"]
+        assert torch.equal(found[name, "a"], found[name, "b"])  # of the same seed
+    plain = found["plain", "a"]
+    assert 0.01 < (found["noisy", "a"] - plain)[0].abs() < 2  # of actions from -2 to 2
+    assert not torch.equal(found["sampled", "a"][0], plain[0])
+    metadata = minari.load_dataset("test/noisy-a-v0").storage.metadata
+    told = json.loads(metadata["provenance"])
+    assert told["checkpoint"] == str(checkpoint) and told["step"] == 1
+    assert (told["action_noise"], told["sampled"], told["target_return"]) == (0.2, False, -300.0)
+    assert told["trained_on"] == {"source": "none", "hash": "none"}
+    assert minari.load_dataset("test/noisy-a-v0").env_spec.id == "Pendulum-v1"
 
 
 def test_from_the_command_line(

@@ -4,14 +4,14 @@
     td-data describe minari:my/arm-v0 --write-task my_task.yaml
     td-data record maze2d/medium --steps 1000000 --overwrite
     td-data record Hopper-v5 --dataset my/hopper/random-v0
-    td-data record Hopper-v5 --dataset my/hopper/td-v0 --checkpoint <folder>
+    td-data record --checkpoint <run> --dataset my/hopper/td-v0 --sample --noise 0.1
 
 `describe` prints a table of what is in a dataset and warns of what looks wrong. With
 `--write-task` it writes the settings of a task on that data, on which
 `td-offline --config-dir . task=my_task` trains.
 `record` writes a local Minari dataset: the PointMaze or Maze2D data, or any Gymnasium
-environment with random actions or a trained planner. What was recorded is
-loaded by its id: `dataset.source=minari:my/hopper/random-v0`.
+environment with random actions or a trained planner, its run's own if none is named. What was
+recorded is loaded by its id: `dataset.source=minari:my/hopper/random-v0`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--ref-max", type=float, help="return that scores 100")
     look.set_defaults(run=run_describe)
     record = commands.add_parser("record", help="record a local Minari dataset")
-    record.add_argument("what", help="pointmaze/umaze, maze2d/large, ... or an environment's id")
+    what = "pointmaze/umaze, maze2d/large, ... or an environment's id; else that of --checkpoint"
+    record.add_argument("what", nargs="?", help=what)
     record.add_argument("--dataset", help="id to record under, <namespace>/<name>-v<number>")
     steps = "transitions, at least; else D4RL's 1, 2 or 4 million of a maze, and 200,000 elsewhere"
     record.add_argument("--steps", type=int, help=steps)
@@ -71,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     record.add_argument("--max-episode-steps", type=int, help="other than the environment's own")
     record.add_argument("--checkpoint", type=Path, help="a trained planner; else random actions")
+    sample = "plan with the sampler's noise (else deterministically)"
+    record.add_argument("--sample", action="store_true", help=sample)
+    noise = "on the planner's actions: its standard deviation, in half of each action's range"
+    record.add_argument("--noise", type=float, default=0.0, help=noise)
     record.add_argument("--target-return", type=float, help="asked of the planner; else its own")
     record.add_argument("--ref-min", type=float, help="return that scores 0")
     record.add_argument("--ref-max", type=float, help="return that scores 100")

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from tensordict import TensorDict
+from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.commands.describing import given_references
+from torchrl_td.config import TaskConfig, check_config, check_stored_env
 from torchrl_td.data import observation_keys, record_pointmaze
+from torchrl_td.data.keys import named_keys
 from torchrl_td.data.mazes.maze2d import record_maze2d
 from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS
+from torchrl_td.data.mazes.record import check_seed
 from torchrl_td.data.mazes.record_policy import (
     Policy,
     make_environment,
     random_policy,
     record_dataset,
 )
+from torchrl_td.envs.gym_wrappers import ExactGoal
 from torchrl_td.errors import InputError
+from torchrl_td.experiment.run_folder import versions
 from torchrl_td.experiment.streams import write_to
 
 
 def run_record(options: argparse.Namespace) -> None:
     """Record a maze, or another environment with random actions or a planner."""
-    family, _, size = options.what.partition("/")
+    family, _, size = (options.what or "").partition("/")
     recorders: dict[str, Any] = {
         "pointmaze": partial(record_pointmaze, workers=options.workers),
         "maze2d": record_maze2d,
@@ -49,45 +58,138 @@ def run_record(options: argparse.Namespace) -> None:
 
 
 def record_environment(options: argparse.Namespace) -> str:
-    """Record the environment named on the command line."""
+    """Record the environment named on the command line, or that of a planner's run."""
     if options.dataset is None:
         raise InputError("name the recording: --dataset <namespace>/<name>-v<number>")
-    references = given_references(options)
-    env = make_environment(options.what, max_episode_steps=options.max_episode_steps)
-    name, policy = "random actions", random_policy(env, options.seed)
+    references, played = given_references(options), Played(options)
+    steps = 200_000 if options.steps is None else options.steps
     try:
-        if options.checkpoint is not None:
-            name = f"Trajectory Diffuser, {options.checkpoint.name}"
-            torch.manual_seed(options.seed)
-            policy = planner_policy(options.checkpoint, options.target_return)
         return record_dataset(
-            env,
+            played.env,
             options.dataset,
-            policy,
-            200_000 if options.steps is None else options.steps,
+            played.policy,
+            steps,
             seed=options.seed,
-            name=name,
-            references=references,
+            name=played.name,
+            references=references or played.references,
             overwrite=options.overwrite,
+            reset_options=played.reset_options,
+            provenance=played.provenance,
         )
     finally:
-        env.close()
+        played.env.close()
 
 
-def planner_policy(checkpoint: Path, target_return: float | None) -> Policy:
+class Played:
+    """What is recorded: random actions in an environment, or a planner in its run's or another.
+
+    Args:
+        options: of the command line.
+
+    Raises:
+        InputError: there is no such environment or checkpoint, or options do not go together.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.references: tuple[float, float] | None = None
+        self.reset_options: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {"policy": "random actions", "seed": options.seed}
+        if options.checkpoint is None:
+            for given in ("sample", "noise", "target_return"):
+                if getattr(options, given):
+                    option = given.replace("_", "-")
+                    raise InputError(f"--{option} is a planner's; give --checkpoint, too")
+            if options.what is None:
+                raise InputError("name what to record: an environment, or --checkpoint <run>")
+            self.env = make_environment(options.what, max_episode_steps=options.max_episode_steps)
+            self.name, self.policy = "random actions", random_policy(self.env, options.seed)
+            return
+        check_seed(options.seed)
+        path = find_checkpoint(options.checkpoint)
+        about = load_about(path)
+        config = check_config(about["config"])
+        check_stored_env(config, options.what)
+        self.env = self._environment(config.task, options)
+        self.name = f"Trajectory Diffuser, {path.parent.parent.name or path.name}"
+        asked = options.target_return
+        asked = float(config.evaluation.target_return) if asked is None else asked
+        self.provenance |= {
+            "policy": config.algorithm.name,
+            "checkpoint": str(options.checkpoint),
+            "step": about["step"],
+            "trained_on": {key: about["dataset"][key] for key in ("source", "hash")},
+            "planner": vars(config.planner),
+            "target_return": asked,
+            "sampled": options.sample,
+            "action_noise": options.noise,
+            "versions": versions(),
+        }
+        policy = planner_policy(path, asked, config.task.observation_keys, sample=options.sample)
+        self.policy = noisy(policy, self.env, options.noise, options.seed)
+        torch.manual_seed(options.seed)
+
+    def _environment(self, task: TaskConfig, options: argparse.Namespace) -> gymnasium.Env:
+        """The run's own, with its goal and step limit, or the one that is named."""
+        if options.what not in (None, task.env):
+            return make_environment(options.what, max_episode_steps=options.max_episode_steps)
+        if task.env is None:
+            raise InputError("the run has no environment; name one: record <Gymnasium id> ...")
+        self.reset_options = dict(task.reset_options)
+        if task.score_min is not None and task.score_max is not None:
+            self.references = (task.score_min, task.score_max)
+        steps = options.max_episode_steps or task.max_episode_steps
+        env = make_environment(task.env, max_episode_steps=steps, **task.env_kwargs)
+        return ExactGoal(env) if task.exact_goal else env
+
+
+def noisy(policy: Policy, env: gymnasium.Env, noise: float, seed: int) -> Policy:
+    """A policy with Gaussian noise on its actions.
+
+    Args:
+        policy: whose actions.
+        env: whose actions are bounded.
+        noise: its standard deviation, in half the range of each action.
+        seed: of the noise.
+
+    Raises:
+        InputError: the noise is no number from 0 on, or the actions are not bounded.
+    """
+    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+    if not 0 <= noise < math.inf:
+        raise InputError(f"--noise {noise:g}: give a number of 0 or more")
+    if not noise:
+        return policy
+    if not np.isfinite(high - low).all():
+        raise InputError("--noise is in shares of the actions' range, and theirs is not bounded")
+    draws = np.random.default_rng(seed)
+    scale = noise * (high - low) / 2
+
+    def act(observation: Any, reward: float, first: bool) -> np.ndarray:
+        return policy(observation, reward, first) + scale * draws.normal(size=scale.shape)
+
+    return act
+
+
+def planner_policy(
+    checkpoint: Path,
+    target_return: float,
+    keys: Sequence[str] | None = None,
+    *,
+    sample: bool = False,
+) -> Policy:
     """A trained planner as a policy: its state is carried from step to step here.
 
     Args:
         checkpoint: a run's output folder, or a checkpoint in it.
-        target_return: return asked for at an episode's start; None takes the run's.
+        target_return: return asked for at an episode's start.
+        keys: entries of a Dict observation to join, as the run's task names them.
+        sample: plan with the sampler's noise, and not deterministically.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
     """
-    path = find_checkpoint(checkpoint)
-    actor = TDPlannerActor.from_checkpoint(path)
-    if target_return is None:
-        target_return = float(load_about(path)["config"]["evaluation"]["target_return"])
+    actor = TDPlannerActor.from_checkpoint(checkpoint)
+    mode = ExplorationType.RANDOM if sample else ExplorationType.DETERMINISTIC
     carried: dict[str, Any] = {}
 
     def act(observation: Any, reward: float, first: bool) -> np.ndarray:
@@ -96,29 +198,29 @@ def planner_policy(checkpoint: Path, target_return: float | None) -> Policy:
             carried["target"] = target_return
         else:
             carried["target"] -= reward
-        out = actor(
-            TensorDict(
-                {
-                    "observation": flat_observation(observation),
-                    "target_return": torch.tensor([[carried["target"]]], dtype=torch.float32),
-                    "is_init": torch.tensor([[first]]),
-                    "planner": carried["planner"],
-                },
-                batch_size=[1],
-            )
+        step = TensorDict(
+            {
+                "observation": flat_observation(observation, named_keys(keys)),
+                "target_return": torch.tensor([[carried["target"]]], dtype=torch.float32),
+                "is_init": torch.tensor([[first]]),
+                "planner": carried["planner"],
+            },
+            batch_size=[1],
         )
+        with set_exploration_type(mode), torch.no_grad():
+            out = actor(step)
         carried["planner"] = out["next", "planner"]
         return out["action"][0].numpy()
 
     return act
 
 
-def flat_observation(observation: Any) -> torch.Tensor:
+def flat_observation(observation: Any, keys: Sequence[Any] | None = None) -> torch.Tensor:
     """A Gymnasium observation as the planner sees it, [1, O] float32."""
     if not isinstance(observation, dict):
         return torch.as_tensor(np.asarray(observation)).reshape(1, -1).float()
     parts = []
-    for key in observation_keys(observation):
+    for key in keys or observation_keys(observation):
         value = observation
         for name in (key,) if isinstance(key, str) else key:
             value = value[name]

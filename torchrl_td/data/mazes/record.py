@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import sys
@@ -192,6 +193,7 @@ def write_dataset(
     description: str,
     references: tuple[float, float] | None = None,
     metadata: Sequence[Mapping[str, Any]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     **about: Any,
 ) -> None:
     """Write episodes as a local Minari dataset, whole or not at all; it replaces one of that id.
@@ -204,6 +206,7 @@ def write_dataset(
         description: a sentence or two.
         references: returns that score 0 and 100, if the task has any.
         metadata: more to keep of each episode.
+        provenance: more to keep of the dataset, as JSON under that name.
         **about: more arguments of ``minari.create_dataset_from_buffers``.
 
     Raises:
@@ -229,6 +232,8 @@ def write_dataset(
             data_format="hdf5",
             **about,
         )
+        if provenance is not None:
+            dataset.storage.update_metadata({"provenance": json.dumps(dict(provenance))})
         if metadata is not None:
             dataset.storage.update_episode_metadata(metadata, range(len(metadata)))
 

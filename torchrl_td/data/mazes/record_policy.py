@@ -56,6 +56,8 @@ def record_dataset(
     references: tuple[float, float] | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    reset_options: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> str:
     """Play ``policy`` in ``env`` and write the episodes as a local Minari dataset.
 
@@ -74,6 +76,8 @@ def record_dataset(
         references: returns that score 0 and 100, if the task has any.
         overwrite: replace a dataset of that id.
         progress: show a progress bar.
+        reset_options: handed to every reset, such as a maze's goal.
+        provenance: what it was recorded with, JSON-compatible; the dataset's metadata keep it.
 
     Returns:
         ``dataset_id``.
@@ -93,7 +97,8 @@ def record_dataset(
         total=steps, desc=f"recording {dataset_id}", unit="step", disable=None if progress else True
     ) as bar:
         while recorded < steps:
-            episodes.append(_play(env, policy, seed + len(episodes), limit=steps))
+            start = {"seed": seed + len(episodes), "options": dict(reset_options or {}) or None}
+            episodes.append(_play(env, policy, start, limit=steps))
             recorded += len(episodes[-1]["rewards"])
             bar.update(len(episodes[-1]["rewards"]))
     write_dataset(
@@ -103,6 +108,7 @@ def record_dataset(
         algorithm_name=name,
         description=f"Recorded with {name}, resets seeded from {seed}.",
         references=references,
+        provenance=provenance,
     )
     return dataset_id
 
@@ -134,9 +140,9 @@ def _check_space(space: gymnasium.Space, dataset_id: str, name: str) -> None:
         )
 
 
-def _play(env: gymnasium.Env, policy: Policy, seed: int, limit: int) -> dict[str, Any]:
+def _play(env: gymnasium.Env, policy: Policy, start: dict[str, Any], limit: int) -> dict[str, Any]:
     """One episode, as the arguments of Minari's ``EpisodeBuffer``; cut off after ``limit``."""
-    observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(**start)
     observations = [observation]
     actions: list[np.ndarray] = []
     rewards, terminations, truncations = [], [], []
@@ -154,7 +160,7 @@ def _play(env: gymnasium.Env, policy: Policy, seed: int, limit: int) -> dict[str
         terminations.append(bool(terminated))
         truncations.append(bool(truncated))
     return {
-        "seed": seed,
+        **start,
         "observations": _stacked(observations),
         "actions": np.stack(actions),
         "rewards": np.array(rewards),
