@@ -28,9 +28,7 @@ def test_advice_in_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usage(HELP) == want
 
 
-@pytest.mark.parametrize(
-    "example", sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "td_openvino.py")
-)
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_every_example_says_how_to_call_it(
     example: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

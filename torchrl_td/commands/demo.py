@@ -14,6 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from torchrl_td.commands.usage import usage
 from torchrl_td.demo import show
 from torchrl_td.experiment import cli
@@ -28,6 +30,7 @@ def td_demo() -> None:
     words.add_argument("--output", type=Path, default=Path("td-demo"), help="folder; td-demo")
     words.add_argument("--seed", type=int, default=1000, help="of the episode's start; 1000")
     options = words.parse_args()
+    torch.set_num_threads(1)  # its networks are small: more threads wait for one another
     score, data = show(options.output, options.seed)
     lines = [f"score {score:.1f} in PointMaze umaze, where the data's mean is {data:.1f}"]
     for name, what in (("plans.png", "what it planned"), ("rollout.gif", "its walk")):
