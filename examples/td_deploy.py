@@ -27,8 +27,10 @@ TOLERANCE = 1e-3  # of an action, in its own units; single precision's rounding 
 
 def openvino_model(path: Path, threads: int, precision: str, cache: Path | None) -> Model:
     """An OpenVINO model as a function of named arrays."""
-    import openvino
-
+    try:
+        import openvino
+    except ImportError:
+        sys.exit(f"error: {path.parent} was exported for OpenVINO: pip install openvino")
     core = openvino.Core()
     if cache is not None:
         core.set_property({"CACHE_DIR": str(cache)})
@@ -195,6 +197,10 @@ def main() -> None:
     parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--cache", type=Path, help="folder for OpenVINO's compiled models")
     options = parser.parse_args()
+    if not (options.folder / "planner.json").is_file():
+        parser.error(f"{options.folder} holds no planner.json; actor.export(...) writes it")
+    if options.rate <= 0 or options.steps < 1:
+        parser.error("--rate is to be above 0, and --steps 1 or more")
     planner = ExportedPlanner(options.folder, options.threads, options.precision, options.cache)
     difference = difference_from_actor(planner)
     print(f"largest difference from the actor's own actions: {difference:.1e}")

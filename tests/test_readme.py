@@ -117,7 +117,7 @@ def test_command_lines_are_of_settings_that_there_are(line: list[str]) -> None:
 def test_the_readmes_scores_are_those_of_the_comparison() -> None:
     comparison = (ROOT / "benchmarks/results/compare/comparison.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?:PointMaze|Maze2D).*$", TEXTS["README.md"], re.M)
-    assert len(rows) == 5
+    assert len(rows) >= 5
     for row in rows:
         _, _, mean, planner, draft, rcbc, *_ = (cell.strip(" *") for cell in row.split("|"))
         score, interval = re.fullmatch(r"(.*?)\*\* \((.*)\)", planner).groups()  # type: ignore[union-attr]

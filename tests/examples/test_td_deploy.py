@@ -118,6 +118,19 @@ def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
         main()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["nowhere"], "nowhere holds no planner.json"), ([".", "--rate", "0"], "--rate is to be")],
+)
+def test_wrong_words_are_refused_in_a_line(words, said: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planner.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["td_deploy.py", *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_an_unknown_format_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="allowed are auto, openvino, torch"):
         tiny_actor().export(tmp_path / "exported", format="onnx")  # type: ignore[arg-type]
