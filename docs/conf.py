@@ -63,6 +63,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "abort_on_example_error": True,
     "min_reported_time": 1000,
+    "write_computation_times": False,  # its page would load scripts from elsewhere
 }
 
 html_theme = "pytorch_sphinx_theme2"
