@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchrl.data import Bounded
 
-from torchrl_td.checkpoint import describe, save_checkpoint
+from torchrl_td.checkpoint import describe, described_action, save_checkpoint
 from torchrl_td.checkpoint.build import build_model
 from torchrl_td.config import (
     Config,
@@ -55,7 +56,7 @@ def pendulum_config() -> Config:
 def about(step: int = 1) -> dict[str, Any]:
     """What a checkpoint of that planner says of itself."""
     bound = torch.tensor([2.0])
-    return describe(pendulum_config(), step, 3, -bound, bound, DATASET)
+    return describe(pendulum_config(), step, 3, described_action(Bounded(-bound, bound)), DATASET)
 
 
 def untrained_checkpoint(folder: Path) -> Path:

@@ -64,7 +64,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Point-v0", {"env_kwargs": {"speed": 3}}, "'speed'.*; check task.env, task.env_kwargs"),
         ("Breaks-v0", {}, "fails at a step .RuntimeError: the motor.; check task.env_kwargs"),
         ("NeverFinite-v0", {}, "'observation' holds NaN or Inf"),
-        ("IntegerAction-v0", {}, "no continuous .Box. actions"),
+        ("IntegerAction-v0", {}, "planned are a Box of floats"),
         ("Pair-v0", {}, "the observation is a Tuple"),
         ("Mission-v0", {}, "entry 'mission' of the observation is a Text.*task.observation_keys"),
     ],

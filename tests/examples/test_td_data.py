@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.data import Bounded
 
 from torchrl_td import TDPlannerActor
-from torchrl_td.checkpoint import describe, save_checkpoint
+from torchrl_td.checkpoint import describe, described_action, save_checkpoint
 from torchrl_td.checkpoint.build import build_model
 from torchrl_td.commands.data import main
 from torchrl_td.config import (
@@ -157,7 +158,7 @@ def checkpoint(tmp_path: Path) -> Path:
     bounds = torch.tensor([2.0])
     numbers = ("return_mean", "return_best", "score_mean", "score_best")
     dataset = {"source": "none", "hash": "none", "transitions": 1, **dict.fromkeys(numbers, 0.0)}
-    about = describe(config, 1, 3, -bounds, bounds, dataset)
+    about = describe(config, 1, 3, described_action(Bounded(-bounds, bounds)), dataset)
     return save_checkpoint(tmp_path, 1, about, model.state_dict(), {})
 
 

@@ -82,6 +82,11 @@ def export_actor(
 ) -> Path:
     """What :meth:`torchrl_td.TDPlannerActor.export` does."""
     check_whole("batch_size", batch_size, 1)
+    if actor.choices is not None:
+        raise InputError(
+            "the planner's actions are choices, and planners of numbers alone are exported; play "
+            "it with TDPlannerActor.from_checkpoint"
+        )
     form = _chosen(form)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; export to a new or an empty folder")

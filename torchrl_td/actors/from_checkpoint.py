@@ -16,7 +16,7 @@ from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.modules.trajectory_planner import WarmStart
 
-_KEYS = ("in_keys", "out_keys", "planner_key")
+_KEYS = ("in_keys", "out_keys", "planner_key", "action_spec")
 
 
 class TrainedActor(TensorDictModuleBase):
@@ -36,8 +36,9 @@ class TrainedActor(TensorDictModuleBase):
             path: a run's ``output_dir``, its checkpoint folder, or one checkpoint in it.
             device: where to plan.
             **overrides: settings of :class:`~torchrl_td.config.PlannerConfig`, such as
-                ``refine_steps=2, sampler="ddim", evaluations=1``, and ``in_keys``, ``out_keys``
-                and ``planner_key`` as the actor itself takes them.
+                ``refine_steps=2, sampler="ddim", evaluations=1``, and ``in_keys``, ``out_keys``,
+                ``planner_key`` and, in place of the trained one, ``action_spec`` as the actor
+                itself takes them.
 
         Raises:
             InputError: if the checkpoint is missing, damaged or foreign, or a setting is wrong.
@@ -52,7 +53,8 @@ class TrainedActor(TensorDictModuleBase):
             )
         given = {f"planner.{key}": value for key, value in overrides.items()}
         config = override_config(check_config(about["config"]), given)
-        return cls.from_model(model, config, action_spec=action_spec(about), **keys).eval()
+        keys.setdefault("action_spec", action_spec(about))
+        return cls.from_model(model, config, **keys).eval()
 
     @classmethod
     def from_model(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
-from torchrl.data import Composite, TensorSpec
+from torchrl.data import Categorical, Composite, OneHot, TensorSpec
 from torchrl.envs.transforms import TensorDictPrimer
 
 from torchrl_td.errors import InputError
@@ -85,18 +85,59 @@ def _entry(spec: Composite, key: NestedKey) -> Any:
     return leaves.get(key) or next(iter(leaves.values()))
 
 
+def choice_spec(spec: Any, key: NestedKey, count: int | None) -> OneHot | Categorical:
+    """What an actor of choices writes in one environment.
+
+    Args:
+        spec: the environment's ``action_spec`` or ``full_action_spec``; ``None`` for OneHot.
+        key: the action's, as in :func:`action_bounds`.
+        count: how many choices the planner knows.
+
+    Raises:
+        InputError: if it is none of so many choices.
+
+    Examples:
+        >>> from torchrl.data import Categorical
+        >>> from torchrl_td.actors.specs import choice_spec
+        >>> choice_spec(Categorical(2), "action", 2).shape
+        torch.Size([])
+    """
+    if isinstance(spec, Composite):
+        spec = _entry(spec, key)
+    if spec is None and count is not None:
+        return OneHot(count)
+    if not isinstance(spec, (OneHot, Categorical)) or spec.space.n != count:
+        what = f"{spec.space.n} choices" if isinstance(spec, (OneHot, Categorical)) else "numbers"
+        raise InputError(
+            f"action_spec is a {type(spec).__name__} of {what}, but the planner's actions are "
+            f"{count} choices; give the spec of an environment that it was trained for"
+        )
+    if isinstance(spec, OneHot):
+        return OneHot(spec.space.n, dtype=spec.dtype)
+    return Categorical(
+        spec.space.n, spec.shape[-1:] if spec.shape[-1:] == (1,) else (), dtype=spec.dtype
+    )
+
+
 class PlannerPrimer(TensorDictPrimer):
     """TorchRL's primer, which refuses an environment that cannot take a planner's actions.
 
     Args:
         action_key: of the planner's actions.
+        choices: what a planner of choices writes; ``None`` for numbers.
         primers: specs of what is put into the environment.
         **kwargs: as for :class:`~torchrl.envs.transforms.TensorDictPrimer`.
     """
 
-    def __init__(self, action_key: NestedKey, primers: dict[str, Composite], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        action_key: NestedKey,
+        primers: dict[str, Composite],
+        choices: OneHot | Categorical | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(primers, **kwargs)
-        self.action_key = action_key
+        self.action_key, self.choices = action_key, choices
 
     def transform_input_spec(self, input_spec: Composite) -> Composite:
         """The environment's input spec, as it is.
@@ -106,9 +147,18 @@ class PlannerPrimer(TensorDictPrimer):
         """
         actions = input_spec["full_action_spec"]
         spec = actions[self.action_key] if self.action_key in actions.keys(True, True) else None
-        if spec is not None and not (spec.dtype.is_floating_point and spec.domain == "continuous"):
+        if self.choices is not None:
+            if spec is not None and type(spec) is not type(self.choices):
+                raise InputError(
+                    f"the environment's {self.action_key!r} is a {type(spec).__name__}, but the "
+                    f"planner writes a {type(self.choices).__name__}; give the actor "
+                    f"action_spec=env.action_spec"
+                )
+        elif spec is not None and not (
+            spec.dtype.is_floating_point and spec.domain == "continuous"
+        ):
             raise InputError(
                 f"the environment's {self.action_key!r} is a {type(spec).__name__} of choices, but "
-                f"the planner's actions are real numbers; plan for a continuous environment"
+                f"the planner's actions are real numbers; train one on data of choices"
             )
         return super().transform_input_spec(input_spec)

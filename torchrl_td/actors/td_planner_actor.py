@@ -17,7 +17,7 @@ from torchrl.envs.utils import exploration_type
 from torchrl_td.actors.compiling import CompiledActor
 from torchrl_td.actors.from_checkpoint import TrainedActor
 from torchrl_td.actors.receding_horizon import RecedingHorizon
-from torchrl_td.actors.specs import action_bounds, check_keys
+from torchrl_td.actors.specs import action_bounds, check_keys, choice_spec
 from torchrl_td.actors.tensordict_io import (
     PlannerState,
     SpecifiedModule,
@@ -25,6 +25,7 @@ from torchrl_td.actors.tensordict_io import (
     check_floats,
     read_entry,
 )
+from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, check_number
 from torchrl_td.modules import TrajectoryPlanner
@@ -60,7 +61,8 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         planner: generator, refiner and inverse dynamics.
         normalizer: the dataset's.
         action_spec: the environment's, if actions are to be clipped to its bounds; of one
-            environment or a batch, composite or not.
+            environment or a batch, composite or not. For a planner of choices, what is written:
+            a vector with a 1 at the choice (OneHot, if not said) or its number (Categorical).
         replan_every: steps between plans; in between the plan is followed.
         warm_start: ``"previous"`` shifts the last plan by a step, has the generator continue
             its tail by one state, and refines that in place of a new draft (the real-time
@@ -152,8 +154,11 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         state_keys = self._state.keys.values()
         self.in_keys = [*self._input_keys, *state_keys]
         self.set_out_keys(self._output_keys, [("next", *key) for key in state_keys])
-        low = high = None
-        if action_spec is not None:
+        low = high = self.choices = None
+        if getattr(planner.inverse_dynamics, "choices", False):
+            count = planner.inverse_dynamics.action_dim
+            self.choices = choice_spec(action_spec, self._output_keys[0], count)
+        elif action_spec is not None:
             action_dim = planner.inverse_dynamics.action_dim
             low, high = action_bounds(action_spec, self._output_keys[0], action_dim)
             low, high = low.to(normalizer.loc.device), high.to(normalizer.loc.device)
@@ -164,6 +169,9 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
     def spec(self) -> Composite:
         """Of what the actor writes for one environment: action, within its bounds, and plans."""
         low, high = self.action_low, self.action_high
+        if self.choices is not None:
+            plan = Unbounded((self.horizon, self.normalizer.loc.shape[0]))
+            return self.specify(self.choices.clone(), plan, plan)
         width = self.planner.inverse_dynamics.action_dim
         action = None if width is None else Unbounded((width,))
         plan = Unbounded((self.horizon, self.normalizer.loc.shape[0]))
@@ -191,7 +199,7 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that puts an empty planner state into an environment at each reset."""
-        return self._state.primer(self._output_keys[0])
+        return self._state.primer(self._output_keys[0], self.choices)
 
     @partial(dispatched, auto_batch_size=True)
     @torch.no_grad()
@@ -239,7 +247,9 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
             greedy=greedy,
         )
         action = check_action(self._input_keys[0], action)
-        if self.action_low is not None:
+        if self.choices is not None:
+            action = written_choice(action, self.choices)
+        elif self.action_low is not None:
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
         return state, action, denormalize(draft), denormalize(plan)

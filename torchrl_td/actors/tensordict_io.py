@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -90,7 +91,7 @@ def write_entry(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> No
     """
     shape = tensordict.batch_size
     single = len(shape) == 1
-    tensordict.set(key, value if single else value.reshape(*shape, *value.shape[1:]))
+    tensordict.set(key, value if single else value.reshape((*shape, *value.shape[1:])))
 
 
 def check_floats(key: NestedKey, value: Tensor, unread: Tensor | None = None) -> Tensor:
@@ -194,17 +195,18 @@ class PlannerState:
             plan_returns_to_go=Unbounded((self.horizon, 1), **floats),
         )
 
-    def primer(self, action_key: NestedKey) -> PlannerPrimer:
+    def primer(self, action_key: NestedKey, choices: Any | None = None) -> PlannerPrimer:
         """The transform that puts an empty state into an environment at each reset.
 
         Args:
             action_key: of the planner's actions, which the environment must be able to take.
+            choices: their spec, where they are choices.
         """
         spec = self.spec
         for name in reversed(self._prefix[1:]):
             spec = Composite({name: spec})
         primers = {self._prefix[0]: spec}
-        return PlannerPrimer(action_key, primers, reset_key="_reset", expand_specs=True)
+        return PlannerPrimer(action_key, primers, choices, reset_key="_reset", expand_specs=True)
 
     def read(
         self, tensordict: TensorDictBase, device: torch.device, is_init: Tensor

@@ -125,6 +125,8 @@ class Baseline(Algorithm):
 
     entries: tuple[Any, ...] = ("observation", "action")
     """What a batch holds."""
+    chooses = False
+    """Whether its actions may be choices."""
 
     @classmethod
     @abstractmethod

@@ -20,10 +20,22 @@ class _CloningLoss(BCLoss):
     target_actor_network_params: TensorDictParams | None  # which TorchRL warns of otherwise
 
 
+class _Probabilities(nn.Module):
+    """Those of choices, of which the squared error is a proper score (Brier's)."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(*inputs).softmax(-1)
+
+
 class BehaviourCloning(Baseline):
     """The data's action from the state, by mean squared error (TorchRL's ``BCLoss``)."""
 
     inputs: tuple[str, ...] = ("observation",)
+    chooses = True
 
     @classmethod
     def build(
@@ -33,7 +45,8 @@ class BehaviourCloning(Baseline):
         return make_policy(config, normalizer, action_low, action_high, conditioned=conditioned)
 
     def make_losses(self) -> dict[str, Any]:
-        actor = TensorDictModule(self.model.network, in_keys=list(self.inputs), out_keys=["action"])
+        network = _Probabilities(self.model.network) if self.model.choices else self.model.network
+        actor = TensorDictModule(network, in_keys=list(self.inputs), out_keys=["action"])
         return {"bc": _CloningLoss(actor, loss_function="l2")}
 
 

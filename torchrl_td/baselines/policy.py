@@ -8,10 +8,13 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+from torchrl.data import TensorSpec
 from torchrl.modules import MLP
 
 from torchrl_td.config import Config
+from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.modules.choices import chosen
 
 
 class Policy(nn.Module):
@@ -51,6 +54,7 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.normalizer, self.conditioned = network, normalizer, conditioned
+        self.choices = False  # whether the network scores choices
         self.register_buffer("action_low", action_low.clone())
         self.register_buffer("action_high", action_high.clone())
 
@@ -73,6 +77,7 @@ class PolicyActor(TensorDictModuleBase):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.policy, self.normalizer = policy, policy.normalizer
+        self.action_spec: TensorSpec | None = None  # of choices: what the environment wants
         self.in_keys = ["observation", *(["target_return"] if policy.conditioned else [])]
         self.out_keys = ["action"]
 
@@ -87,6 +92,9 @@ class PolicyActor(TensorDictModuleBase):
         if policy.conditioned:
             inputs.append(normalizer.scale_returns(tensordict["target_return"]))
         action = policy.network(*inputs)
+        if policy.choices:
+            tensordict["action"] = written_choice(chosen(action), self.action_spec)
+            return tensordict
         tensordict["action"] = torch.clamp(action, policy.action_low, policy.action_high)
         return tensordict
 

@@ -1,6 +1,6 @@
 """Checkpoints: whole, atomic, rotated, verified, and free of executable content."""
 
-from torchrl_td.checkpoint.about import action_spec
+from torchrl_td.checkpoint.about import action_spec, described_action
 from torchrl_td.checkpoint.contents import FORMAT_VERSION, describe, load_about, load_payload
 from torchrl_td.checkpoint.environment import checkpoint_task, make_checkpoint_env
 from torchrl_td.checkpoint.folder import (
@@ -18,6 +18,7 @@ __all__ = [
     "action_spec",
     "checkpoint_task",
     "describe",
+    "described_action",
     "find_checkpoint",
     "find_start",
     "load_about",

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torchrl.data import Bounded, TensorSpec
+from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 
 from torchrl_td.config import stored_config
+from torchrl_td.data.choices import choices_of
 
 _LARGEST_DIM = 1_000_000  # numbers of an observation
 # What later reading takes for granted of the dataset, by type.
@@ -45,6 +46,8 @@ def check_about(about: Any) -> dict[str, Any]:
     if about["observation_dim"] > _LARGEST_DIM:
         raise ValueError(f"its 'observation_dim' is above {_LARGEST_DIM}")
     _check_bounds(about.get("action_low"), about.get("action_high"))
+    if about.get("action_choices", "index") not in ("index", "one_hot"):
+        raise ValueError(f"its 'action_choices' is {_short(about['action_choices'])}")
     dataset = _typed(about.get("dataset"), "dataset", dict)
     for key, kind in _DATASET.items():
         _typed(dataset.get(key), f"dataset.{key}", kind)
@@ -59,7 +62,19 @@ def action_spec(about: Mapping[str, Any]) -> TensorSpec:
     Args:
         about: as checked.
     """
-    return Bounded(torch.tensor(about["action_low"]), torch.tensor(about["action_high"]))
+    low, form = torch.tensor(about["action_low"]), about.get("action_choices")
+    if form is not None:
+        return OneHot(len(low)) if form == "one_hot" else Categorical(len(low))
+    return Bounded(low, torch.tensor(about["action_high"]))
+
+
+def described_action(spec: TensorSpec) -> dict[str, Any]:
+    """What an ``about`` says of one environment's action."""
+    count = choices_of(spec)
+    if count is None:
+        return {"action_low": spec.space.low.tolist(), "action_high": spec.space.high.tolist()}
+    form = "one_hot" if isinstance(spec, OneHot) else "index"
+    return {"action_low": [0.0] * count, "action_high": [1.0] * count, "action_choices": form}
 
 
 def _check_bounds(low: Any, high: Any) -> None:

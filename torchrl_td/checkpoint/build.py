@@ -48,7 +48,12 @@ _SAMPLER = (
 
 
 def build_model(
-    config: Config, observation_dim: int, action_dim: int, normalizer: Normalizer, scales: Scales
+    config: Config,
+    observation_dim: int,
+    action_dim: int,
+    normalizer: Normalizer,
+    scales: Scales,
+    choices: bool = False,
 ) -> TrajectoryDiffuser:
     """The untrained parts that a run's settings describe.
 
@@ -58,6 +63,7 @@ def build_model(
         action_dim: A.
         normalizer: fitted on the dataset.
         scales: likewise.
+        choices: whether actions are choices among A.
 
     Raises:
         InputError: the settings' sizes make no networks, or ones that memory cannot hold.
@@ -84,7 +90,9 @@ def build_model(
             "generator": _generator(config, observation_dim, scales),
             "refiner_network": _noise_network(config, observation_dim),
             "schedule": _noise_schedule(config),
-            "inverse_dynamics": _inverse_dynamics(config, observation_dim, action_dim, scales),
+            "inverse_dynamics": _inverse_dynamics(
+                config, observation_dim, action_dim, scales, choices
+            ),
             "normalizer": normalizer,
             "horizon": plan_horizon(config),
             "coordinates": _coordinates(config, scales),
@@ -196,17 +204,20 @@ def _coordinates(config: Config, scales: Scales) -> PlanCoordinates:
 
 
 def _inverse_dynamics(
-    config: Config, observation_dim: int, action_dim: int, scales: Scales
+    config: Config, observation_dim: int, action_dim: int, scales: Scales, choices: bool
 ) -> InverseDynamics | PlanInverseDynamics:
     settings = config.inverse_dynamics
     if config.generator.kind == "plan":
         states = settings.plan_states or plan_horizon(config) - 1
         width = (1 + states) * observation_dim + 1
         plan_network = _relu_mlp(width, action_dim, settings.hidden_dims)
-        return PlanInverseDynamics(plan_network, scales.displacement, plan_states=states)
+        return PlanInverseDynamics(
+            plan_network, scales.displacement, plan_states=states, choices=choices
+        )
     network = _relu_mlp(2 * observation_dim, action_dim, settings.hidden_dims)
     change = settings.input == "change"
-    return InverseDynamics(network, change_scale=scales.displacement[1] if change else None)
+    scale = scales.displacement[1] if change else None
+    return InverseDynamics(network, change_scale=scale, choices=choices)
 
 
 def _critic(config: Config, width: int) -> PlanCritic | None:

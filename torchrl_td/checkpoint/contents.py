@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torchrl.checkpoint import (
     Checkpoint,
     CheckpointAdapter,
@@ -81,17 +80,23 @@ def describe(
     config: Config,
     step: int,
     observation_dim: int,
-    action_low: Tensor,
-    action_high: Tensor,
+    action: Mapping[str, Any],
     dataset: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The ``about`` of a checkpoint: what is needed to rebuild a planner without its data."""
+    """The ``about`` of a checkpoint: what is needed to rebuild a planner without its data.
+
+    Args:
+        config: the run's settings.
+        step: training steps done.
+        observation_dim: O.
+        action: :func:`~torchrl_td.checkpoint.described_action` of the environment's spec.
+        dataset: its identity, returns and scores.
+    """
     return {
         "step": step,
         "config": to_dict(config),
         "observation_dim": observation_dim,
-        "action_low": action_low.tolist(),
-        "action_high": action_high.tolist(),
+        **action,
         "dataset": dict(dataset),
     }
 

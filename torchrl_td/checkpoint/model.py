@@ -20,7 +20,12 @@ from torchrl_td.modules.trajectory_diffuser import Scales
 
 
 def make_model(
-    config: Config, normalizer: Normalizer, scales: Scales, action_low: Tensor, action_high: Tensor
+    config: Config,
+    normalizer: Normalizer,
+    scales: Scales,
+    action_low: Tensor,
+    action_high: Tensor,
+    choices: bool = False,
 ) -> nn.Module:
     """The untrained model of a run's algorithm.
 
@@ -30,12 +35,25 @@ def make_model(
         scales: likewise.
         action_low: lowest actions [A].
         action_high: highest actions [A].
+        choices: whether actions are choices among A.
+
+    Raises:
+        InputError: the algorithm acts by numbers alone.
     """
     baseline = BASELINES.get(config.algorithm.name)
+    if baseline is not None and choices:
+        if not baseline.chooses:
+            raise InputError(
+                f"algorithm={config.algorithm.name} acts by numbers, and these actions are "
+                f"{len(action_low)} choices; allowed are trajectory_diffuser, bc, bc_best, rcbc"
+            )
+        model: Any = baseline.build(config, normalizer, action_low, action_high)
+        model.choices = True
+        return model
     if baseline is not None:
         return baseline.build(config, normalizer, action_low, action_high)
     widths = (normalizer.loc.shape[0], action_low.shape[0])
-    return build_model(config, *widths, normalizer, scales)
+    return build_model(config, *widths, normalizer, scales, choices)
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Any, dict[str, Any]]:
@@ -76,7 +94,7 @@ def _empty_model(about: Mapping[str, Any], device: str) -> nn.Module:
     scales = Scales.empty(plan_horizon(config), observation_dim)
     with torch.device(device):
         low, high = (torch.tensor(about[f"action_{end}"]).float() for end in ("low", "high"))
-        return make_model(config, normalizer, scales, low, high)
+        return make_model(config, normalizer, scales, low, high, "action_choices" in about)
 
 
 def _check_shapes(model: nn.Module, weights: Mapping[str, Any]) -> None:

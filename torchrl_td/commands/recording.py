@@ -210,7 +210,8 @@ def planner_policy(
         with set_exploration_type(mode), torch.no_grad():
             out = actor(step)
         carried["planner"] = out["next", "planner"]
-        return out["action"][0].numpy()
+        action = out["action"][0].numpy()
+        return action if actor.choices is None else action.argmax()
 
     return act
 

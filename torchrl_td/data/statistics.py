@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_td.data.choices import with_float_actions
 from torchrl_td.data.source_info import SourceInfo
 from torchrl_td.data.validation import broken_successors, unlikely_ends
 
@@ -61,7 +62,7 @@ def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[s
     >>> describe(data)["return"]
     {'mean': 3.0, 'std': 1.0, 'min': 2.0, 'max': 4.0}
     """
-    info = info or SourceInfo()
+    info, episodes = info or SourceInfo(), with_float_actions(episodes)
     returns, lengths = episode_returns(episodes)
     returns = finite_entries(returns)
     score = None
@@ -170,7 +171,7 @@ def quality_warnings(episodes: TensorDictBase, info: SourceInfo | None = None) -
         episodes: in the layout of :func:`torchrl_td.data.load_episodes`.
         info: with the bounds of the actions, where they are known.
     """
-    info = info or SourceInfo()
+    info, episodes = info or SourceInfo(), with_float_actions(episodes)
     returns, lengths = episode_returns(episodes)
     returns = finite_entries(returns)
     found = _not_finite(episodes)

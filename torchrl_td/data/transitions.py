@@ -98,6 +98,8 @@ def finish(
     columns = _columns(steps, name, keys)
     if finite:
         for key, column in columns.items():
+            if column.dtype == torch.bool:
+                continue
             largest = None if key == "next/reward" else LARGEST
             check_finite(column, name, keys.get(key, key), counts.rows, number, largest)
     to_go = returns_to_go(columns["next/reward"][:, 0], steps.ends)  # [n] float64: sums stay exact
@@ -159,6 +161,9 @@ def _columns(steps: Steps, name: str, keys: Mapping[str, str]) -> dict[str, Tens
                 f"{name}: {called} has {len(value)} rows where the episodes have {count} steps; "
                 "every entry needs one row a step"
             )
+        if key == "action" and getattr(value, "dtype", None) == torch.bool:
+            columns[key] = value.reshape(count, -1)  # choices
+            continue
         column = as_float(value, name, called, continuous=key == "action")
         columns[key] = column.reshape(count, -1 if count else math.prod(column.shape[1:]))
         if columns[key].shape[-1] == 0:

@@ -12,6 +12,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl import torchrl_logger
 
+from torchrl_td.data.choices import are_choices, choices_of
 from torchrl_td.errors import InputError
 
 _BOUND_TOLERANCE = 1e-3  # of the range: float32 rounding of recorded actions
@@ -276,7 +277,15 @@ def check_matches_env(episodes: TensorDictBase, env: Any, *, name: str = "datase
         "action": env.action_spec_unbatched,
     }
     for key, spec in specs.items():
-        have, want = episodes[key].shape[-1], spec.shape[-1]
+        count = choices_of(spec) if key == "action" else None
+        have, want = episodes[key].shape[-1], count or spec.shape[-1]
+        if key == "action" and (count is not None) != are_choices(episodes):
+            kinds = ("numbers", "choices")
+            raise InputError(
+                f"{name}: action is {have} {kinds[are_choices(episodes)]}, the environment's "
+                f"{want} {kinds[count is not None]}; choose the environment the data was recorded "
+                "in (task)"
+            )
         if have != want:
             raise InputError(
                 f"{name}: {key} has {have} numbers, the environment's {want}; choose the "

@@ -47,22 +47,34 @@ class FlatSpaces(gymnasium.Wrapper):
         read = None if keys is None else {key if isinstance(key, str) else key[0] for key in keys}
         self.observation_space = self._flat_space(env.observation_space, (), read)
         space = env.action_space
+        self._first: int | None = None  # the first choice, where actions are choices
+        if isinstance(space, spaces.Discrete):
+            self._first, self.action_space = int(space.start), spaces.Discrete(int(space.n))
+            return
         if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-            raise InputError(f"environment {self._name!r} has no continuous (Box) actions")
+            raise InputError(
+                f"environment {self._name!r} has {type(space).__name__} actions; "
+                f"planned are a Box of floats or a Discrete choice"
+            )
         self._action_shape, self._action_type = space.shape, space.dtype
         self.action_space = space if space.shape and len(space.shape) == 1 else _flat_box(space)
 
     @staticmethod
     def needed(env: gymnasium.Env) -> bool:
         """Whether anything is not a vector of floats yet."""
-        return not (_is_flat(env.observation_space) and _is_flat(env.action_space))
+        action = env.action_space
+        plain = isinstance(action, spaces.Discrete) and action.start == 0
+        return not (_is_flat(env.observation_space) and (plain or _is_flat(action)))
 
     def reset(self, **kwargs: Any):
         observation, info = self.env.reset(**kwargs)
         return _flat(observation, self.env.observation_space, self.observation_space), info
 
     def step(self, action: Any):
-        action = np.asarray(action, self._action_type).reshape(self._action_shape)
+        if self._first is not None:
+            action = int(action) + self._first
+        else:
+            action = np.asarray(action, self._action_type).reshape(self._action_shape)
         observation, *rest = self.env.step(action)
         return (_flat(observation, self.env.observation_space, self.observation_space), *rest)
 

@@ -24,7 +24,10 @@ def make_actor(
         refine_steps: of a planner, in place of the settings'.
     """
     if not isinstance(model, TrajectoryDiffuser):
-        return model.actor(config)
+        actor = model.actor(config)
+        if getattr(model, "choices", False):
+            actor.action_spec = action_spec
+        return actor
     config = copy.deepcopy(config)
     if refine_steps is not None:
         config.planner.refine_steps = refine_steps

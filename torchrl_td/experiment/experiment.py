@@ -10,7 +10,14 @@ import torch
 from tensordict import TensorDictBase
 from torchrl import torchrl_logger
 
-from torchrl_td.checkpoint import Start, describe, load_about, load_payload, save_checkpoint
+from torchrl_td.checkpoint import (
+    Start,
+    describe,
+    described_action,
+    load_about,
+    load_payload,
+    save_checkpoint,
+)
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.acting import variants
@@ -58,7 +65,8 @@ class Session:
         self.dataset = dict(dataset)
         self.action_spec = action_spec
         self.evaluator = Evaluator(config, folder, action_spec, device)
-        bounds = (action_spec.space.low, action_spec.space.high)
+        self.action = described_action(action_spec)
+        bounds = (torch.tensor(self.action["action_low"]), torch.tensor(self.action["action_high"]))
         self.trainer = Trainer(config, episodes, device, world, bounds, start)
         self.origin = {} if start is None else {"init_from": start.origin}
         self.evaluator.actor(self.trainer.model)  # refuses what cannot plan before training
@@ -170,15 +178,9 @@ class Session:
         """Writes a checkpoint."""
         if not self.world.first:
             return
-        spec = self.action_spec.space
-        about = describe(
-            self.config,
-            self.trainer.step,
-            self.trainer.model.normalizer.loc.shape[0],
-            spec.low,
-            spec.high,
-            self.dataset,
-        )
+        width = self.trainer.model.normalizer.loc.shape[0]
+        step, dataset = self.trainer.step, self.dataset
+        about = describe(self.config, step, width, self.action, dataset)
         training = {
             "trainer": self.trainer.state_dict(),
             "seconds": self.progress.seconds,

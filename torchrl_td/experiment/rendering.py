@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 from PIL import Image
 from tensordict import TensorDictBase
 from torchrl import torchrl_logger
@@ -133,6 +134,8 @@ def _rendered(rollout: TensorDictBase, config: Config, every: int) -> Iterator[n
     try:
         env.reset(seed=config.evaluation.seed)
         for step, action in enumerate(rollout["action"].numpy()):
+            if isinstance(env.action_space, Discrete):
+                action = int(action.argmax()) if action.ndim else int(action)
             if step % every == 0:
                 frame = env.render()
                 if frame is None:

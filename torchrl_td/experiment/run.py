@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torchrl.data import Bounded
+from torchrl.data import Bounded, OneHot, TensorSpec
 
 from torchrl_td.checkpoint import Start, find_start
 from torchrl_td.config import Config, check_read
 from torchrl_td.data import load_with_identity
+from torchrl_td.data.choices import are_choices, choices_of, widened
 from torchrl_td.data.keys import named_keys
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import source_info
@@ -97,6 +98,7 @@ def _session(
         return Session(config, folder, episodes, dataset, spec, device, world, start)
     env = make_base_env(config.task, device, seed=config.evaluation.seed)
     with opened(env):
+        episodes = widened(episodes, choices_of(env.action_spec) or 0)
         check_data(episodes, env, source if data is None else "dataset")
         if config.logger.video and world.first:
             check_video(config.task)  # not only when the training is done
@@ -107,8 +109,10 @@ def _session(
     return session
 
 
-def _known_actions(source: str, episodes: TensorDictBase) -> Bounded:
+def _known_actions(source: str, episodes: TensorDictBase) -> TensorSpec:
     """The action's bounds where no environment says them: the source's, else the data's own."""
+    if are_choices(episodes):
+        return OneHot(episodes["action"].shape[-1])
     info = source_info(source)
     if info.action_low is not None and info.action_high is not None:
         return Bounded(torch.tensor(info.action_low), torch.tensor(info.action_high))

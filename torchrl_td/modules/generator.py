@@ -11,6 +11,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_whole
+from torchrl_td.modules.choices import chosen
 from torchrl_td.modules.common import KeyedModule, dispatched, get_entry, per_step
 
 Predict = Literal["state", "change"]
@@ -238,6 +239,8 @@ class InverseDynamics(KeyedModule):
             network reads (s_t, (s_{t+1} − s_t) / scale) in place of the two states, so the
             difference that holds the action is of the size of the rest. ``None`` as in the
             paper.
+        choices: whether the action is one of A choices: the network scores them, and the action
+            has a 1 at the highest.
         in_keys: keys of the two states [..., O], normalised with the same statistics; or one
             key, that of a plan [..., H, O], whose first two states they are.
         out_keys: key of the action [..., A].
@@ -259,11 +262,12 @@ class InverseDynamics(KeyedModule):
         network: nn.Module,
         *,
         change_scale: Tensor | None = None,
+        choices: bool = False,
         in_keys: Sequence[NestedKey] = ("observation", ("next", "observation")),
         out_keys: Sequence[NestedKey] = ("action",),
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.choices = network, choices
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
         inverse = None
@@ -287,6 +291,11 @@ class InverseDynamics(KeyedModule):
 
     def act(self, observation: Tensor, next_observation: Tensor) -> Tensor:
         """The action [..., A] between two states [..., O]."""
+        output = self.output(observation, next_observation)
+        return chosen(output) if self.choices else output
+
+    def output(self, observation: Tensor, next_observation: Tensor) -> Tensor:
+        """The network's: the action [..., A], or the scores of choices."""
         if self.inverse_change_scale is not None:
             change = (next_observation - observation) * self.inverse_change_scale
             return self.network(observation, change)

@@ -9,6 +9,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from torchrl_td.modules.choices import chosen
 from torchrl_td.modules.common import KeyedModule, dispatched
 
 _FARTHEST = 8.0  # planned changes are clipped to so many times their root mean square
@@ -104,6 +105,7 @@ class PlanInverseDynamics(KeyedModule):
         network: from [..., O + P O + 1] to the action.
         scale: root mean square of s_{t+jm} − s_t, shape [H, O], 0 for constant dimensions.
         plan_states: P, how many planned states are read.
+        choices: as of :class:`~torchrl_td.modules.InverseDynamics`.
         in_keys: keys of the plan [..., H, O], normalised, and the condition [..., 1].
         out_keys: key of the action [..., A].
 
@@ -125,11 +127,12 @@ class PlanInverseDynamics(KeyedModule):
         scale: Tensor,
         *,
         plan_states: int = 2,
+        choices: bool = False,
         in_keys: Sequence[NestedKey] = (("plan", "refined"), "returns_to_go"),
         out_keys: Sequence[NestedKey] = ("action",),
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.choices = network, choices
         self.plan_states = plan_states
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
@@ -149,6 +152,11 @@ class PlanInverseDynamics(KeyedModule):
 
     def act_on(self, plan: Tensor, condition: Tensor) -> Tensor:
         """The action [..., A] for plans [..., H, O], the present first, and conditions [..., 1]."""
+        output = self.output(plan, condition)
+        return chosen(output) if self.choices else output
+
+    def output(self, plan: Tensor, condition: Tensor) -> Tensor:
+        """The network's: the action [..., A], or the scores of choices."""
         present = plan[..., 0, :]
         planned = plan[..., 1 : 1 + self.plan_states, :] - plan[..., :1, :]  # [..., P, O]
         planned = (planned * self.inverse_scale).clamp(-_FARTHEST, _FARTHEST).flatten(-2)

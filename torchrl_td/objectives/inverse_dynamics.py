@@ -9,11 +9,14 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 
 from torchrl_td.modules import InverseDynamics
+from torchrl_td.modules.choices import action_error
 from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
 
 class InverseDynamicsLoss(WindowLoss):
     """Mean squared error of the action between two consecutive states (paper eq. 3).
+
+    Cross entropy where the actions are choices.
 
     Of `Trajectory Diffuser <https://arxiv.org/abs/2407.16142>`_ (Huang et al., 2024), eq. 3.
 
@@ -86,6 +89,7 @@ class InverseDynamicsLoss(WindowLoss):
         _, counted = self._masks(tensordict, entries[0])
         observation, next_observation, action = hide_masked(counted, *entries)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
-            predicted = self.inverse_dynamics_network.act(observation, next_observation)
-        error = self._hide_unknown((predicted - action).square(), tensordict)
+            predicted = self.inverse_dynamics_network.output(observation, next_observation)
+        error = action_error(predicted, action, self.inverse_dynamics_network.choices)
+        error = self._hide_unknown(error, tensordict)
         return TensorDict({"loss_inverse_dynamics": self._reduced(error, counted)})

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchrl_td.errors import InputError
 from torchrl_td.modules import PlanGenerator, PlanInverseDynamics, PlanValue
+from torchrl_td.modules.choices import action_error
 from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
 _SMALLEST = 1e-5  # error whose logarithm still counts: a state with one outcome has none
@@ -108,6 +109,8 @@ class PlanGeneratorLoss(WindowLoss):
 class PlanInverseDynamicsLoss(WindowLoss):
     """Mean squared error of the action, from the plan that the planner would make there.
 
+    Cross entropy where the actions are choices.
+
     Args:
         inverse_dynamics_network (PlanInverseDynamics): the inverse dynamics.
 
@@ -175,8 +178,9 @@ class PlanInverseDynamicsLoss(WindowLoss):
         condition, action = hide_masked(counted, condition, action)
         (draft,) = hide_masked(counted.unsqueeze(-1), draft)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
-            error = self.inverse_dynamics_network.act_on(draft, condition) - action
-        return TensorDict({"loss_inverse_dynamics": self._reduced(error.square(), counted)})
+            output = self.inverse_dynamics_network.output(draft, condition)
+        error = action_error(output, action, self.inverse_dynamics_network.choices)
+        return TensorDict({"loss_inverse_dynamics": self._reduced(error, counted)})
 
 
 def outcome_bounds(reward: Tensor, discount: float, terminates: bool) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrl_td.checkpoint.model import make_model
 from torchrl_td.checkpoint.start import Start
 from torchrl_td.config import Config, plan_horizon, plan_stride
+from torchrl_td.data.choices import are_choices, with_float_actions
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import Scales
@@ -71,13 +72,15 @@ class Trainer:
         train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)
         normalizer = normalizer if start is None else start.normalizer(normalizer)
-        train = normalizer.apply_to(train)
+        train = with_float_actions(normalizer.apply_to(train))
         # Before the model takes the normalizer to its device: the episodes stay where they are.
-        held_out = None if validation is None else normalizer.apply_to(episodes[validation])
-        bounds = action_bounds or _bounds(episodes)
-        model = make_model(
-            config, normalizer, Scales.fit(train, horizon, plan_stride(config)), *bounds
-        ).to(device)
+        held_out = None
+        if validation is not None:
+            held_out = with_float_actions(normalizer.apply_to(episodes[validation]))
+        bounds = action_bounds or _bounds(train)
+        scales = Scales.fit(train, horizon, plan_stride(config))
+        choices = are_choices(episodes)
+        model = make_model(config, normalizer, scales, *bounds, choices=choices).to(device)
         if start is not None:
             start.give_weights(model)
         self.algorithm = find_algorithm(config)(model, config)

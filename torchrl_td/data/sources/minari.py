@@ -16,6 +16,7 @@ from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
 
 from torchrl_td.advice import install
+from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
 from torchrl_td.data.mazes.maze2d import ensure_maze2d
 from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
@@ -23,7 +24,7 @@ from torchrl_td.data.mazes.record import dataset_path
 from torchrl_td.data.source import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.sources.download import download_minari
 from torchrl_td.data.sources.hdf5 import check_array, find, flatten, one_line, opened
-from torchrl_td.data.sources.minari_metadata import AGAIN, dataset_metadata
+from torchrl_td.data.sources.minari_metadata import AGAIN, choices_of, dataset_metadata
 from torchrl_td.data.transitions import as_flags, join
 from torchrl_td.data.validation import check_achieved_goal
 from torchrl_td.errors import InputError
@@ -87,7 +88,7 @@ def minari_source(
         name=name,
         path=path,
         files=_files(path / "data"),
-        chunks=partial(_chunks, episodes, path, observation_keys),
+        chunks=partial(_chunks, episodes, path, observation_keys, choices_of(metadata)),
         steps=metadata["total_steps"],
         keys=_KEYS,
         variant={
@@ -203,6 +204,7 @@ def _chunks(
     episodes: Callable[[], Iterator[Episode]],
     path: Path,
     observation_keys: Sequence[str | Key] | None,
+    choices: tuple[int, int] | None,
 ) -> Iterator[Steps]:
     """The dataset's steps, whole episodes at once, each of the same entries and widths."""
     waiting: list[Episode] = []
@@ -222,14 +224,17 @@ def _chunks(
         waiting.append(arrays)
         steps += len(arrays["actions"])
         if steps >= CHUNK_STEPS:
-            yield _joined(waiting, path, observation_keys)
+            yield _joined(waiting, path, observation_keys, choices)
             waiting, steps = [], 0
     if waiting:
-        yield _joined(waiting, path, observation_keys)
+        yield _joined(waiting, path, observation_keys, choices)
 
 
 def _joined(
-    episodes: Sequence[Episode], path: Path, observation_keys: Sequence[str | Key] | None
+    episodes: Sequence[Episode],
+    path: Path,
+    observation_keys: Sequence[str | Key] | None,
+    choices: tuple[int, int] | None,
 ) -> Steps:
     """The steps of some episodes."""
     columns = {key: np.concatenate([e[key] for e in episodes]) for key in _COLUMNS}
@@ -238,6 +243,11 @@ def _joined(
         {_path(key): np.concatenate([e[key][rows] for e in episodes]) for key in names}
         for rows in (slice(None, -1), slice(1, None))
     )
+    if choices is not None:
+        first, count = choices
+        columns["actions"] = one_hot_choices(
+            columns["actions"] - first, str(path), "actions", count
+        )
     lengths = torch.tensor([len(e["actions"]) for e in episodes])
     ends = torch.zeros(int(lengths.sum()), dtype=torch.bool)
     ends[lengths.cumsum(0) - 1] = True

@@ -65,6 +65,17 @@ def dataset_metadata(dataset_id: str) -> dict[str, Any]:
     return metadata
 
 
+def choices_of(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The first choice and how many there are, of a dataset whose actions are choices."""
+    space = json.loads(metadata["action_space"])
+    if not isinstance(space, Mapping) or space.get("type") != "Discrete":
+        return None
+    first, count = space.get("start", 0), space.get("n")
+    if type(first) is not int or type(count) is not int:
+        raise InputError(f"action_space is {space}, no Discrete of whole numbers; {AGAIN}")
+    return first, count
+
+
 def _check_space(space: Any, name: str) -> None:
     """Refuse a space that claims more numbers than any observation has."""
     if isinstance(space, Mapping):

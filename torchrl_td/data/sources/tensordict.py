@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer, TensorDictMaxValueWriter
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
 
+from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
 from torchrl_td.data.source import Steps
 from torchrl_td.data.sources.rows import NUMBERS, broken_off, ordered_rows, repeated_ends, written
@@ -110,7 +111,7 @@ def steps_from_tensordict(
         repeated, ends = torch.zeros_like(done), done | ends
     steps = Steps(
         observation=observation,
-        action=raw.get("action").reshape(count, -1),
+        action=one_hot_choices(raw.get("action").reshape(count, -1), name),
         next_observation=following,
         reward=raw.get(("next", "reward")).reshape(count, -1),
         terminated=terminated,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
 from torchrl_td.data.source import Steps
 from torchrl_td.data.transitions import as_flags, flat_entries, join
@@ -54,7 +55,9 @@ def steps_from_trajectories(
     widths = {(p.observation.shape[1:], p.action.shape[1:]) for p in parts}
     if len(widths) > 1:
         raise InputError(f"{name}: the observations or actions of its trajectories differ in size")
-    return Steps(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    actions = one_hot_choices(torch.cat([p.action for p in parts]), name, "actions")
+    steps = Steps(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    return steps._replace(action=actions)
 
 
 def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Steps:
