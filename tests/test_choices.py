@@ -21,6 +21,7 @@ from tests.settings import TINY_RUN
 from torchrl_td import InputError, TDPlannerActor, load_episodes, train
 from torchrl_td.checkpoint import load_about
 from torchrl_td.checkpoint.folder import find_checkpoint
+from torchrl_td.commands.data import main as td_data
 from torchrl_td.data.mazes.record_policy import random_policy, record_dataset
 from torchrl_td.envs import planning_transforms
 from torchrl_td.experiment.cli import evaluate_checkpoint
@@ -113,6 +114,12 @@ def test_both_kinds_of_planner_choose(
     if form is OneHot:
         again = evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "device=cpu"])
         assert again["results"][0]["returns"] == trained.results["results"][-1]["returns"]
+    # and records, if without noise on its actions.
+    words = ["--checkpoint", f"{tmp_path / 'run'}", "--steps", "9", "--seed", "3"]
+    if form is OneHot:
+        assert td_data(["record", *words, "--dataset", "own/cart-v0"]) == 0
+        assert len(load_episodes("minari:own/cart-v0")) >= 9
+        assert td_data(["record", *words, "--dataset", "own/cart-v1", "--noise", "0.1"]) == 1
     for own in (GymEnv("CartPole-v1"), categorical_cartpole()):
         spec = own.action_spec
         actor = TDPlannerActor.from_checkpoint(tmp_path / "run", action_spec=spec)

@@ -125,9 +125,16 @@ def test_bad_recordings(settings: dict, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_discrete_actions_are_refused() -> None:
-    with pytest.raises(InputError, match="not continuous"):
-        record("test/cart-v0", env=make_environment("CartPole-v1"))
+def test_choices_are_recorded_and_other_kinds_of_actions_refused() -> None:
+    data = load_episodes("minari:" + record("test/cart-v0", env=make_environment("CartPole-v1")))
+    assert data["action"].dtype == torch.bool and data["action"].shape[1] == 2
+    assert (data["action"].sum(1) == 1).all() and data["action"].any(0).all()
+    with pytest.raises(InputError, match="action 2 is none"):
+        record("test/none-v0", env=make_environment("CartPole-v1"), policy=lambda *_: 2)
+    env = make_environment("CartPole-v1")
+    env.action_space = gymnasium.spaces.MultiBinary(2)
+    with pytest.raises(InputError, match="are MultiBinary; recorded are a Box of numbers or a"):
+        record("test/binary-v0", env=env)
 
 
 @pytest.mark.stranger("environments")

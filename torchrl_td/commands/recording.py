@@ -124,7 +124,10 @@ class Played:
             "action_noise": options.noise,
             "versions": versions(),
         }
-        policy = planner_policy(path, asked, config.task.observation_keys, sample=options.sample)
+        first = int(getattr(self.env.action_space, "start", 0))
+        policy = planner_policy(
+            path, asked, config.task.observation_keys, sample=options.sample, first_choice=first
+        )
         self.policy = noisy(policy, self.env, options.noise, options.seed)
         torch.manual_seed(options.seed)
 
@@ -154,11 +157,14 @@ def noisy(policy: Policy, env: gymnasium.Env, noise: float, seed: int) -> Policy
     Raises:
         InputError: the noise is no number from 0 on, or the actions are not bounded.
     """
-    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
     if not 0 <= noise < math.inf:
         raise InputError(f"--noise {noise:g}: give a number of 0 or more")
     if not noise:
         return policy
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise InputError("--noise is for actions that are numbers, and theirs are choices")
+    low, high = space.low, space.high
     if not np.isfinite(high - low).all():
         raise InputError("--noise is in shares of the actions' range, and theirs is not bounded")
     draws = np.random.default_rng(seed)
@@ -176,6 +182,7 @@ def planner_policy(
     keys: Sequence[str] | None = None,
     *,
     sample: bool = False,
+    first_choice: int = 0,
 ) -> Policy:
     """A trained planner as a policy: its state is carried from step to step here.
 
@@ -184,6 +191,7 @@ def planner_policy(
         target_return: return asked for at an episode's start.
         keys: entries of a Dict observation to join, as the run's task names them.
         sample: plan with the sampler's noise, and not deterministically.
+        first_choice: what the environment counts its choices from, where actions are choices.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
@@ -211,7 +219,7 @@ def planner_policy(
             out = actor(step)
         carried["planner"] = out["next", "planner"]
         action = out["action"][0].numpy()
-        return action if actor.choices is None else action.argmax()
+        return action if actor.choices is None else first_choice + action.argmax()
 
     return act
 

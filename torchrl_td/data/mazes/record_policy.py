@@ -83,12 +83,15 @@ def record_dataset(
         ``dataset_id``.
 
     Raises:
-        InputError: bad id, seed or number of steps, the dataset exists, the action space is not
-            continuous, or the policy's actions are not finite or of the wrong size.
+        InputError: bad id, seed or number of steps, the dataset exists, the action space is
+            neither Box nor Discrete, or the policy's actions are not finite or of the wrong size.
     """
     _check_id(dataset_id)
-    if not isinstance(env.action_space, gymnasium.spaces.Box):
-        raise InputError(f"{dataset_id}: the environment's actions are not continuous (Box)")
+    if not isinstance(env.action_space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
+        raise InputError(
+            f"{dataset_id}: the environment's actions are {type(env.action_space).__name__}; "
+            f"recorded are a Box of numbers or a Discrete choice"
+        )
     _check_space(env.observation_space, dataset_id, "observation")
     check_recording(dataset_id, steps, overwrite, seed)
     episodes: list[dict[str, Any]] = []
@@ -172,13 +175,15 @@ def _play(env: gymnasium.Env, policy: Policy, start: dict[str, Any], limit: int)
 def _checked(action: Any, space: Any) -> np.ndarray:
     """The action as the environment wants it; actions are clipped to its bounds."""
     array = np.asarray(action, dtype=space.dtype)
+    if isinstance(space, gymnasium.spaces.Discrete) and not space.contains(array):
+        raise InputError(f"the policy's action {action} is none of the environment's {space}")
     if array.shape != space.shape:
         raise InputError(
             f"the policy's action has shape {array.shape}, the environment wants {space.shape}"
         )
     if not np.isfinite(array).all():
         raise InputError("the policy's action is NaN or Inf; check what it was trained on")
-    return np.clip(array, space.low, space.high)
+    return np.clip(array, space.low, space.high) if hasattr(space, "low") else array
 
 
 def _stacked(observations: list[Any]) -> Any:
