@@ -127,3 +127,19 @@ def test_outcomes_are_the_plans_rewards_and_the_value_of_their_ends(
         assert parts["plan", "reward"][row].item() == pytest.approx(total, abs=1e-5)
         assert parts["plan", "discount"][row].item() == pytest.approx(factor, abs=1e-6)
         torch.testing.assert_close(parts["plan", "end"][row], observation[min(end, last)])
+
+
+def test_outcomes_that_are_known_are_not_computed_anew() -> None:
+    loss = PlanValueLoss(PlanValue(Table(3)))
+    batch = TensorDict(
+        observation=torch.eye(3),
+        plan=TensorDict(
+            reward=torch.randn(3, 1), end=torch.eye(3), discount=torch.rand(3, 1), batch_size=[3]
+        ),
+        batch_size=[3],
+    )
+    computed = loss(batch)["loss_plan_value"]
+    batch["plan", "outcome"] = loss.outcome(batch)
+    assert torch.equal(loss(batch)["loss_plan_value"], computed)
+    batch["plan", "outcome"] += 1.0
+    assert not torch.equal(loss(batch)["loss_plan_value"], computed)

@@ -250,6 +250,7 @@ class PlanValueLoss(WindowLoss):
             reward: discounted reward along the plan [B, 1].
             end: the plan's last states [B, O].
             discount: of the last state's value [B, 1]; 0 where the episode terminated before.
+            outcome: what :meth:`outcome` gives [B, 1], where it is known already.
             mask: [B] or [B, 1], True for the plans that count; where it is missing, all do.
         """
 
@@ -257,9 +258,11 @@ class PlanValueLoss(WindowLoss):
         reward: NestedKey = ("plan", "reward")
         end: NestedKey = ("plan", "end")
         discount: NestedKey = ("plan", "discount")
+        outcome: NestedKey = ("plan", "outcome")
         mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
+    optional_keys = (*WindowLoss.optional_keys, "outcome")
     default_out_keys = ("loss_plan_value", "value_error", "outcome_error")
 
     plan_value_network: PlanValue
@@ -299,7 +302,9 @@ class PlanValueLoss(WindowLoss):
         """
         (observation,) = self._read(tensordict, "observation")
         _, counted = self._masks(tensordict, observation)
-        observation, outcome = hide_masked(counted, observation, self.outcome(tensordict))
+        known = tensordict.get(self.tensor_keys.outcome, None)
+        outcome = self.outcome(tensordict) if known is None else known
+        observation, outcome = hide_masked(counted, observation, outcome)
         with self.plan_value_network_params.to_module(self.plan_value_network):
             value, mean, log_error = self.plan_value_network.members(observation)  # each [..., M]
         error, off = outcome - value, outcome - mean

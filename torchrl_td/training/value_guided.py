@@ -169,7 +169,7 @@ class ValueGuidedTraining(StridedTraining):
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: outcomes, conditions and drafts of the plans [B, H]."""
         value = outcome_parts(batch, self.config.value.discount)
-        outcome = self.losses["plan_value"].outcome(value)
+        value["plan", "outcome"] = outcome = self.losses["plan_value"].outcome(value)
         condition = self.plan_value.score(batch["observation"][:, 0], outcome)  # [B, 1]
         parts = {"plan_value": value, **self._batches(batch, condition)}
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
