@@ -1,6 +1,7 @@
 """From data of one's own to an actor that plays: CartPole, of which a clumsy controller has data.
 
     python examples/td_own_data.py
+    python examples/td_own_data.py --episodes 200 training.steps=2000
 
 The data is what a program of yours may have: a list of trajectories. The same call takes a Minari
 id, a D4RL file, a replay buffer or what a collector gathered. It takes some four minutes on a CPU.

@@ -126,7 +126,11 @@ def test_a_copy_is_told_from_a_near_copy() -> None:
 
 def test_info_of_a_minari_dataset(tiny_pointmaze: str) -> None:
     info = source_info(tiny_pointmaze)
-    assert info == SourceInfo("PointMaze_UMaze-v3", (-1.0, -1.0), (1.0, 1.0), 23.85, 161.86)
+    bounds = (-1.0, -1.0), (1.0, 1.0)
+    assert info.environment_kwargs["continuing_task"] is True
+    assert info == SourceInfo(
+        "PointMaze_UMaze-v3", *bounds, 23.85, 161.86, info.environment_kwargs, 300
+    )
 
 
 def test_info_of_d4rl_names_and_paths() -> None:

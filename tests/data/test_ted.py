@@ -291,7 +291,8 @@ BROKEN: dict[str, tuple[TensorDict, str]] = {
     "no steps": (ted()[:0], "it holds no steps"),
     "no batch size": (ted()[0], "it holds no steps"),
     "NaN": (ted(observation=nan), r"observation holds NaN or Inf, first in row 6 \(episode 2\)"),
-    "integer action": (ted(action=torch.ones(8, 1).long()), "action has dtype torch.int64"),
+    "integer actions": (ted(action=torch.ones(8, 2).long()), "action has dtype torch.int64"),
+    "choices below 0": (ted(action=-torch.ones(8, 1).long()), "action holds whole numbers from -1"),
     "dict action": (
         ted(action=TensorDict({"a": torch.rand(8, 1)}, [8])),
         "'action' is a Dict; one vector",
