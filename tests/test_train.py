@@ -180,3 +180,18 @@ def test_an_environment_that_does_not_fit_is_refused_before_training(tmp_path: P
     small_envs.register()
     with pytest.raises(InputError, match="observation has 3 numbers, the environment's 2"):
         train(walks("Pendulum-v1"), "Point-v0", settings=TINY, output_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["training.stepz=3"], "unknown setting 'training.stepz'; allowed are "),
+        (["preset=nope"], "unknown preset 'nope'; allowed are fast, "),
+        (["steps"], "missing EQUAL"),
+        ("preset=small", r"is one string; give a list of words: \['preset=small'\]"),
+    ],
+)
+def test_wrong_settings_are_one_line(words: Any, match: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        train(walks("Pendulum-v1", 2), settings=words, output_dir=tmp_path / "run")
+    assert "\n" not in str(caught.value)

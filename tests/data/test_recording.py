@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchrl_td.config import TaskConfig
 from torchrl_td.data import load_episodes
 from torchrl_td.data.mazes.record_policy import make_environment, random_policy, record_dataset
 from torchrl_td.envs import make_base_env
+from torchrl_td.envs.gym_wrappers import ExactGoal
 from torchrl_td.errors import InputError
 
 
@@ -135,6 +137,15 @@ def test_choices_are_recorded_and_other_kinds_of_actions_refused() -> None:
     env.action_space = gymnasium.spaces.MultiBinary(2)
     with pytest.raises(InputError, match="are MultiBinary; recorded are a Box of numbers or a"):
         record("test/binary-v0", env=env)
+
+
+def test_a_maze_with_its_goal_in_the_middle_is_recorded() -> None:
+    env = ExactGoal(make_environment("PointMaze_UMaze-v3", max_episode_steps=4))
+    goal = {"goal_cell": np.array([1, 1])}
+    dataset = minari.load_dataset(record("test/exact-v0", 4, env, reset_options=goal))
+    with contextlib.closing(dataset.recover_environment()) as again:
+        observation, _ = again.reset(seed=0, options=goal)
+    assert observation["desired_goal"].tolist() == [-1.0, 1.0]
 
 
 @pytest.mark.stranger("environments")

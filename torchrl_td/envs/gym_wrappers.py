@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.utils import RecordConstructorArgs
 from torchrl.data import Binary, Composite, Unbounded
 
 from torchrl_td.errors import InputError
@@ -46,7 +47,7 @@ class EpisodeStart(gymnasium.Wrapper):
         return self.env.step(action)
 
 
-class ExactGoal(gymnasium.Wrapper):
+class ExactGoal(gymnasium.Wrapper, RecordConstructorArgs):
     """Puts a maze's goal at the middle of its cell, where gymnasium-robotics shifts it at random.
 
     Data that does not show the goal can only be paid for one place; a goal up to 0.25 m beside it
@@ -55,6 +56,10 @@ class ExactGoal(gymnasium.Wrapper):
     Args:
         env: a maze of gymnasium-robotics, reset with the option ``goal_cell``.
     """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)  # recordings name it among the environment's wrappers
+        super().__init__(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         observation, info = self.env.reset(seed=seed, options=options)

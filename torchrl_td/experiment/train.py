@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 import gymnasium
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from tensordict import TensorDictBase
 from torchrl.data import ReplayBuffer
 
@@ -23,6 +25,7 @@ from torchrl_td.data.task_file import write_task
 from torchrl_td.envs import register_factory
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.acting import make_actor
+from torchrl_td.experiment.cli import explain
 from torchrl_td.experiment.run import run
 
 Data: TypeAlias = str | TensorDictBase | ReplayBuffer | Sequence[Mapping[str, Any]]
@@ -86,6 +89,10 @@ def train(
         >>> trained.actor.spec["action"].shape
         torch.Size([2])
     """
+    if isinstance(settings, str):
+        raise InputError(
+            f"settings={settings!r} is one string; give a list of words: [{settings!r}]"
+        )
     config = _settings(data, env, observation_keys, list(settings), str(output_dir))
     results = run(config, None, None if isinstance(data, str) else data)
     folder = Path(config.output_dir)
@@ -115,7 +122,10 @@ def _settings(
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             unplayed = [] if name else ["evaluation.episodes=0"]
             search = f"hydra.searchpath=[file://{temporary}]"
-            composed = compose("td_offline", overrides=[search, "task=own", *words, *unplayed])
+            try:
+                composed = compose("td_offline", overrides=[search, "task=own", *words, *unplayed])
+            except (HydraException, OmegaConfBaseException) as error:
+                raise InputError(explain(str(error), CONFIGS)) from error
     composed.output_dir = folder
     if name is not None:
         composed.task.env = name
