@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hydra.errors
 import pytest
+from omegaconf import OmegaConf
 
 from tests.settings import CONFIGS, composed
 from torchrl_td.config import Config
@@ -184,6 +185,19 @@ def test_hydra_composition_errors_are_caught(capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit):
         main(program)
     assert capsys.readouterr().err == "error: one two\n"
+
+
+def test_a_file_that_is_no_yaml_is_named_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "my_task.yaml"
+    file.write_text("task:\n  name: [mine\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(lambda: OmegaConf.load(file))
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("error: ") and f'in "{file}", line 2' in error and error.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize(

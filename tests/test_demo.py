@@ -37,6 +37,9 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write to .*file: File exists; name another"):
         show(tmp_path / "file")
+    monkeypatch.setattr(sys, "argv", ["td-demo", "--seed", "-4"])
+    with pytest.raises(InputError, match="--seed must be at least 0, got -4"):
+        td_demo()
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     with pytest.raises(InputError, match=r"needs gymnasium-robotics: pip install .*\[robotics\]'"):
         show(tmp_path)

@@ -111,6 +111,7 @@ def test_damaged_data_is_described_with_a_warning(
         (("describe", "{pendulum}", "--ref-min", "3"), "--ref-max"),
         (("describe", "{pendulum}", "--picture", "{tmp}/no/such.png"), "there is no folder"),
         (("describe", "{pendulum}", "--json", "{tmp}"), "is a folder; name a file"),
+        (("describe", "{pendulum}", "--json", "/proc/none.json"), "cannot write /proc/none.json"),
         (("describe", "{pendulum}", "--ref-min", "nan", "--ref-max", "3"), "--ref-max"),
         (("describe", "some/door.hdf5"), "given as 'd4rl:some/door.hdf5'"),
         (("record", "Pendulum-v1"), "--dataset"),

@@ -18,6 +18,7 @@ import torch
 
 from torchrl_td.commands.usage import usage
 from torchrl_td.demo import show
+from torchrl_td.errors import check_whole
 from torchrl_td.experiment import cli
 from torchrl_td.experiment.streams import write_to
 
@@ -30,6 +31,7 @@ def td_demo() -> None:
     words.add_argument("--output", type=Path, default=Path("td-demo"), help="folder; td-demo")
     words.add_argument("--seed", type=int, default=1000, help="of the episode's start; 1000")
     options = words.parse_args()
+    check_whole("--seed", options.seed, 0)
     torch.set_num_threads(1)  # its networks are small: more threads wait for one another
     score, data = show(options.output, options.seed)
     lines = [f"score {score:.1f} in PointMaze umaze, where the data's mean is {data:.1f}"]

@@ -20,7 +20,7 @@ from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import describe, episode_returns, quality_warnings
 from torchrl_td.data.task_file import write_task
 from torchrl_td.data.validation import NotFiniteError
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.streams import write_to
 
 _UNKNOWN = "no finite number"
@@ -48,7 +48,10 @@ def run_describe(options: argparse.Namespace) -> None:
     write_to(sys.stdout, "\n".join(lines) + "\n")
     if options.json is not None:
         text = json.dumps({"source": options.source, **numbers, "warnings": warnings}, indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        try:
+            options.json.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {options.json}: {first_line(error)}") from None
     if options.picture is not None:
         draw_histograms(options.source, episodes, options.picture)
         write_to(sys.stdout, f"picture: {options.picture}\n")

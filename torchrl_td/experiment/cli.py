@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -73,6 +74,8 @@ def main(program: Callable[[], Any], *configs: Path) -> None:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(str(error), *configs))
+    except yaml.YAMLError as error:  # of a file of the user's; it names file and line
+        _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
