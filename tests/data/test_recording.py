@@ -16,6 +16,8 @@ from tests import small_envs
 from torchrl_td.config import TaskConfig
 from torchrl_td.data import load_episodes
 from torchrl_td.data.mazes.record_policy import make_environment, random_policy, record_dataset
+from torchrl_td.data.source_info import source_info
+from torchrl_td.data.task_file import write_task
 from torchrl_td.envs import make_base_env
 from torchrl_td.envs.gym_wrappers import ExactGoal
 from torchrl_td.errors import InputError
@@ -139,13 +141,17 @@ def test_choices_are_recorded_and_other_kinds_of_actions_refused() -> None:
         record("test/binary-v0", env=env)
 
 
-def test_a_maze_with_its_goal_in_the_middle_is_recorded() -> None:
+def test_a_maze_with_its_goal_in_the_middle_is_recorded(tmp_path: Path) -> None:
     env = ExactGoal(make_environment("PointMaze_UMaze-v3", max_episode_steps=4))
     goal = {"goal_cell": np.array([1, 1])}
     dataset = minari.load_dataset(record("test/exact-v0", 4, env, reset_options=goal))
     with contextlib.closing(dataset.recover_environment()) as again:
         observation, _ = again.reset(seed=0, options=goal)
     assert observation["desired_goal"].tolist() == [-1.0, 1.0]
+    # The data does not say where that goal lies: a task file of it must not play another.
+    info, episodes = source_info("minari:test/exact-v0"), load_episodes("minari:test/exact-v0")
+    path = write_task(tmp_path / "exact.yaml", "minari:test/exact-v0", episodes, info)
+    assert "env: null # recorded with a goal that the data does not tell" in path.read_text()
 
 
 @pytest.mark.stranger("environments")

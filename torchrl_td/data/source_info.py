@@ -51,6 +51,8 @@ class SourceInfo:
     """What the environment was made with."""
     max_episode_steps: int | None = None
     """Its step limit."""
+    exact_goal: bool = False
+    """Whether it was recorded with ``task.exact_goal``, with a goal that the data does not tell."""
 
 
 def source_info(source: str) -> SourceInfo:
@@ -91,6 +93,7 @@ def _minari_info(dataset_id: str) -> SourceInfo:
         ref_min_score=_number(metadata.get("ref_min_score")),
         ref_max_score=_number(metadata.get("ref_max_score")),
         environment_kwargs=_plain(spec.get("kwargs")),
+        exact_goal="ExactGoal" in str(spec.get("additional_wrappers")),
         max_episode_steps=limit if type(limit) is int and 0 < limit < _LONGEST else None,
     )
 

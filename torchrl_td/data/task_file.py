@@ -156,6 +156,9 @@ def _environment(info: SourceInfo, longest: int) -> list[_Line]:
     if info.environment is None:
         why = "the data names none: give a Gymnasium id, or train with evaluation.episodes=0"
         found = [_Line("env", None, why)]
+    elif info.exact_goal:
+        why = "recorded with a goal that the data does not tell: take the task it was recorded for"
+        found = [_Line("env", None, why)]
     elif ":" in info.environment:
         # To make it, Gymnasium would import a module that the data names.
         named = "".join(c for c in repr(info.environment) if c.isprintable())
