@@ -9,6 +9,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+_ONE_VALUE = "compare_one_value"  # made when preset strided had `value.members=1`
 # What the files call a way to plan, and what a reader is told.
 _VARIANTS = {
     "naive": "naive port of the pseudo-code",
@@ -36,9 +37,9 @@ def markdown(head: list[str], rows: list[list[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def comparison() -> str:
-    """What `benchmarks/compare.py` wrote, its headings one level deeper."""
-    text = (RESULTS / "compare" / "comparison.md").read_text(encoding="utf-8")
+def comparison(folder: str) -> str:
+    """What `benchmarks/compare.py` wrote there, its headings one level deeper."""
+    text = (RESULTS / folder / "comparison.md").read_text(encoding="utf-8")
     lines = text.splitlines()[1:]
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
 
@@ -46,10 +47,10 @@ def comparison() -> str:
 def controllers() -> str:
     """The scripted controllers that made the mazes' data, at full skill."""
     rows: list[list[object]] = []
-    for path in sorted((RESULTS / "compare").rglob("controller.json")):
+    for path in sorted((RESULTS / _ONE_VALUE).rglob("controller.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         entry = found["results"][0] if "results" in found else found
-        task = path.parent.relative_to(RESULTS / "compare").as_posix()
+        task = path.parent.relative_to(RESULTS / _ONE_VALUE).as_posix()
         rows.append([task, _score(entry), entry["episodes"]])
     return markdown(["task", "score", "episodes"], rows)
 
@@ -146,7 +147,8 @@ def write_tables(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     h200 = ["h200/planner_speed_hopper.json", "h200/planner_speed_others.json"]
     tables = {
-        "comparison": comparison(),
+        "comparison": comparison("compare"),
+        "comparison_one_value": comparison(_ONE_VALUE),
         "controllers": controllers(),
         "seeds": seeds("zoo_hopper_medium_expert_small.json"),
         "runs": runs("door_human_small.json", "h200/paper_zoo_hopper_medium_expert_seed0.json"),
