@@ -14,6 +14,7 @@ from torchrl_td.config import Config, to_dict
 from torchrl_td.errors import InputError, first_line
 
 _WANDB_SECONDS = 30  # to wait for the server before logging offline
+_staging: list[str] = []  # folders of this process' runs, each of which keeps its own artifacts
 
 
 def make_logger(config: Config, folder: Path, run_id: str, step: int = 0) -> Any | None:
@@ -60,7 +61,9 @@ def _wandb_logger(config: Config, folder: Path, name: str, run_id: str) -> Any:
     from torchrl.record.loggers.wandb import WandbLogger
 
     # Else copies of artifacts that are yet to be uploaded lie in the user's home.
-    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))
+    if os.environ.get("WANDB_DATA_DIR") in (None, *_staging):  # the user's own choice stands
+        _staging.append(str((folder / "wandb").resolve()))
+        os.environ["WANDB_DATA_DIR"] = _staging[-1]
     arguments: dict[str, Any] = {
         "exp_name": name,
         "save_dir": str(folder),
