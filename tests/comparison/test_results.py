@@ -90,6 +90,10 @@ def _evaluation(episodes: int) -> dict[str, Any]:
         ({"environment": "PointMaze_UMaze-v9"}, "b is of other environment than a: PointMaze_UMa"),
         ({"settings": _evaluation(50)}, "b is of other episodes than a: episodes 50, not 2"),
         ({"training_steps": 7}, "b is of other settings than a: training_steps 7, not 100"),
+        (
+            {"init_from": {"step": 5}},
+            "b is of other settings than a: init_from {'step': 5}, not None",
+        ),
         ({"target_return": 9.0}, "b is of other settings than a: target_return 9.0, not 260.0"),
     ],
 )

@@ -72,7 +72,7 @@ def _protocol(result: Result) -> dict[str, Any]:
 
 
 def _trained(result: Result) -> dict[str, Any]:
-    keys = ("settings", "planner", "target_return", "training_steps")
+    keys = ("settings", "planner", "target_return", "training_steps", "init_from")
     return {key: result.get(key) for key in keys}
 
 

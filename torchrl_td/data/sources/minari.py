@@ -24,7 +24,7 @@ from torchrl_td.data.mazes.record import dataset_path
 from torchrl_td.data.source import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.sources.download import download_minari
 from torchrl_td.data.sources.hdf5 import check_array, find, flatten, one_line, opened
-from torchrl_td.data.sources.minari_metadata import AGAIN, choices_of, dataset_metadata
+from torchrl_td.data.sources.minari_metadata import AGAIN, dataset_metadata, discrete_actions
 from torchrl_td.data.transitions import as_flags, join
 from torchrl_td.data.validation import check_achieved_goal
 from torchrl_td.errors import InputError
@@ -88,7 +88,7 @@ def minari_source(
         name=name,
         path=path,
         files=_files(path / "data"),
-        chunks=partial(_chunks, episodes, path, observation_keys, choices_of(metadata)),
+        chunks=partial(_chunks, episodes, path, observation_keys, discrete_actions(metadata)),
         steps=metadata["total_steps"],
         keys=_KEYS,
         variant={

@@ -65,7 +65,7 @@ def dataset_metadata(dataset_id: str) -> dict[str, Any]:
     return metadata
 
 
-def choices_of(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
+def discrete_actions(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
     """The first choice and how many there are, of a dataset whose actions are choices."""
     space = json.loads(metadata["action_space"])
     if not isinstance(space, Mapping) or space.get("type") != "Discrete":
