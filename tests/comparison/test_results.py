@@ -92,7 +92,7 @@ def _evaluation(episodes: int) -> dict[str, Any]:
         ({"training_steps": 7}, "b is of other settings than a: training_steps 7, not 100"),
         (
             {"init_from": {"step": 5}},
-            "b is of other settings than a: init_from {'step': 5}, not None",
+            "b is of other settings than a: init_from {'step': 5}, not N",
         ),
         ({"target_return": 9.0}, "b is of other settings than a: target_return 9.0, not 260.0"),
     ],
