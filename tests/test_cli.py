@@ -250,3 +250,8 @@ def test_evaluates_a_checkpoint_with_other_settings(
     assert "generator alone" in table[-1]
     with pytest.raises(InputError, match=r"unknown setting 'planner\.refine_step'"):
         evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "planner.refine_step=1"])
+
+
+def test_a_setting_that_the_files_do_not_give() -> None:
+    said = explain("Could not override 'task.scored'.\nTo append to your config use +task.scored")
+    assert said.endswith("'task.scored'; add it with a plus: +task.scored=<value>")

@@ -97,6 +97,7 @@ def test_values_are_the_datas(tmp_path: Path) -> None:
     assert task["env"] is None and "mine.module:Arm-v0" in file.read_text()
     assert task["max_episode_steps"] == 40 and task["horizon"] == 16
     assert (task["score_min"], task["score_max"]) == (20, 40)
+    assert task["scored"] is False  # so that the target return is read
     assert task["target_return"] == 40 and task["returns_scale"] == 20
     # 100 steps in all have a spread of 29: a plan of 8 steps stays below half of it, and in an
     # episode's quarter, which one of 16 does not.

@@ -83,7 +83,7 @@ def write_task(
         f"{numbers['return']['max']:.4g}.",
         "# Every value is a suggestion of the data; change what you know better.",
         "defaults:",
-        "  - override /preset: strided # plans asked for by a learned value; preset=... on the "
+        "  - override /preset: strided # plans of a few states, drafted at once; preset=... on the "
         "command line wins",
         "task:",
         *(f"  {key}: {_written(value)} # {comment}" for key, value, comment in task),
@@ -131,14 +131,18 @@ def _task(
             f"m, steps between the states of a plan, in preset strided: its "
             f"{stride * (_STRIDED_HORIZON - 1)} steps move the state by half its spread, or less",
         ),
+        _Line(
+            "scored",
+            False,
+            "preset strided asks for the target return; true: for a learned value's score",
+        ),
         _Line("strided_steps", steps, "preset strided's optimisation steps, for 2 CPU cores"),
         _Line("refine_steps", 5, "k, denoising steps on a draft; the paper's usual (Table A6)"),
         _Line("guidance_scale", 1.2, "omega of classifier-free guidance; the paper's usual"),
         _Line(
             "target_return",
             numbers["suggested_target_return"],
-            "return asked for, reward units: that of the data's best hundredth; not read by "
-            "preset strided",
+            "return asked for, reward units: that of the data's best hundredth",
         ),
         _Line(
             "returns_scale",

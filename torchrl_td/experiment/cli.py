@@ -153,7 +153,7 @@ def _unknown_setting(key: str) -> str:
             where = ".".join(parts[: depth + 1])
             return f"unknown setting {where!r}; allowed are {', '.join(sorted(names)) or 'none'}"
         known = None if OmegaConf.is_missing(known, part) else known[part]
-    return f"setting {key!r} cannot be given like this"
+    return f"the files composed here do not give {key!r}; add it with a plus: +{key}=<value>"
 
 
 def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
