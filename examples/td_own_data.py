@@ -4,7 +4,7 @@
     python examples/td_own_data.py --episodes 200 training.steps=2000
 
 The data is what a program of yours may have: a list of trajectories. The same call takes a Minari
-id, a D4RL file, a replay buffer or what a collector gathered. It takes some four minutes on a CPU.
+id, a D4RL file, a replay buffer or what a collector gathered. It takes some minutes on a CPU.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torchrl_td.config import Config
 from torchrl_td.envs.make import make_gym_env
 from torchrl_td.errors import InputError
-from torchrl_td.experiment import rendering
+from torchrl_td.experiment import plotting, rendering
 from torchrl_td.experiment.logging import MetricsFile
 from torchrl_td.experiment.plotting import _draw_scores, draw_frame, plot_plans, plot_training
 from torchrl_td.experiment.run import run
@@ -162,3 +162,18 @@ def test_every_score_lies_inside_of_the_plot(tmp_path: Path) -> None:
     for name in ("evaluation/score/generator", "evaluation/score/refined"):
         _draw_scores(axis, metrics, name, 20)
     assert axis.get_ylim()[0] <= 0 and axis.get_ylim()[1] > 170 + 1.96 * 20 / 20**0.5
+
+
+def test_the_ticks_about_a_single_score_do_not_run_into_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plotting, "_save", lambda figure, path: drawn.append(figure))
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    for name in ("generator", "refined"):
+        metrics.write(15000, {f"evaluation/score/{name}": 150.0})
+    plot_training(metrics, tmp_path / "training.png", episodes=40)
+    assert drawn[0].axes[-1].get_xticks().tolist() == [15000]
+    metrics.write(20000, {"evaluation/score/refined": 160.0})
+    plot_training(metrics, tmp_path / "training.png", episodes=40)
+    assert len(drawn[1].axes[-1].get_xticks()) > 1

@@ -67,6 +67,9 @@ def plot_training(metrics: MetricsFile, path: Path, episodes: int) -> None:
         axis.set_title(name.removeprefix("train/loss_").replace("_", " "))
     for name in scores:
         _draw_scores(axes[0, -1], metrics, name, episodes)
+    scored = {step for name in scores for step in metrics.series(name)[0]}
+    if len(scored) == 1:
+        axes[0, -1].set_xticks(list(scored))  # ticks close about it would run into one another
     for axis in axes[0]:
         axis.set_xlabel("training step")
         axis.grid(alpha=0.3)
