@@ -287,6 +287,19 @@ def test_two_writers_leave_a_whole_program(
     assert [path.name for path in (tmp_path / "openvino").iterdir()] == ["aa"]
 
 
+def test_a_program_that_goes_while_others_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+):
+    """Another writer gives its file its last name, or makes room, in between."""
+    monkeypatch.setenv("TORCHRL_TD_CACHE", str(tmp_path))
+    listed = Path.iterdir
+    gone = tmp_path / "openvino" / ".another"
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([gone, *listed(self)]))
+    monkeypatch.setattr(Path, "is_file", lambda self: True)  # it still was one
+    store_program("aa", b"program")
+    assert load_program("aa") == b"program" and not warnings
+
+
 def test_the_oldest_programs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCHRL_TD_CACHE", str(tmp_path))
     monkeypatch.setattr("torchrl_td.inference.program_cache.KEPT_BYTES", 2500)

@@ -87,7 +87,10 @@ def _write(path: Path, content: bytes) -> None:
 
 def _tidy(folder: Path) -> None:
     """Removes the programs not used for longest where all together are too large."""
-    programs = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+    programs = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another writer's, renamed meanwhile
+            programs.append((path.stat(), path))
     programs.sort(key=lambda pair: pair[0].st_mtime)
     room = KEPT_BYTES - sum(about.st_size for about, _ in programs)
     for about, path in programs[:-1]:
