@@ -234,6 +234,20 @@ def test_each_of_several_values_learns_as_it_would_alone() -> None:
     torch.testing.assert_close(together, torch.stack(alone).mean())
 
 
+def test_states_valued_for_their_scores_teach_the_value_as_well(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    loss = trainer.losses["plan_value"]
+    batch = trainer.algorithm.prepare(trainer.buffer.sample())["plan_value"]
+    gradients = []
+    for one in (batch, batch.exclude(("plan", "members"))):
+        loss.zero_grad()
+        loss(one)["loss_plan_value"].backward()
+        gradients.append(
+            [weight.grad.clone() for weight in loss.parameters() if weight.requires_grad]
+        )
+    assert gradients[0] and all(map(torch.equal, *gradients)) and gradients[0][0].any()
+
+
 @given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=40), st.floats(0, 0.99))
 def test_no_sum_of_rewards_is_out_of_their_bounds(rewards: list[float], discount: float) -> None:
     least, most = outcome_bounds(torch.tensor(rewards), discount, terminates=True)

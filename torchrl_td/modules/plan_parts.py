@@ -228,18 +228,21 @@ class PlanValue(KeyedModule):
         """Writes V [..., 1] of the state."""
         return self.write_entries(tensordict, self.value(*self.read_entries(tensordict)))
 
-    def members(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each member's V, mean of y and mean of ``log |y − mean|`` [..., M] of states [..., O]."""
-        value, mean, log_error = self.network(observation).unflatten(-1, (-1, 3)).unbind(-1)
-        return value, mean, log_error
+    def members(self, observation: Tensor) -> Tensor:
+        """Of each member V, and the means of y and of log error, [..., M, 3] at states [..., O]."""
+        output: Tensor = self.network(observation)
+        return output.unflatten(-1, (-1, 3))
 
     def value(self, observation: Tensor) -> Tensor:
         """V [..., 1] of states [..., O]: the lowest that a member gives."""
-        return self.members(observation)[0].amin(-1, keepdim=True)
+        return self.members(observation)[..., 0].amin(-1, keepdim=True)
 
     def score(self, observation: Tensor, outcome: Tensor) -> Tensor:
         """The z-score [..., 1] of an outcome [..., 1] among those from states [..., O]."""
-        _, means, log_errors = self.members(observation)
-        mean, log_error = means.mean(-1, keepdim=True), log_errors.mean(-1, keepdim=True)
+        return self.score_among(self.members(observation), outcome)
+
+    def score_among(self, members: Tensor, outcome: Tensor) -> Tensor:
+        """:meth:`score`, of what :meth:`members` says of the states."""
+        mean, log_error = members[..., 1:].mean(-2).split(1, -1)  # [..., 1] each
         spread = _LOG_TO_STD * torch.exp(log_error)
         return ((outcome - mean) / spread).clamp(-self.limit, self.limit)

@@ -251,6 +251,8 @@ class PlanValueLoss(WindowLoss):
             end: the plan's last states [B, O].
             discount: of the last state's value [B, 1]; 0 where the episode terminated before.
             outcome: what :meth:`outcome` gives [B, 1], where it is known already.
+            members: what :meth:`PlanValue.members` gives for the states [B, M, 3], with its
+                gradient, where it is known already.
             mask: [B] or [B, 1], True for the plans that count; where it is missing, all do.
         """
 
@@ -259,10 +261,11 @@ class PlanValueLoss(WindowLoss):
         end: NestedKey = ("plan", "end")
         discount: NestedKey = ("plan", "discount")
         outcome: NestedKey = ("plan", "outcome")
+        members: NestedKey = ("plan", "members")
         mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
-    optional_keys = (*WindowLoss.optional_keys, "outcome")
+    optional_keys = (*WindowLoss.optional_keys, "outcome", "members")
     default_out_keys = ("loss_plan_value", "value_error", "outcome_error")
 
     plan_value_network: PlanValue
@@ -305,8 +308,11 @@ class PlanValueLoss(WindowLoss):
         known = tensordict.get(self.tensor_keys.outcome, None)
         outcome = self.outcome(tensordict) if known is None else known
         observation, outcome = hide_masked(counted, observation, outcome)
-        with self.plan_value_network_params.to_module(self.plan_value_network):
-            value, mean, log_error = self.plan_value_network.members(observation)  # each [..., M]
+        members = tensordict.get(self.tensor_keys.members, None)
+        if members is None:
+            with self.plan_value_network_params.to_module(self.plan_value_network):
+                members = self.plan_value_network.members(observation)
+        value, mean, log_error = members.unbind(-1)  # each [..., M]
         error, off = outcome - value, outcome - mean
         weight = torch.where(error > 0, self.expectile, 1 - self.expectile).to(error.dtype)
         log_off = off.detach().abs().clamp(min=_SMALLEST).log()

@@ -61,7 +61,6 @@ class StridedTraining(TrajectoryDiffuserTraining):
     def rows(self, batch: TensorDictBase) -> Tensor:
         return batch["index"][:, 0]
 
-    @torch.no_grad()
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: conditions and drafts of the plans [B, H]."""
         parts = self._batches(batch, batch["returns_to_go"][:, 0])
@@ -98,6 +97,7 @@ class StridedTraining(TrajectoryDiffuserTraining):
             entries=entries,
         )
 
+    @torch.no_grad()
     def _batches(self, batch: TensorDictBase, condition: Tensor) -> dict[str, TensorDictBase]:
         """What each part learns from, of plans [B, H] and their conditions [B, 1]."""
         plans = batch.select("observation", "mask")
@@ -165,12 +165,13 @@ class ValueGuidedTraining(StridedTraining):
         entries = ("discounted_to_go", "terminates")
         return {"plans": self._plan_buffer(data, batch_size, seed, device, entries)}
 
-    @torch.no_grad()
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: outcomes, conditions and drafts of the plans [B, H]."""
         value = outcome_parts(batch, self.config.value.discount)
         value["plan", "outcome"] = outcome = self.losses["plan_value"].outcome(value)
-        condition = self.plan_value.score(batch["observation"][:, 0], outcome)  # [B, 1]
+        # The states are valued once, for their scores and, with a gradient, for the value's loss.
+        value["plan", "members"] = members = self.plan_value.members(value["observation"])
+        condition = self.plan_value.score_among(members.detach(), outcome)  # [B, 1]
         parts = {"plan_value": value, **self._batches(batch, condition)}
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
 
