@@ -31,7 +31,7 @@ from torchrl_td.modules import (
 from torchrl_td.modules.plan_parts import Ensemble
 from torchrl_td.networks import PlanDenoiser
 from torchrl_td.objectives import PlanValueLoss
-from torchrl_td.objectives.plan_parts import outcome_bounds
+from torchrl_td.objectives.plan_value import outcome_bounds
 from torchrl_td.training.trainer import Trainer
 
 CPU = torch.device("cpu")

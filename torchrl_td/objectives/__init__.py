@@ -3,11 +3,8 @@
 from torchrl_td.objectives.critic import PlanCriticLoss
 from torchrl_td.objectives.generator import TrajectoryGeneratorLoss
 from torchrl_td.objectives.inverse_dynamics import InverseDynamicsLoss
-from torchrl_td.objectives.plan_parts import (
-    PlanGeneratorLoss,
-    PlanInverseDynamicsLoss,
-    PlanValueLoss,
-)
+from torchrl_td.objectives.plan_parts import PlanGeneratorLoss, PlanInverseDynamicsLoss
+from torchrl_td.objectives.plan_value import PlanValueLoss
 from torchrl_td.objectives.refiner import DiffusionRefinerLoss
 
 __all__ = [

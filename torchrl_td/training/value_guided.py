@@ -20,7 +20,7 @@ from torchrl_td.objectives import (
     PlanInverseDynamicsLoss,
     PlanValueLoss,
 )
-from torchrl_td.objectives.plan_parts import outcome_bounds
+from torchrl_td.objectives.plan_value import outcome_bounds
 from torchrl_td.training.buffers import make_buffer
 from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
 
