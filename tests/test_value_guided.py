@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.modules import MLP
+from torchrl.objectives import SoftUpdate
 
 from torchrl_td import TDPlannerActor
 from torchrl_td.config import Config
@@ -232,6 +233,25 @@ def test_each_of_several_values_learns_as_it_would_alone() -> None:
     together = PlanValueLoss(PlanValue(Ensemble(parts)))(batch)["loss_plan_value"]
     alone = [PlanValueLoss(PlanValue(part))(batch)["loss_plan_value"] for part in parts]
     torch.testing.assert_close(together, torch.stack(alone).mean())
+
+
+def test_the_values_targets_are_torchrls(make_trainer: Make) -> None:
+    def train(theirs: bool) -> dict[str, torch.Tensor]:
+        trainer = make_trainer()
+        loss = trainer.losses["plan_value"]
+        if theirs:
+            *others, _ = trainer.algorithm.updaters
+            decay = trainer.config.value.target_decay
+            trainer.algorithm.updaters = [*others, SoftUpdate(loss, eps=decay)]
+        for _ in range(3):
+            trainer.train_step()
+        return dict(loss.target_plan_value_network_params.flatten_keys(".").items())
+
+    left, right = train(True), train(False)
+    start = make_trainer().losses["plan_value"].target_plan_value_network_params.flatten_keys(".")
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name])
+        assert not torch.equal(value, start[name])
 
 
 def test_states_valued_for_their_scores_teach_the_value_as_well(make_trainer: Make) -> None:

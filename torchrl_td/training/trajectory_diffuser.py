@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import TensorDictReplayBuffer
-from torchrl.objectives import SoftUpdate, TargetNetUpdater
+from torchrl.objectives import LossModule, SoftUpdate, TargetNetUpdater
 
 from torchrl_td.baselines import Algorithm
 from torchrl_td.checkpoint.build import sampler_settings
@@ -52,28 +52,29 @@ def make_losses(
     return losses
 
 
-class AveragedRefiner(SoftUpdate):
-    """TorchRL's ``SoftUpdate`` of the refiner's target weights, as one operation over all.
+class SoftUpdateAtOnce(SoftUpdate):
+    """TorchRL's ``SoftUpdate`` of one network's target weights, as one operation over all.
 
     Going through the weights one after the other takes half of the optimiser's time in preset
     ``small``.
 
     Args:
-        loss: with ``delay_refiner``.
-        decay: share of the average that a step keeps.
+        loss: with target weights of the network.
+        network: its name there.
+        decay: share of the targets that a step keeps.
     """
 
-    def __init__(self, loss: DiffusionRefinerLoss, decay: float) -> None:
+    def __init__(self, loss: LossModule, network: str, decay: float) -> None:
         super().__init__(loss, eps=decay)
-        sources = dict(loss.refiner_network_params.flatten_keys(".").items())
-        targets = dict(loss.target_refiner_network_params.flatten_keys(".").items())
+        sources = dict(getattr(loss, f"{network}_params").flatten_keys(".").items())
+        targets = dict(getattr(loss, f"target_{network}_params").flatten_keys(".").items())
         names = [name for name, value in sources.items() if value.requires_grad]
         self._fast = [sources[name].data for name in names]
         self._slow = [targets[name].data for name in names]
 
     @torch.no_grad()
     def step(self) -> None:
-        """Moves the average by a step."""
+        """Moves the targets by a step."""
         torch._foreach_lerp_(self._slow, self._fast, 1 - self.eps)
 
 
@@ -87,7 +88,8 @@ class TrajectoryDiffuserTraining(Algorithm):
         return make_losses(self.model, self.config)
 
     def make_updaters(self) -> list[TargetNetUpdater]:
-        return [AveragedRefiner(self.losses["refiner"], self.config.training.ema_decay)]
+        decay = self.config.training.ema_decay
+        return [SoftUpdateAtOnce(self.losses["refiner"], "refiner_network", decay)]
 
     def make_buffers(
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import TensorDictReplayBuffer
-from torchrl.objectives import SoftUpdate, TargetNetUpdater
+from torchrl.objectives import TargetNetUpdater
 from torchrl.objectives.value.functional import reward2go
 
 from torchrl_td.checkpoint.build import sampler_settings
@@ -22,7 +22,7 @@ from torchrl_td.objectives import (
 )
 from torchrl_td.objectives.plan_value import outcome_bounds
 from torchrl_td.training.buffers import make_buffer
-from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
+from torchrl_td.training.trajectory_diffuser import SoftUpdateAtOnce, TrajectoryDiffuserTraining
 
 
 class StridedTraining(TrajectoryDiffuserTraining):
@@ -145,7 +145,8 @@ class ValueGuidedTraining(StridedTraining):
         return {"plan_value": value, **super().make_losses()}
 
     def make_updaters(self) -> list[TargetNetUpdater]:
-        value = SoftUpdate(self.losses["plan_value"], eps=self.config.value.target_decay)
+        loss, decay = self.losses["plan_value"], self.config.value.target_decay
+        value = SoftUpdateAtOnce(loss, "plan_value_network", decay)
         return [*super().make_updaters(), value]
 
     def make_buffers(
