@@ -31,7 +31,7 @@ from torchrl_td.comparison.collecting import collect
 from torchrl_td.comparison.controller import play_controller
 from torchrl_td.comparison.data import ensure_recorded
 from torchrl_td.comparison.plots import plot_comparison
-from torchrl_td.comparison.results import check_comparable, read_result
+from torchrl_td.comparison.results import check_comparable, read_result, settings_read
 from torchrl_td.comparison.tables import markdown
 from torchrl_td.config import CONFIGS, PLANNERS, Config, check_config
 from torchrl_td.errors import InputError
@@ -178,6 +178,7 @@ def check_asked(result: dict[str, Any], asked: Asked, config: Config, file: Path
     if asked.algorithm == CONTROLLER:
         return
     described = describe_run(config, {}, 0)
+    result, described = ({**one, "settings": settings_read(one)} for one in (result, described))
     for name in ("target_return", "planner", "settings"):
         before, now = flat(result.get(name), name), flat(described[name], name)
         for key in sorted(before.keys() | now.keys()):

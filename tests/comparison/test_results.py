@@ -78,6 +78,18 @@ def test_equal_experiments_are_comparable() -> None:
     )
 
 
+@pytest.mark.parametrize("enabled", [False, True])
+def test_settings_of_a_part_that_is_off_do_not_count(enabled: bool) -> None:
+    one, other = (
+        result("bc", seed, [1.0, 2.0], settings={"value": value, **_evaluation(2)})
+        for seed, value in enumerate({"enabled": enabled, "members": n} for n in (1, 3))
+    )
+    if not enabled:
+        return check_comparable([("a", one), ("b", other)])
+    with pytest.raises(InputError, match="of other settings than a: settings value members 3, not"):
+        check_comparable([("a", one), ("b", other)])
+
+
 def _evaluation(episodes: int) -> dict[str, Any]:
     return {"evaluation": {"episodes": episodes, "seed": 1000}}
 

@@ -71,9 +71,19 @@ def _protocol(result: Result) -> dict[str, Any]:
     return {key: evaluation.get(key) for key in ("episodes", "seed")}
 
 
+def settings_read(result: Result) -> dict[str, Any]:
+    """A result's settings without those of the parts that are switched off."""
+    return {
+        section: {"enabled": False}
+        if isinstance(values, dict) and values.get("enabled") is False
+        else values
+        for section, values in result["settings"].items()
+    }
+
+
 def _trained(result: Result) -> dict[str, Any]:
-    keys = ("settings", "planner", "target_return", "training_steps", "init_from")
-    return {key: result.get(key) for key in keys}
+    keys = ("planner", "target_return", "training_steps", "init_from")
+    return {"settings": settings_read(result), **{key: result.get(key) for key in keys}}
 
 
 def _difference(mine: Any, theirs: Any) -> str:
