@@ -82,9 +82,6 @@ def write_task(
         f"{numbers['episodes']:,} episodes, returns from {numbers['return']['min']:.4g} to "
         f"{numbers['return']['max']:.4g}.",
         "# Every value is a suggestion of the data; change what you know better.",
-        "defaults:",
-        "  - override /preset: strided # plans of a few states, drafted at once; preset=... on the "
-        "command line wins",
         "task:",
         *(f"  {key}: {_written(value)} # {comment}" for key, value, comment in task),
         "",
