@@ -47,10 +47,11 @@ def comparison(folder: str) -> str:
 def controllers() -> str:
     """The scripted controllers that made the mazes' data, at full skill."""
     rows: list[list[object]] = []
-    for path in sorted((RESULTS / _ONE_VALUE).rglob("controller.json")):
+    folder = RESULTS / "compare"
+    for path in sorted(folder.rglob("controller.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         entry = found["results"][0] if "results" in found else found
-        task = path.parent.relative_to(RESULTS / _ONE_VALUE).as_posix()
+        task = path.parent.relative_to(folder).as_posix()
         rows.append([task, _score(entry), entry["episodes"]])
     return markdown(["task", "score", "episodes"], rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torchrl_td.comparison.intervals import bootstrap_mean
 from torchrl_td.comparison.results import Result
 from torchrl_td.comparison.tables import Row, method_of, rows
 
+_COLUMNS = 3  # panels side by side
 _LEAST_RANGE = 100.0  # of the score's axis: a difference of a point is not to fill the picture
 
 
@@ -31,8 +33,12 @@ def plot_comparison(results: Sequence[Result], path: Path) -> None:
     tasks = list(dict.fromkeys(row.task for row in table))
     methods = list(dict.fromkeys(row.method for row in table))
     colors = {method: plt.get_cmap("tab10")(i % 10) for i, method in enumerate(methods)}
-    figure, axes = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 4.2), squeeze=False)
-    for axis, task in zip(axes[0], tasks, strict=True):
+    columns = min(len(tasks), _COLUMNS)
+    lines = math.ceil(len(tasks) / columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(5 * columns, 4.2 * lines), squeeze=False)
+    for axis in axes.flat[len(tasks) :]:
+        axis.remove()
+    for axis, task in zip(axes.flat, tasks, strict=False):
         for row in (row for row in table if row.task == task):
             _draw(axis, row, colors[row.method])
         for method, points in curves([r for r in results if r["task"] == task]).items():
