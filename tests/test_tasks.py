@@ -169,10 +169,16 @@ def test_d4rl_ids_are_those_that_can_be_had() -> None:
                 assert source.removeprefix("d4rl:") in known, task
 
 
+@pytest.mark.parametrize("task", ["kitchen/mixed", "maze2d/umaze", "zoo/hopper/medium"])
+def test_every_task_begins_with_one_preset(task: str) -> None:
+    assert composed(f"task={task}").preset == "strided"
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_tasks_go_with_every_preset(preset: str) -> None:
     some = ["hopper/medium", "kitchen/mixed", "antmaze/large", "door/human", "pen/human"]
-    for task in TASKS if preset == "strided" else [*some, "pointmaze/umaze"]:
+    each = {kind(task): task for task in TASKS}.values()  # horizon and stride are the task's
+    for task in each if preset == "strided" else [*some, "pointmaze/umaze"]:
         config = settings_of(task, preset)
         assert config.task.name == task and config.preset == preset
         if preset == "reference":  # the authors' floor

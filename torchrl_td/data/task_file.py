@@ -66,7 +66,7 @@ def write_task(
     ... }, batch_size=[40]))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = write_task(Path(folder) / "mine.yaml", "d4rl:mine.hdf5", data, SourceInfo())
-    ...     file.parent.name, file.read_text().splitlines()[6]
+    ...     file.parent.name, file.read_text().splitlines()[4]
     ('task', '  name: mine # name in results')
     """
     if path.suffix != ".yaml" or not path.stem.replace("_", "").replace("-", "").isalnum():
