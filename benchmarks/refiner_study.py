@@ -140,6 +140,7 @@ def main() -> None:
             "td_offline",
             [
                 f"task={arguments.task}",
+                "preset=small",  # whose refiner it is
                 f"training.steps={arguments.steps}",
                 f"evaluation.episodes={arguments.episodes}",
             ],

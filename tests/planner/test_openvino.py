@@ -303,13 +303,16 @@ def test_a_program_that_goes_while_others_are_counted(
 def test_the_oldest_programs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCHRL_TD_CACHE", str(tmp_path))
     monkeypatch.setattr("torchrl_td.inference.program_cache.KEPT_BYTES", 2500)
+    (tmp_path / "openvino").mkdir(mode=0o700)
+    (tmp_path / "openvino/a folder").mkdir()  # which is no program
+    os.utime(tmp_path / "openvino/a folder", (0, 0))
     for i, key in enumerate(("aa", "bb", "cc")):
         store_program(key, bytes(1000))
         path = tmp_path / "openvino" / key
         if path.exists():
             os.utime(path, (i, i))
     store_program("dd", bytes(1000))
-    assert {path.name for path in (tmp_path / "openvino").iterdir()} == {"cc", "dd"}
+    assert {path.name for path in (tmp_path / "openvino").iterdir()} == {"cc", "dd", "a folder"}
 
 
 def test_what_a_program_depends_on_is_in_its_name(make_actor: Build):

@@ -90,7 +90,9 @@ def _tidy(folder: Path) -> None:
     programs = []
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another writer's, renamed meanwhile
-            programs.append((path.stat(), path))
+            about = path.stat()
+            if stat.S_ISREG(about.st_mode):
+                programs.append((about, path))
     programs.sort(key=lambda pair: pair[0].st_mtime)
     room = KEPT_BYTES - sum(about.st_size for about, _ in programs)
     for about, path in programs[:-1]:

@@ -88,7 +88,8 @@ class PlanValueLoss(WindowLoss):
             discount: of the last state's value [B, 1]; 0 where the episode terminated before.
             outcome: what :meth:`outcome` gives [B, 1], where it is known already.
             members: what :meth:`PlanValue.members` gives for the states [B, M, 3], with its
-                gradient, where it is known already.
+                gradient, where it is known already; the states are then all real, for a mask
+                comes too late to keep a NaN out of that gradient.
             mask: [B] or [B, 1], True for the plans that count; where it is missing, all do.
         """
 
