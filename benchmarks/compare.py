@@ -5,7 +5,8 @@
     python benchmarks/compare.py tasks=... algorithms=... run=false
 
 Every run is one of examples/td_offline.py in its folder under ``runs=`` (outputs/compare): one that
-was cut off is resumed, one that is done is not repeated. What it came to goes to one JSON file
+was cut off is resumed, one that is done is not repeated. If it is to be asked for another return, to
+plan otherwise or to start elsewhere, its checkpoint is played again. What it came to goes to one file
 under ``results=`` (benchmarks/results/compare), with the return of every episode; ``comparison.md``
 and ``comparison.png`` there are written anew from the files that were asked for. Files made with
 other data, versions, settings or episodes are never averaged with the rest: the first is named, and
@@ -31,6 +32,7 @@ from torchrl_td.comparison.collecting import collect
 from torchrl_td.comparison.controller import play_controller
 from torchrl_td.comparison.data import ensure_recorded
 from torchrl_td.comparison.plots import plot_comparison
+from torchrl_td.comparison.replay import only_played_otherwise, play_again
 from torchrl_td.comparison.results import check_comparable, read_result, settings_read
 from torchrl_td.comparison.tables import markdown
 from torchrl_td.config import CONFIGS, PLANNERS, Config, check_config
@@ -211,7 +213,15 @@ def make(asked: Asked, config: Config, runs: Path, file: Path) -> str:
         problem = train(asked, folder)
         if problem:
             return problem
-    write_json(file, collect(folder, asked.algorithm))
+    try:
+        result = collect(folder, asked.algorithm)
+        if only_played_otherwise(result, config):
+            sys.stderr.write(f"{asked.task}, {asked.algorithm}, seed {asked.seed}: played again\n")
+            result = play_again(folder, result, config)
+        check_asked(result, asked, config, folder / "results.json")
+    except InputError as error:
+        return str(error)
+    write_json(file, result)
     return ""
 
 

@@ -63,6 +63,32 @@ def test_runs_what_is_missing_and_repeats_nothing(
         compare(read_words(words))
 
 
+def test_a_finished_run_is_played_again_not_trained_again(
+    words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    words = [w for w in words if not w.startswith("algorithms")] + ["algorithms=rcbc"]
+    words = [w.replace("seeds=0,1", "seeds=0") for w in words]
+    file = tmp_path / "results/pointmaze/umaze/rcbc-seed0.json"
+    compare(read_words(words))
+    before = json.loads(file.read_text())
+    file.unlink()
+    other = [*words, "evaluation.target_return=5", "evaluation.seed=50"]
+    compare(read_words(other))
+    after = json.loads(file.read_text())
+    assert in_process == ["rcbc0"]
+    assert after["target_return"] == 5 and after["settings"]["evaluation"]["seed"] == 50
+    assert after["training_seconds"] == before["training_seconds"]
+    config = script.Asked("pointmaze/umaze", "rcbc", 0, read_words(other).words).config()
+    config.output_dir, config.progress = str(tmp_path / "anew"), False
+    anew = run(config)
+    assert [r["returns"] for r in after["results"]] == [r["returns"] for r in anew["results"]]
+    assert list(after["curves"]) == ["rcbc"] == list(before["curves"])
+    file.unlink()
+    with pytest.raises(InputError, match=r"results\.json was made with algorithm\.hidden_dims="):
+        compare(read_words([*words, "algorithm.hidden_dims=[16]"]))
+    assert in_process == ["rcbc0"] and not file.exists()
+
+
 def test_a_run_that_was_cut_off_is_resumed(
     words: list[str], in_process: list[str], tmp_path: Path
 ) -> None:
