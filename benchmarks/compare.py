@@ -5,13 +5,13 @@
     python benchmarks/compare.py tasks=... algorithms=... run=false
 
 Every run is one of examples/td_offline.py in its folder under ``runs=`` (outputs/compare): one that
-was cut off is resumed, one that is done is not repeated. If it is to be asked for another return, to
-plan otherwise or to start elsewhere, its checkpoint is played again. What it came to goes to one file
-under ``results=`` (benchmarks/results/compare), with the return of every episode; ``comparison.md``
-and ``comparison.png`` there are written anew from the files that were asked for. Files made with
-other data, versions, settings or episodes are never averaged with the rest: the first is named, and
-the program ends. Beside ``seeds=`` (0,1,2) and ``jobs=`` (runs side by side, 1), other words are
-settings of td_offline.py for all runs.
+was cut off is resumed, one that is done is not repeated. If it is to be asked for another return,
+to plan otherwise or to start elsewhere, its checkpoint is played again. What it came to goes to one
+JSON file under ``results=`` (benchmarks/results/compare), with the return of every episode;
+``comparison.md`` and ``comparison.png`` there are written anew from the files that were asked for.
+Files made with other data, versions, settings or episodes are never averaged with the rest: the
+first is named, and the program ends. Beside ``seeds=`` (0,1,2) and ``jobs=`` (runs side by side,
+1), other words are settings of td_offline.py for all runs.
 
 ``controller`` among the algorithms is the scripted controller at full skill, on PointMaze.
 """
