@@ -33,7 +33,12 @@ from torchrl_td.comparison.controller import play_controller
 from torchrl_td.comparison.data import ensure_recorded
 from torchrl_td.comparison.plots import plot_comparison
 from torchrl_td.comparison.replay import only_played_otherwise, play_again
-from torchrl_td.comparison.results import check_comparable, read_result, settings_read
+from torchrl_td.comparison.results import (
+    check_comparable,
+    read_result,
+    return_asked,
+    settings_read,
+)
 from torchrl_td.comparison.tables import markdown
 from torchrl_td.config import CONFIGS, PLANNERS, Config, check_config
 from torchrl_td.errors import InputError
@@ -180,7 +185,10 @@ def check_asked(result: dict[str, Any], asked: Asked, config: Config, file: Path
     if asked.algorithm == CONTROLLER:
         return
     described = describe_run(config, {}, 0)
-    result, described = ({**one, "settings": settings_read(one)} for one in (result, described))
+    result, described = (
+        {**one, "settings": settings_read(one), "target_return": return_asked(one)}
+        for one in (result, described)
+    )
     for name in ("target_return", "planner", "settings"):
         before, now = flat(result.get(name), name), flat(described[name], name)
         for key in sorted(before.keys() | now.keys()):

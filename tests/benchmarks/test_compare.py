@@ -89,6 +89,17 @@ def test_a_finished_run_is_played_again_not_trained_again(
     assert in_process == ["rcbc0"] and not file.exists()
 
 
+def test_cloning_is_asked_for_no_return(
+    words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    words = [w for w in words if not w.startswith("algorithms")] + ["algorithms=bc"]
+    text = compare(read_words(words))
+    assert compare(read_words([*words, "evaluation.target_return=5"])) == text
+    (tmp_path / "results/pointmaze/umaze/bc-seed1.json").unlink()
+    assert compare(read_words([*words, "evaluation.target_return=5"])) == text
+    assert in_process == ["bc0", "bc1"]
+
+
 def test_a_run_that_was_cut_off_is_resumed(
     words: list[str], in_process: list[str], tmp_path: Path
 ) -> None:

@@ -110,7 +110,7 @@ def _evaluation(episodes: int) -> dict[str, Any]:
     ],
 )
 def test_other_experiments_are_named_in_one_line(more: dict[str, Any], message: str) -> None:
-    one, other = result("bc", 0, [1.0, 2.0]), result("bc", 1, [1.0, 2.0], **more)
+    one, other = result("rcbc", 0, [1.0, 2.0]), result("rcbc", 1, [1.0, 2.0], **more)
     with pytest.raises(InputError, match=message) as caught:
         check_comparable([("a", one), ("b", other)])
     assert "\n" not in str(caught.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
 from torchrl_td.comparison.collecting import machine
-from torchrl_td.comparison.results import settings_read
+from torchrl_td.comparison.results import Result, return_asked, settings_read
 from torchrl_td.config import Config
 from torchrl_td.experiment.acting import make_actor, variants
 from torchrl_td.experiment.evaluate import evaluate
@@ -19,16 +18,13 @@ from torchrl_td.experiment.run import pick_device
 from torchrl_td.experiment.run_folder import versions
 
 
-def only_played_otherwise(result: Mapping[str, Any], config: Config) -> bool:
+def only_played_otherwise(result: Result, config: Config) -> bool:
     """Whether a result's run was trained as asked, but played otherwise."""
     described = describe_run(config, {}, 0)
-    mine, asked = (_trained(one) for one in (result, described))
-    played = any(result.get(key) != described[key] for key in ("target_return", "planner"))
-    other_starts = result["settings"]["evaluation"] != described["settings"]["evaluation"]
-    return mine == asked and (played or other_starts)
+    return _trained(result) == _trained(described) and _played(result) != _played(described)
 
 
-def play_again(folder: Path, result: Mapping[str, Any], config: Config) -> dict[str, Any]:
+def play_again(folder: Path, result: Result, config: Config) -> Result:
     """A run's result, of its newest checkpoint played as the settings say.
 
     Args:
@@ -59,6 +55,10 @@ def play_again(folder: Path, result: Mapping[str, Any], config: Config) -> dict[
     }
 
 
-def _trained(result: Mapping[str, Any]) -> dict[str, Any]:
-    settings = settings_read(dict(result))
+def _trained(result: Result) -> dict[str, Any]:
+    settings = settings_read(result)
     return {name: values for name, values in settings.items() if name != "evaluation"}
+
+
+def _played(result: Result) -> tuple[Any, ...]:
+    return return_asked(result), result["planner"], result["settings"]["evaluation"]

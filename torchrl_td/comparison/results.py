@@ -11,6 +11,8 @@ from torchrl_td.errors import InputError
 
 _NEEDED = ("algorithm", "task", "environment", "seed", "settings", "versions", "results")
 
+_ASKED = ("trajectory_diffuser", "decision_diffuser", "rcbc", "dt")
+
 Result = dict[str, Any]
 
 
@@ -81,9 +83,14 @@ def settings_read(result: Result) -> dict[str, Any]:
     }
 
 
+def return_asked(result: Result) -> float | None:
+    """The target return, of an algorithm that is asked for one."""
+    return result.get("target_return") if result["algorithm"] in _ASKED else None
+
+
 def _trained(result: Result) -> dict[str, Any]:
-    keys = ("planner", "target_return", "training_steps", "init_from")
-    return {"settings": settings_read(result), **{key: result.get(key) for key in keys}}
+    played = {"settings": settings_read(result), "target_return": return_asked(result)}
+    return played | {key: result.get(key) for key in ("planner", "training_steps", "init_from")}
 
 
 def _difference(mine: Any, theirs: Any) -> str:
