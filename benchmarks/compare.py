@@ -24,6 +24,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -49,6 +50,7 @@ from torchrl_td.experiment.run_folder import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTROLLER = "controller"
+_PLAYING = Lock()  # an evaluation seeds the process' random numbers: one at a time
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,8 @@ def make(asked: Asked, config: Config, runs: Path, file: Path) -> str:
         result = collect(folder, asked.algorithm)
         if only_played_otherwise(result, config):
             sys.stderr.write(f"{asked.task}, {asked.algorithm}, seed {asked.seed}: played again\n")
-            result = play_again(folder, result, config)
+            with _PLAYING:
+                result = play_again(folder, result, config)
         check_asked(result, asked, config, folder / "results.json")
     except InputError as error:
         return str(error)

@@ -10,7 +10,7 @@ from typing import Any
 from torchrl_td.errors import InputError
 
 _NEEDED = ("algorithm", "task", "environment", "seed", "settings", "versions", "results")
-
+# Algorithms that read the target return: what others score is the same whatever it is.
 _ASKED = ("trajectory_diffuser", "decision_diffuser", "rcbc", "dt")
 
 Result = dict[str, Any]
