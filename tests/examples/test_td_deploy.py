@@ -64,7 +64,7 @@ def both(actor: TDPlannerActor, exported: ExportedPlanner, batch: int, steps: in
 @pytest.mark.parametrize(
     ("form", "settings", "batch", "models"),
     [
-        pytest.param("openvino", {"returns_floor": 88.0}, 1, {"plan"}, marks=needs_openvino),
+        pytest.param("openvino", {"returns_floor_share": 0.8}, 1, {"plan"}, marks=needs_openvino),
         pytest.param("openvino", WARM, 3, {"plan", "replan", "follow"}, marks=needs_openvino),
         ("torch", WARM, 3, {"plan", "replan", "follow"}),
     ],

@@ -217,14 +217,22 @@ def test_candidates_share_a_draft_and_the_best_is_chosen(make_actor: Build, make
 
 
 def test_returns_floor(make_actor: Build, make_step):
-    floored, plain = make_actor(returns_floor=30.0), make_actor()
-    step = make_step(plain)
-    step["target_return"][:] = torch.tensor([[90.0], [10.0], [-50.0]])
-    out, expected = act(floored, step), act(plain, step)
-    torch.testing.assert_close(out["action"][0], expected["action"][0])
-    assert not torch.allclose(out["action"][1], expected["action"][1])
-    step["target_return"].clamp_(min=30.0)
-    torch.testing.assert_close(out["action"], act(plain, step)["action"])
+    """A share of what each environment was asked for at its own reset."""
+    floored, plain = make_actor(returns_floor_share=0.5), make_actor()
+    resets = torch.tensor([[60.0], [200.0], [-40.0]])
+    later = torch.tensor([[40.0], [40.0], [-90.0]])
+    asked = torch.tensor([[40.0], [100.0], [-40.0]])
+
+    def second_action(actor, target: torch.Tensor) -> torch.Tensor:
+        first = make_step(actor, fresh=True)
+        first["target_return"][:] = resets
+        second = follow_up(act(actor, first), first["observation"])
+        second["target_return"][:] = target
+        return act(actor, second)["action"]
+
+    expected = second_action(plain, asked)
+    torch.testing.assert_close(second_action(floored, later), expected)
+    assert not torch.allclose(second_action(plain, later)[1:], expected[1:])
 
 
 def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
@@ -244,7 +252,8 @@ def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
         ({"refresh_distance": math.nan}, "refresh_distance must be a number, got nan"),
         ({"refresh_every": 2.5}, "refresh_every must be a whole number, got 2.5"),
         ({"replan_every": 1.5}, "replan_every must be a whole number, got 1.5"),
-        ({"returns_floor": math.nan}, "returns_floor must be a number, got nan"),
+        ({"returns_floor_share": math.nan}, "returns_floor_share must lie in 0..1, got nan"),
+        ({"returns_floor_share": 1.5}, "returns_floor_share must lie in 0..1, got 1.5"),
         ({"in_keys": ["observation"]}, "in_keys must be 3 keys .observation, target return, res"),
         ({"out_keys": []}, "out_keys must be 3 keys .action, draft, refined plan"),
     ],

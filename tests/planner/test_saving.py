@@ -69,7 +69,7 @@ def test_deep_copy_is_independent(make_actor: Build, make_step):
 
 
 def test_pickle(make_actor: Build, make_step):
-    actor = make_actor(candidates=3, returns_floor=10.0)
+    actor = make_actor(candidates=3, returns_floor_share=0.5)
     step = make_step(actor)
     twin = pickle.loads(pickle.dumps(actor))
     torch.testing.assert_close(action(twin, step), action(actor, step), rtol=0, atol=0)

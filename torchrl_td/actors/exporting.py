@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 Format = Literal["auto", "openvino", "torch"]
 _OUTPUTS = ("action", "draft", "refined")
+_RENAMED = {
+    "observation": "history_observation",
+    "returns_to_go": "history_returns_to_go",
+    "target_return": "reset_target_return",
+}
 _CHECKED_STEPS = 6  # of the actor, whose actions are written beside the models
 
 
@@ -153,11 +158,8 @@ def _checks(actor: TDPlannerActor, inputs: dict[str, Tensor]) -> list[dict[str, 
 
 
 def _state_names(actor: TDPlannerActor) -> list[str]:
-    """The parts of the state; the history apart from what is observed now."""
-    return [
-        f"history_{name}" if name in ("observation", "returns_to_go") else name
-        for name in actor.planner_spec.keys()
-    ]
+    """The parts of the state; those of before apart from what is observed, and asked for, now."""
+    return [_RENAMED.get(name, name) for name in actor.planner_spec.keys()]
 
 
 def _inputs(actor: TDPlannerActor, batch: int, noise: bool) -> dict[str, Tensor]:

@@ -68,12 +68,11 @@ class TrainedActor(TensorDictModuleBase):
 
         Args:
             model: generator, refiner, inverse dynamics and normaliser.
-            config: the settings ``planner``, and the target return the floor is a share of.
+            config: of its settings, ``planner``.
             action_spec: the environment's, if actions are to be clipped to its bounds.
             **keys: ``in_keys``, ``out_keys`` and ``planner_key`` of the actor.
         """
-        settings = config.planner
-        share = settings.returns_floor_share
+        settings, asked_for_returns = config.planner, model.plan_value is None
         make: Any = cls  # the actor itself, whose arguments these are
         return make(
             model.planner(**plan_settings(settings)),
@@ -83,6 +82,6 @@ class TrainedActor(TensorDictModuleBase):
             warm_start=cast(WarmStart, settings.warm_start),
             refresh_every=settings.refresh_every,
             refresh_distance=settings.refresh_distance,
-            returns_floor=None if share is None else share * config.evaluation.target_return,
+            returns_floor_share=settings.returns_floor_share if asked_for_returns else None,
             **keys,
         )

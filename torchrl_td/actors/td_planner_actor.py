@@ -27,7 +27,7 @@ from torchrl_td.actors.tensordict_io import (
 )
 from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.errors import InputError, check_number
+from torchrl_td.errors import InputError
 from torchrl_td.modules import TrajectoryPlanner
 from torchrl_td.modules.common import dispatched
 from torchrl_td.modules.refiner import DETERMINISTIC
@@ -70,7 +70,8 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         refresh_every: with a warm start, a full draft is made every so many plans.
         refresh_distance: with a warm start, also where the present state lies further than
             this from the planned one (root mean square, in standard deviations of the data).
-        returns_floor: the returns-to-go asked for never fall below this (reward units).
+        returns_floor_share: the returns-to-go asked for never fall below this share of the target
+            return at the reset; ``None`` for no floor. Of a negative target that is itself.
         in_keys: keys of the observation [..., O], the target return [..., 1] and the reset
             flag [..., 1].
         out_keys: keys of the action [..., A], the draft and the refined plan [..., H, O],
@@ -125,7 +126,7 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         warm_start: WarmStart = "none",
         refresh_every: int = 10,
         refresh_distance: float = 0.1,
-        returns_floor: float | None = None,
+        returns_floor_share: float | None = None,
         in_keys: Sequence[NestedKey] = ("observation", "target_return", "is_init"),
         out_keys: Sequence[NestedKey] = ("action", ("plan", "draft"), ("plan", "refined")),
         planner_key: NestedKey = "planner",
@@ -144,11 +145,13 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
             raise InputError(
                 f"the normalizer is of {width} dimensions, the planner's states {needed}"
             )
-        check_number("returns_floor", returns_floor, endless=True)
+        if returns_floor_share is not None and not 0 <= returns_floor_share <= 1:
+            raise InputError(f"returns_floor_share must lie in 0..1, got {returns_floor_share}")
         self.normalizer = normalizer
         self.horizon = planner.horizon
-        self.returns_floor = returns_floor
-        self._state = PlannerState(planner_key, planner.horizon, width)
+        self.returns_floor_share = returns_floor_share
+        floored = returns_floor_share is not None
+        self._state = PlannerState(planner_key, planner.horizon, width, with_target=floored)
         self._input_keys = check_keys("in_keys", in_keys, list(_INPUTS))
         self._output_keys = check_keys("out_keys", out_keys, _OUTPUTS, fewest=1)
         state_keys = self._state.keys.values()
@@ -193,7 +196,8 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
 
         ``observation`` [L, O] and ``returns_to_go`` [L, 1] are the history, latest last;
         ``steps`` counts since the reset; ``plan`` [H, O] and ``plan_returns_to_go`` [H, 1]
-        are the plan being followed.
+        are the plan being followed. With a floor under the returns there is ``target_return``
+        [1], asked for at the reset (reward units).
         """
         return self._state.spec
 
@@ -236,12 +240,15 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         Returns:
             The next state, action [B, A], draft and refined plan [B, H, O].
         """
-        floor = self.returns_floor
-        returns = target_return if floor is None else target_return.clamp(min=floor)
+        if self.returns_floor_share is not None:
+            asked = torch.where(is_init, target_return, state["target_return"])
+            floor = torch.minimum(self.returns_floor_share * asked, asked)
+            state = {**state, "target_return": asked}
+            target_return = torch.maximum(target_return, floor)
         state, draft, plan, action = self.receding_horizon(
             state,
             self.normalizer.normalize(observation),
-            self.normalizer.scale_returns(returns),
+            self.normalizer.scale_returns(target_return),
             is_init,
             noise,
             greedy=greedy,

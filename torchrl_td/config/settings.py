@@ -168,6 +168,7 @@ class TrainingConfig:
     ema_decay: float = 0.995
     gradient_clip: float | None = None
     clip_each_part: bool = False
+    return_tilt: float = 0.0
     warmup_steps: int = 0
     log_every: int = 100
     validate_every: int = 1000

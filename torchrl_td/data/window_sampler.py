@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from tensordict import is_tensor_collection
-from tensordict.utils import NestedKey, unravel_key
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import find_start_stop_traj
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
+from torchrl_td.data.window_places import entries_following, reach_of_steps, seams, version
 from torchrl_td.errors import InputError
 
 _TRAJECTORY_KEYS: tuple[NestedKey, ...] = (("collector", "traj_ids"), "episode")
@@ -20,7 +21,9 @@ _END_KEY = ("next", "done")
 
 
 class WindowSampler(Sampler):
-    """Draws windows [B, T] around steps chosen evenly from everything that is stored.
+    """Draws windows [B, T] around steps chosen from everything that is stored.
+
+    They are chosen evenly or, with a ``weight_key``, in proportion to the weight stored with them.
 
     A window is L = H − 1 steps of history, the last of them the present, and the H − 1 steps
     that follow, T = 2H − 2 in all. Where it reaches past its trajectory's ends the first or last
@@ -53,9 +56,12 @@ class WindowSampler(Sampler):
             ``("collector", "traj_ids")`` if there is one, else ``"episode"``, else ``end_key``.
         end_key: entry that is True at each trajectory's last step, ``("next", "done")`` by
             default; if it is given, and no ``traj_key``, it alone is read.
+        weight_key: entry with the weight at which each step is chosen to be a window's present,
+            0 or more; ``None`` chooses evenly.
 
     Raises:
-        InputError: if no trajectory is as long as the horizon, or they cannot be told apart.
+        InputError: if no trajectory is as long as the horizon, or they cannot be told apart; or
+            if weights are negative, not finite, or all 0.
 
     Examples:
         >>> import torch
@@ -80,6 +86,7 @@ class WindowSampler(Sampler):
     _signal: Tensor  # [T, ...], what tells trajectories apart
     _reach: Tensor  # [N, 2], each step's distance to its trajectory's first (negative) and last
     _offsets: Tensor  # [T], of a window's positions from the present
+    _summed: Tensor | None  # [N], the steps' weights up to each, of 1 in all
     _shape: torch.Size
 
     def __init__(
@@ -90,6 +97,7 @@ class WindowSampler(Sampler):
         stride: int = 1,
         traj_key: NestedKey | None = None,
         end_key: NestedKey | None = None,
+        weight_key: NestedKey | None = None,
     ) -> None:
         if horizon < 2:
             raise InputError(f"horizon must be at least 2, got {horizon}")
@@ -102,6 +110,7 @@ class WindowSampler(Sampler):
         self.stride = stride
         self.traj_key = traj_key
         self.end_key = end_key
+        self.weight_key = weight_key
         self._empty()
 
     @property
@@ -112,13 +121,23 @@ class WindowSampler(Sampler):
     def sample(self, storage: Storage, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """Returns an index into the storage [B, T] and the mask [B, T]."""
         self.refresh(storage)
+        return self.window(storage, self._draw(batch_size))
+
+    def _draw(self, count: int) -> Tensor:
+        """Numbers [B] of present steps, on the storage's device."""
         reach, rng = self._reach, self._rng
         device = reach.device if rng is None else rng.device
-        present = torch.randint(len(reach), (batch_size,), generator=rng, device=device)
-        if reach.is_cuda and not present.is_cuda:
+        if self._summed is None:
+            drawn = torch.randint(len(reach), (count,), generator=rng, device=device)
+        else:
+            drawn = torch.rand(count, dtype=torch.float64, generator=rng, device=device)
+        if reach.is_cuda and not drawn.is_cuda:
             # From pinned memory, so that the host need not wait for the copy.
-            present = present.pin_memory().to(reach.device, non_blocking=True)
-        return self.window(storage, present.to(reach.device))
+            drawn = drawn.pin_memory().to(reach.device, non_blocking=True)
+        drawn = drawn.to(reach.device)
+        return (
+            drawn if self._summed is None else torch.searchsorted(self._summed, drawn, right=True)
+        )
 
     def window(self, storage: Storage, present: Tensor) -> tuple[Any, dict[str, Any]]:
         """The windows around steps [B] of a storage, numbered as in one flattened.
@@ -135,7 +154,7 @@ class WindowSampler(Sampler):
             before = wanted + (self.stride - 1)  # [B, T], to the step before the successor
             last = before.clamp(reach[:, :1], reach[:, 1:])
             known = info["mask"] & (last == before)
-            info.update(_following(storage, self._index(present, last), known))
+            info.update(entries_following(storage, self._index(present, last), known))
         return self._index(present, steps), info
 
     def _index(self, present: Tensor, steps: Tensor) -> Any:
@@ -157,19 +176,20 @@ class WindowSampler(Sampler):
         """
         revision = storage._mutation_revision
         seen = self._storage is not None and self._storage() is storage
-        if seen and self._state == (revision, _version(self._signal)):
+        if seen and self._state == (revision, version(self._signal)):
             return
         signal, is_end = self._signal_of(storage)
         end = signal.bool() if is_end else signal != signal.roll(-1, 0)
-        end = end.index_fill(0, _seams(storage, end), True)
+        end = end.index_fill(0, seams(storage, end), True)
         start, _, lengths = find_start_stop_traj(end=end, at_capacity=storage._is_full)
         self._check_length(int(lengths.max()))
         self._shape = signal.shape
-        self._reach = _reach(start, lengths, signal.shape)
+        self._reach = reach_of_steps(start, lengths, signal.shape)
         offsets = torch.arange(1 - self.history, self.horizon, device=signal.device)
         self._offsets = self.stride * offsets
+        self._summed = None if self.weight_key is None else self._sum_weights(storage)
         self._storage, self._signal = weakref.ref(storage), signal
-        self._state = (revision, _version(signal))
+        self._state = (revision, version(signal))
 
     def _signal_of(self, storage: Storage) -> tuple[Tensor, bool]:
         """The entry that tells trajectories apart [T, ...], and whether it marks their ends."""
@@ -200,6 +220,17 @@ class WindowSampler(Sampler):
             )
         return signal.reshape(shape), found[0] == end_key
 
+    def _sum_weights(self, storage: Storage) -> Tensor:
+        """The share of all weight that the steps up to each have [N], the last of them 1."""
+        key = self.weight_key
+        weight = storage.get(slice(None)).get(key, None)
+        if weight is None or weight.numel() != len(self._reach):
+            raise InputError(f"the data has no entry {key!r} with one weight for each step")
+        summed = weight.reshape(-1).double().cumsum(0)
+        if not (torch.isfinite(summed[-1]) and summed[-1] > 0 and (weight >= 0).all()):
+            raise InputError(f"weights {key!r} must be finite, 0 or more, and not all 0")
+        return summed / summed[-1]
+
     def _check_length(self, longest: int) -> None:
         """Refuses data that holds no whole plan."""
         if longest < (self.horizon - 1) * self.stride + 1:
@@ -213,11 +244,11 @@ class WindowSampler(Sampler):
         """Forgets the storage, and with it what it was seen to hold."""
         self._storage = self._state = None
         self._signal = self._reach = self._offsets = torch.empty(0)
-        self._shape = torch.Size([])
+        self._shape, self._summed = torch.Size([]), None
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the generator, which the buffer sends, and what is read off the storage anew."""
-        kept = ("horizon", "history", "stride", "traj_key", "end_key")
+        kept = ("horizon", "history", "stride", "traj_key", "end_key", "weight_key")
         return {name: value for name, value in super().__getstate__().items() if name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -236,50 +267,3 @@ class WindowSampler(Sampler):
 
     def loads(self, path: Any) -> None:
         """Reads nothing."""
-
-
-def _reach(start: Tensor, lengths: Tensor, shape: torch.Size) -> Tensor:
-    """How far each step [N] is from its trajectory's ends [N, 2]: before, negative, and after.
-
-    Args:
-        start: coordinates of the trajectories' first steps [E, ndim], time first.
-        lengths: of the trajectories [E].
-        shape: of the storage, of N steps.
-    """
-    place = torch.arange(shape.numel(), device=start.device)
-    place = place - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)  # [N]
-    time, *lane = start.repeat_interleave(lengths, 0).unbind(-1)
-    reach = start.new_empty((*shape, 2))
-    after = lengths.repeat_interleave(lengths) - 1 - place
-    reach[((time + place) % shape[0], *lane)] = torch.stack([-place, after], -1)
-    return reach.flatten(0, -2)
-
-
-def _seams(storage: Storage, end: Tensor) -> Tensor:
-    """The rows that are not followed by the next one: in a ring, those written last.
-
-    A buffer's writer knows, also once it was read from disk. Where several buffers share the
-    storage it may be any of theirs, and a cut too many does no harm.
-    """
-    writers = [buffer._writer for buffer in storage._attached_entities]
-    rows = [writer._cursor - 1 for writer in writers if hasattr(writer, "_cursor")]
-    if len(rows) != 1:
-        rows.append(-1 if storage._last_cursor_index is None else storage._last_cursor_index)
-    return torch.tensor(rows, device=end.device) % len(end)
-
-
-def _following(storage: Storage, index: Any, known: Tensor) -> dict[Any, Tensor]:
-    """The entries under ``"next"`` at an index, with ``known`` [B, T] among them, by their keys."""
-    following = storage.get(slice(None)).get("next", None)
-    if following is None:
-        return {}
-    following = following[index]  # [B, T]
-    stored = following.get("known", None)  # [B, T, 1]
-    known = known.unsqueeze(-1) if stored is None else known.unsqueeze(-1) & stored.bool()
-    following["known"] = known
-    return {unravel_key(("next", key)): value for key, value in following.items(True, True)}
-
-
-def _version(tensor: Tensor) -> int:
-    """Counts what is written in place, where PyTorch does."""
-    return 0 if tensor.is_inference() else tensor._version

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl import torchrl_logger
 from torchrl.data import ReplayBuffer, TensorDictReplayBuffer, TensorStorage
 
+from torchrl_td.data.return_tilt import tilted_weights
 from torchrl_td.data.transitions import successor_known
 from torchrl_td.data.validation import warn_once
 from torchrl_td.data.window_sampler import WindowSampler
@@ -35,13 +36,15 @@ def make_buffer(
     history: int | None = None,
     stride: int = 1,
     entries: tuple[str, ...] = (),
+    return_tilt: float = 0.0,
 ) -> TensorDictReplayBuffer:
     """A replay buffer that yields windows [B, T] of a normalised dataset [N].
 
     Where some step's successor is not known (:func:`~torchrl_td.data.transitions.successor_known`),
     they hold ``("next", "known")`` [B, T, 1], 1 or 0, for the losses that learn from pairs.
     The dataset goes to the device; where it does not fit, it stays on the CPU. History and
-    stride are as for :class:`~torchrl_td.data.WindowSampler`. The buffer's own generator is one of
+    stride are as for :class:`~torchrl_td.data.WindowSampler`, the tilt, where it is not 0, as for
+    :func:`~torchrl_td.data.return_tilt.tilted_weights`. The buffer's own generator is one of
     the CPU, and so draws the same windows on every device.
 
     Raises:
@@ -51,11 +54,14 @@ def make_buffer(
     known = successor_known(normalized)
     if not known.all():
         data["next", "known"] = known.float()
+    if return_tilt:
+        data["weight"] = tilted_weights(normalized, return_tilt)
     try:
         storage = _storage(data, device)
     except torch.OutOfMemoryError:
         storage = _storage(data, torch.device("cpu"))
-    sampler = WindowSampler(horizon, history, stride=stride)
+    weight_key = "weight" if return_tilt else None
+    sampler = WindowSampler(horizon, history, stride=stride, weight_key=weight_key)
     sampler.refresh(storage)
     return TensorDictReplayBuffer(
         storage=storage,

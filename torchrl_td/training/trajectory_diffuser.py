@@ -94,8 +94,9 @@ class TrajectoryDiffuserTraining(Algorithm):
     def make_buffers(
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
     ) -> dict[str, TensorDictReplayBuffer]:
-        horizon = self.config.task.horizon
-        return {"windows": make_buffer(normalized, horizon, batch_size, seed, device)}
+        horizon, tilt = self.config.task.horizon, self.config.training.return_tilt
+        buffer = make_buffer(normalized, horizon, batch_size, seed, device, return_tilt=tilt)
+        return {"windows": buffer}
 
     def rows(self, batch: TensorDictBase) -> Tensor:
         return batch["index"][:, self.config.task.horizon - 2]

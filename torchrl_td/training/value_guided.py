@@ -30,7 +30,8 @@ class StridedTraining(TrajectoryDiffuserTraining):
 
     Every part but the refiner learns from all of the batch: what is acted on is the present
     state, and it gets the loss. The refiner's network costs more, and learns from the first
-    ``refiner.batch_size`` plans. The condition is the return that the data brought from there.
+    ``refiner.batch_size`` plans. The condition is the return that the data brought from there, and
+    better episodes may be drawn more often.
     """
 
     shares_batches = False
@@ -56,7 +57,8 @@ class StridedTraining(TrajectoryDiffuserTraining):
     def make_buffers(
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
     ) -> dict[str, TensorDictReplayBuffer]:
-        return {"plans": self._plan_buffer(normalized, batch_size, seed, device)}
+        tilt = self.config.training.return_tilt
+        return {"plans": self._plan_buffer(normalized, batch_size, seed, device, return_tilt=tilt)}
 
     def rows(self, batch: TensorDictBase) -> Tensor:
         return batch["index"][:, 0]
@@ -85,6 +87,7 @@ class StridedTraining(TrajectoryDiffuserTraining):
         seed: int,
         device: torch.device,
         entries: tuple[str, ...] = (),
+        return_tilt: float = 0.0,
     ) -> TensorDictReplayBuffer:
         return make_buffer(
             data,
@@ -95,6 +98,7 @@ class StridedTraining(TrajectoryDiffuserTraining):
             history=1,
             stride=plan_stride(self.config),
             entries=entries,
+            return_tilt=return_tilt,
         )
 
     @torch.no_grad()
