@@ -72,12 +72,14 @@ def test_each_part_trains_as_it_would_alone(make_trainer: Make) -> None:
     assert not all(torch.equal(value, its[name]) for name, value in mine.items())
 
 
+@pytest.mark.parametrize("asked", [(), ("task.scored=false", "training.return_tilt=5")])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
-    strided_config: Callable[..., Config], tmp_path: Any
+    strided_config: Callable[..., Config], tmp_path: Any, asked: tuple[str, ...]
 ) -> None:
-    run(strided_config())
+    """For scores, and for returns with better episodes drawn more often."""
+    run(strided_config(*asked))
     whole = (tmp_path / "run" / "metrics.csv").read_text()
-    part = strided_config("training.stop_after=7", f"output_dir={tmp_path / 'part'}")
+    part = strided_config("training.stop_after=7", f"output_dir={tmp_path / 'part'}", *asked)
     run(part)
     part.training.stop_after, part.resume = None, str(tmp_path / "part")
     run(part)
