@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 
@@ -69,20 +68,6 @@ def make_buffer(
         sampler=sampler,
         batch_size=batch_size,
         generator=torch.Generator().manual_seed(seed),
-    )
-
-
-def drawn_evenly(
-    buffer: TensorDictReplayBuffer, batch_size: int, seed: int
-) -> TensorDictReplayBuffer:
-    """A second buffer over another's storage, whose windows are drawn with no regard to weights."""
-    sampler = copy.deepcopy(buffer.sampler)
-    sampler.weight_key = None
-    return TensorDictReplayBuffer(
-        storage=buffer.storage,
-        sampler=sampler,
-        batch_size=batch_size,
-        generator=torch.Generator().manual_seed(seed + 1),
     )
 
 

@@ -21,7 +21,7 @@ from torchrl_td.objectives import (
     PlanValueLoss,
 )
 from torchrl_td.objectives.plan_value import outcome_bounds
-from torchrl_td.training.buffers import drawn_evenly, make_buffer
+from torchrl_td.training.buffers import make_buffer
 from torchrl_td.training.trajectory_diffuser import SoftUpdateAtOnce, TrajectoryDiffuserTraining
 
 
@@ -30,10 +30,8 @@ class StridedTraining(TrajectoryDiffuserTraining):
 
     Every part but the refiner learns from all of the batch: what is acted on is the present
     state, and it gets the loss. The refiner's network costs more, and learns from the first
-    ``refiner.batch_size`` plans. The condition is the return that the data brought from there.
-
-    Better episodes may be drawn more often (``training.return_tilt``), but not for the refiner:
-    guidance moves a plan from what is usual in the data to what is asked for, and must know both.
+    ``refiner.batch_size`` plans. The condition is the return that the data brought from there, and
+    better episodes may be drawn more often.
     """
 
     shares_batches = False
@@ -60,23 +58,15 @@ class StridedTraining(TrajectoryDiffuserTraining):
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
     ) -> dict[str, TensorDictReplayBuffer]:
         tilt = self.config.training.return_tilt
-        plans = self._plan_buffer(normalized, batch_size, seed, device, return_tilt=tilt)
-        if not tilt:
-            return {"plans": plans}
-        refined = self.config.refiner.batch_size or batch_size
-        return {"plans": plans, "even": drawn_evenly(plans, min(refined, batch_size), seed)}
+        return {"plans": self._plan_buffer(normalized, batch_size, seed, device, return_tilt=tilt)}
 
     def rows(self, batch: TensorDictBase) -> Tensor:
-        return batch.get("plans", batch)["index"][:, 0]
+        return batch["index"][:, 0]
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: conditions and drafts of the plans [B, H]."""
-        plans = batch.get("plans", batch)
-        parts = self._batches(plans, plans["returns_to_go"][:, 0])
-        even = batch.get("even", None)
-        if even is not None:
-            parts["refiner"] = _conditioned(even, even["returns_to_go"][:, 0])
-        return TensorDict(parts, batch_size=[], device=batch.device).set("index", plans["index"])
+        parts = self._batches(batch, batch["returns_to_go"][:, 0])
+        return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
 
     def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
         """The parts', and the refiner's with its averaged weights."""
@@ -114,7 +104,8 @@ class StridedTraining(TrajectoryDiffuserTraining):
     @torch.no_grad()
     def _batches(self, batch: TensorDictBase, condition: Tensor) -> dict[str, TensorDictBase]:
         """What each part learns from, of plans [B, H] and their conditions [B, 1]."""
-        plans = _conditioned(batch, condition)
+        plans = batch.select("observation", "mask")
+        plans["returns_to_go"] = condition.unsqueeze(1).expand(-1, batch.shape[1], -1)
         draft = self.generator.draft(batch["observation"][:, 0], condition)
         size = [batch.shape[0]]
         acting = TensorDict(
@@ -188,13 +179,6 @@ class ValueGuidedTraining(StridedTraining):
         condition = self.plan_value.score_among(members.detach(), outcome)  # [B, 1]
         parts = {"plan_value": value, **self._batches(batch, condition)}
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
-
-
-def _conditioned(batch: TensorDictBase, condition: Tensor) -> TensorDictBase:
-    """Plans [B, H] with their condition [B, 1] at every state."""
-    plans = batch.select("observation", "mask")
-    plans["returns_to_go"] = condition.unsqueeze(1).expand(-1, batch.shape[1], -1)
-    return plans
 
 
 def outcome_parts(batch: TensorDictBase, discount: float) -> TensorDict:
