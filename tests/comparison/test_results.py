@@ -90,6 +90,18 @@ def test_settings_of_a_part_that_is_off_do_not_count(enabled: bool) -> None:
         check_comparable([("a", one), ("b", other)])
 
 
+@pytest.mark.parametrize("tilt", [0.0, 5.0])
+def test_a_result_older_than_a_setting_has_its_default(tilt: float) -> None:
+    one, other = (
+        result("bc", seed, [1.0, 2.0], settings={"training": training, **_evaluation(2)})
+        for seed, training in enumerate(({}, {"return_tilt": tilt}))
+    )
+    if not tilt:
+        return check_comparable([("a", one), ("b", other)])
+    with pytest.raises(InputError, match=r"settings training return_tilt 5\.0, not 0\.0"):
+        check_comparable([("a", one), ("b", other)])
+
+
 def _evaluation(episodes: int) -> dict[str, Any]:
     return {"evaluation": {"episodes": episodes, "seed": 1000}}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torchrl_td.config import Config
 from torchrl_td.errors import InputError
 
 _NEEDED = ("algorithm", "task", "environment", "seed", "settings", "versions", "results")
@@ -74,13 +76,17 @@ def _protocol(result: Result) -> dict[str, Any]:
 
 
 def settings_read(result: Result) -> dict[str, Any]:
-    """A result's settings without those of the parts that are switched off."""
-    return {
-        section: {"enabled": False}
-        if isinstance(values, dict) and values.get("enabled") is False
-        else values
-        for section, values in result["settings"].items()
-    }
+    """A result's settings without those of the parts that are switched off.
+
+    Settings that are newer than the result have their default, which is what was done before.
+    """
+    defaults, read = asdict(Config()), {}
+    for section, values in result["settings"].items():
+        if isinstance(values, dict):
+            off = values.get("enabled") is False
+            values = {"enabled": False} if off else {**defaults.get(section, {}), **values}
+        read[section] = values
+    return read
 
 
 def return_asked(result: Result) -> float | None:
