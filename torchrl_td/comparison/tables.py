@@ -142,7 +142,7 @@ def _over_tasks(origin: str, table: Sequence[Row]) -> list[str]:
     if not runs:
         return [f"No method has several seeds on every task; data {ORIGINS[origin]}."]
     lines = [
-        f"## Over {len(tasks)} tasks, data {ORIGINS[origin]}",
+        f"## Over {len(tasks)} task{'s' if len(tasks) > 1 else ''}, data {ORIGINS[origin]}",
         "",
         "Interquartile mean over tasks and seeds, with the 95 % stratified bootstrap interval.",
         "",
