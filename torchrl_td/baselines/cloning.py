@@ -14,6 +14,7 @@ from torchrl_td.baselines.algorithm import Baseline
 from torchrl_td.baselines.policy import make_policy
 from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.data.statistics import numbered_returns
 
 
 class _CloningLoss(BCLoss):
@@ -83,9 +84,7 @@ def best_episodes(episodes: TensorDictBase, share: float) -> Tensor:
         >>> best_episodes(data, 0.1)
         tensor([2, 3])
     """
-    _, number = episodes["episode"].reshape(-1).unique(return_inverse=True)  # [N]
-    reward = episodes["next", "reward"].reshape(-1).double()
-    returns = torch.zeros(int(number.max()) + 1, dtype=torch.float64).index_add_(0, number, reward)
+    returns, number = numbered_returns(episodes)
     count = max(1, int(share * len(returns)))
     best = torch.zeros(len(returns), dtype=torch.bool)
     best[returns.argsort(descending=True, stable=True)[:count]] = True

@@ -6,6 +6,8 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl_td.data.statistics import numbered_returns
+
 
 def tilted_weights(episodes: TensorDictBase, tilt: float) -> Tensor:
     """exp(κ q) of each step, with q the rank of its episode's return, from 0, worst, to 1, best.
@@ -35,9 +37,7 @@ def tilted_weights(episodes: TensorDictBase, tilt: float) -> Tensor:
         >>> tilted_weights(data, 5.0).log()
         tensor([-5., -5.,  0.,  0.], dtype=torch.float64)
     """
-    _, number = episodes["episode"].reshape(-1).unique(return_inverse=True)  # [N]
-    reward = episodes["next", "reward"].reshape(-1).double()
-    returns = reward.new_zeros(int(number.max()) + 1).index_add_(0, number, reward)  # [E]
+    returns, number = numbered_returns(episodes)
     ordered = returns.sort().values
     below = torch.searchsorted(ordered, returns)
     upto = torch.searchsorted(ordered, returns, right=True)

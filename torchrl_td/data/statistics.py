@@ -32,6 +32,16 @@ def episode_returns(episodes: TensorDictBase) -> tuple[torch.Tensor, torch.Tenso
     return reward.new_zeros(len(lengths)).index_add_(0, number, reward), lengths
 
 
+def numbered_returns(episodes: TensorDictBase) -> tuple[torch.Tensor, torch.Tensor]:
+    """The returns [E] of the episodes that are there, and which of them each step [N] is of.
+
+    Where some were taken out, as for validation, their numbers have gaps.
+    """
+    _, number = episodes["episode"].reshape(-1).unique(return_inverse=True)
+    reward = episodes["next", "reward"].reshape(-1).double()
+    return reward.new_zeros(int(number.max()) + 1).index_add_(0, number, reward), number
+
+
 def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[str, Any]:
     """Numbers that say what a dataset holds, over what is finite in it.
 

@@ -135,9 +135,9 @@ class WindowSampler(Sampler):
             # From pinned memory, so that the host need not wait for the copy.
             drawn = drawn.pin_memory().to(reach.device, non_blocking=True)
         drawn = drawn.to(reach.device)
-        return (
-            drawn if self._summed is None else torch.searchsorted(self._summed, drawn, right=True)
-        )
+        if self._summed is None:
+            return drawn
+        return torch.searchsorted(self._summed, drawn, right=True)
 
     def window(self, storage: Storage, present: Tensor) -> tuple[Any, dict[str, Any]]:
         """The windows around steps [B] of a storage, numbered as in one flattened.
