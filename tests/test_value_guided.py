@@ -167,6 +167,7 @@ def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
         (["planner.warm_start=previous"], "planner.warm_start=none"),
         (["planner.replan_every=2"], "planner.replan_every=1"),
         (["task.stride=null"], "task.stride"),
+        (["training.return_tilt=5"], "asked for scores, and all data is drawn evenly"),
         (["planner.plan_scores=[]"], "one or more numbers from -4 to 4"),
         (["planner.plan_scores=[5]"], "one or more numbers from -4 to 4"),
         (["planner.candidates=3", "critic.enabled=true"], "planner.candidates=1"),
