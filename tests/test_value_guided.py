@@ -16,10 +16,12 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.modules import MLP
 from torchrl.objectives import SoftUpdate
 
+from tests.settings import composed
 from torchrl_td import TDPlannerActor
-from torchrl_td.config import Config
+from torchrl_td.config import Config, check_read
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import InputError
+from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run import run
 from torchrl_td.modules import (
     DiffusionRefiner,
@@ -30,7 +32,7 @@ from torchrl_td.modules import (
     TrajectoryPlanner,
 )
 from torchrl_td.modules.plan_parts import Ensemble
-from torchrl_td.networks import PlanDenoiser
+from torchrl_td.networks import ModulatedMLP, PlanDenoiser
 from torchrl_td.objectives import PlanValueLoss
 from torchrl_td.objectives.plan_value import outcome_bounds
 from torchrl_td.training.trainer import Trainer
@@ -72,11 +74,17 @@ def test_each_part_trains_as_it_would_alone(make_trainer: Make) -> None:
     assert not all(torch.equal(value, its[name]) for name, value in mine.items())
 
 
-@pytest.mark.parametrize("asked", [(), ("task.scored=false", "training.return_tilt=5")])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (),
+        ("task.scored=false", "training.return_tilt=5", "inverse_dynamics.returns_modulate=true"),
+    ],
+)
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
     strided_config: Callable[..., Config], tmp_path: Any, asked: tuple[str, ...]
 ) -> None:
-    """For scores, and for returns with better episodes drawn more often."""
+    """For scores, and for returns that modulate, with better episodes drawn more often."""
     run(strided_config(*asked))
     whole = (tmp_path / "run" / "metrics.csv").read_text()
     part = strided_config("training.stop_after=7", f"output_dir={tmp_path / 'part'}", *asked)
@@ -206,6 +214,32 @@ def test_asked_for_returns(strided_config: Callable[..., Config], tiny_pointmaze
     history = torch.zeros(2, 3, 6), torch.ones(2, 3, 1), torch.ones(2, 3, dtype=torch.bool)
     low, high = planner.plan(*history), planner.plan(history[0], 2 * history[1], history[2])
     assert not torch.equal(low[3], high[3])  # it does ask for them
+
+
+def test_what_only_returns_read_is_refused_elsewhere(
+    strided_config: Callable[..., Config],
+) -> None:
+    for part in ("generator", "inverse_dynamics"):
+        word = f"{part}.returns_modulate=true"
+        check_read(strided_config("task.scored=false", word), [word])
+        for config in (strided_config(word), composed("preset=small", word)):
+            with pytest.raises(InputError, match=f"{part}.returns_modulate is of plans drafted at"):
+                check_read(config, [word])
+            assert "returns_modulate" not in describe_run(config, {}, 0)["settings"][part]
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_returns_modulate_and_scores_join_the_inputs(make_trainer: Make, scored: bool) -> None:
+    modulated = [f"{part}.returns_modulate=true" for part in ("generator", "inverse_dynamics")]
+    model = make_trainer(f"task.scored={scored}", *modulated).model
+    for part in (model.generator, model.inverse_dynamics):
+        assert isinstance(part.network, MLP if scored else ModulatedMLP)
+    plain = make_trainer(
+        "task.scored=false", "generator.returns_modulate=false", modulated[1]
+    ).model
+    assert isinstance(plain.generator.network, MLP)
+    assert isinstance(plain.inverse_dynamics.network, ModulatedMLP)
+    assert plain.inverse_dynamics.action_dim == 2
 
 
 def test_the_lowest_of_several_values_counts() -> None:

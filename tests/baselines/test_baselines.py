@@ -29,7 +29,10 @@ CPU = torch.device("cpu")
 # What makes each algorithm's run one of seconds.
 TINY: dict[str, tuple[str, ...]] = {
     "dt": ("algorithm.width=16", "algorithm.layers=1", "algorithm.context=4"),
-    **dict.fromkeys(("bc", "bc_best", "rcbc", "iql", "td3_bc"), ("algorithm.hidden_dims=[16]",)),
+    **dict.fromkeys(
+        ("bc", "bc_best", "rcbc", "rcbc_modulated", "iql", "td3_bc"),
+        ("algorithm.hidden_dims=[16]",),
+    ),
 }
 # Of the two that plan, the preset's networks as well.
 SMALL_PLANS = [
@@ -135,15 +138,16 @@ def test_settings_that_are_not_read_are_refused(make_config: Any) -> None:
 _NEEDED = {"task": {"name": "t", "env": "e"}, "dataset": {"source": "s"}}
 
 
-def test_rcbc_reads_the_return_asked_for(finished: Callable[[str], Any]) -> None:
-    model, about = load_model(finished("rcbc")[0])
+@pytest.mark.parametrize("name", ["rcbc", "rcbc_modulated"])
+def test_rcbc_reads_the_return_asked_for(name: str, finished: Callable[[str], Any]) -> None:
+    model, about = load_model(finished(name)[0])
     actor = model.actor(check_config(about["config"]))
     step = TensorDict(observation=torch.zeros(2, 6), batch_size=[2])
     step["target_return"] = torch.tensor([[0.0], [500.0]])
     low, high = actor(step)["action"]
     assert not torch.equal(low, high)
     plain, _ = actor(step.set("target_return", torch.full((2, 1), 500.0)))["action"]
-    assert torch.equal(plain, high)
+    torch.testing.assert_close(plain, high)
 
 
 def test_the_best_tenth_is_of_episodes_by_their_return(

@@ -6,6 +6,7 @@ from torchrl_td.baselines.algorithm import Algorithm, Baseline
 from torchrl_td.baselines.cloning import (
     BehaviourCloning,
     BestTenthCloning,
+    ModulatedCloning,
     ReturnConditionedCloning,
 )
 from torchrl_td.baselines.critics import ImplicitQLearning, TD3BehaviourCloning
@@ -15,6 +16,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "bc": BehaviourCloning,
     "bc_best": BestTenthCloning,
     "rcbc": ReturnConditionedCloning,
+    "rcbc_modulated": ModulatedCloning,
     "dt": DecisionTransformerCloning,
     "iql": ImplicitQLearning,
     "td3_bc": TD3BehaviourCloning,
@@ -29,6 +31,7 @@ __all__ = [
     "BestTenthCloning",
     "DecisionTransformerCloning",
     "ImplicitQLearning",
+    "ModulatedCloning",
     "ReturnConditionedCloning",
     "TD3BehaviourCloning",
 ]

@@ -36,14 +36,21 @@ class BehaviourCloning(Baseline):
     """The data's action from the state, by mean squared error (TorchRL's ``BCLoss``)."""
 
     inputs: tuple[str, ...] = ("observation",)
+    modulated = False  # whether the last input scales and shifts the network's layers
     chooses = True
 
     @classmethod
     def build(
         cls, config: Config, normalizer: Normalizer, action_low: Tensor, action_high: Tensor
     ) -> nn.Module:
-        conditioned = "returns_to_go" in cls.inputs
-        return make_policy(config, normalizer, action_low, action_high, conditioned=conditioned)
+        return make_policy(
+            config,
+            normalizer,
+            action_low,
+            action_high,
+            modulated=cls.modulated,
+            conditioned="returns_to_go" in cls.inputs,
+        )
 
     def make_losses(self) -> dict[str, Any]:
         network = _Probabilities(self.model.network) if self.model.choices else self.model.network
@@ -63,6 +70,12 @@ class ReturnConditionedCloning(BehaviourCloning):
 
     inputs = ("observation", "returns_to_go")
     entries = ("observation", "returns_to_go", "action")
+
+
+class ModulatedCloning(ReturnConditionedCloning):
+    """The same, but the returns-to-go scale and shift the network's layers (FiLM)."""
+
+    modulated = True
 
 
 def best_episodes(episodes: TensorDictBase, share: float) -> Tensor:

@@ -15,6 +15,7 @@ from torchrl_td.config import Config
 from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.modules.choices import chosen
+from torchrl_td.networks import ModulatedMLP
 
 
 class Policy(nn.Module):
@@ -104,11 +105,26 @@ def make_policy(
     normalizer: Normalizer,
     action_low: Tensor,
     action_high: Tensor,
+    *,
+    modulated: bool = False,
     **settings: Any,
 ) -> Policy:
-    """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``."""
+    """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``.
+
+    Args:
+        config: the run's settings.
+        normalizer: fitted on the dataset.
+        action_low: lowest actions [A].
+        action_high: highest actions [A].
+        modulated: whether the condition scales and shifts the layers in place of being an input.
+        **settings: of the policy.
+    """
     width = normalizer.loc.shape[0] + settings.get("conditioned", False)
     hidden = list(config.algorithm.hidden_dims or ())
     actions = action_low.shape[0]
-    network = MLP(width, actions, num_cells=hidden, activation_class=nn.ReLU)
+    network: nn.Module
+    if modulated:
+        network = ModulatedMLP(width, actions, hidden)
+    else:
+        network = MLP(width, actions, num_cells=hidden, activation_class=nn.ReLU)
     return Policy(network, normalizer, action_low, action_high, **settings)

@@ -9,7 +9,14 @@ from typing import Any, cast
 from torch import nn
 from torchrl.modules import MLP
 
-from torchrl_td.config import FROM_NOISE, Config, PlannerConfig, plan_horizon
+from torchrl_td.config import (
+    FROM_NOISE,
+    Config,
+    GeneratorConfig,
+    InverseDynamicsConfig,
+    PlannerConfig,
+    plan_horizon,
+)
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.modules import (
@@ -28,6 +35,7 @@ from torchrl_td.modules.plan_parts import Ensemble
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 from torchrl_td.modules.value_guidance import GuidedDiffuser, NoisyPlanValue
 from torchrl_td.networks import (
+    ModulatedMLP,
     PlanDenoiser,
     RecurrentTrajectoryModel,
     TemporalUNet,
@@ -120,6 +128,16 @@ def _relu_mlp(width: int, out: int, hidden: list[int], **kwargs: Any) -> nn.Modu
     return MLP(width, out, num_cells=list(hidden), activation_class=nn.ReLU, **kwargs)
 
 
+def _modulates(config: Config, settings: GeneratorConfig | InverseDynamicsConfig) -> bool:
+    """Whether a part's condition scales and shifts its layers: returns may, scores do not."""
+    return settings.returns_modulate and not config.value.enabled
+
+
+def _conditioned_mlp(width: int, out: int, hidden: list[int], modulates: bool) -> nn.Module:
+    """An MLP of inputs [..., width], of which the last is the condition."""
+    return ModulatedMLP(width, out, hidden) if modulates else _relu_mlp(width, out, hidden)
+
+
 def _generator(
     config: Config, observation_dim: int, scales: Scales
 ) -> TrajectoryGenerator | PlanGenerator | None:
@@ -128,7 +146,8 @@ def _generator(
     settings = config.generator
     if settings.kind == "plan":
         out = (plan_horizon(config) - 1) * observation_dim
-        network = _relu_mlp(observation_dim + 1, out, [settings.width] * settings.layers)
+        hidden = [settings.width] * settings.layers
+        network = _conditioned_mlp(observation_dim + 1, out, hidden, _modulates(config, settings))
         return PlanGenerator(network, scales.displacement)
     return TrajectoryGenerator(
         _sequence_network(config, observation_dim),
@@ -210,7 +229,8 @@ def _inverse_dynamics(
     if config.generator.kind == "plan":
         states = settings.plan_states or plan_horizon(config) - 1
         width = (1 + states) * observation_dim + 1
-        plan_network = _relu_mlp(width, action_dim, settings.hidden_dims)
+        modulates = _modulates(config, settings)
+        plan_network = _conditioned_mlp(width, action_dim, settings.hidden_dims, modulates)
         return PlanInverseDynamics(
             plan_network, scales.displacement, plan_states=states, choices=choices
         )

@@ -18,6 +18,7 @@ from torchrl_td.config.limits import (
     MOST_LAYERS,
     OF_DRAFTS,
     OF_PLANS,
+    OF_RETURNS,
     OFF,
     PLANNERS,
     POSITIVE,
@@ -101,6 +102,11 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
     unread = unread_settings(config)
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
+        if key in unread and key in OF_RETURNS and config.algorithm.name not in FROM_NOISE:
+            raise InputError(
+                f"{key} is of plans drafted at once for a return: it needs generator.kind=plan "
+                f"and task.scored=false"
+            )
         if any(key == name or key.startswith(f"{name}.") for name in unread):
             raise InputError(
                 f"algorithm={config.algorithm.name} does not read {key}; leave it out, or choose "
@@ -114,7 +120,10 @@ def unread_settings(config: Config) -> tuple[str, ...]:
         return (*OF_DRAFTS, "planner.guidance_scale", "refiner.condition_dropout")
     if config.algorithm.name in FROM_NOISE:
         return OF_DRAFTS
-    return () if config.algorithm.name in PLANNERS else OF_PLANS
+    if config.algorithm.name not in PLANNERS:
+        return OF_PLANS
+    asked_for_returns = config.generator.kind == "plan" and not config.value.enabled
+    return () if asked_for_returns else OF_RETURNS
 
 
 def _check_algorithm(config: Any) -> None:

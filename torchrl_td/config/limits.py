@@ -18,6 +18,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "bc": ("hidden_dims",),
     "bc_best": ("hidden_dims",),
     "rcbc": ("hidden_dims",),
+    "rcbc_modulated": ("hidden_dims",),
     "dt": ("context", "width", "layers", "heads", "dropout", "weight_decay"),
     "iql": (*_CRITICS, "expectile", "temperature"),
     "td3_bc": (*_CRITICS, "alpha", "policy_delay"),
@@ -65,7 +66,10 @@ OF_DRAFTS = (
     "planner.refresh_every",
     "planner.refresh_distance",
     "evaluation.baseline",
+    "inverse_dynamics.returns_modulate",
 )
+# Of drafts made at once for a return.
+OF_RETURNS = ("generator.returns_modulate", "inverse_dynamics.returns_modulate")
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.name": tuple(ALGORITHMS),
     "generator.kind": ("transformer", *get_args(Cell), "plan"),

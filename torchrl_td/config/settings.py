@@ -83,6 +83,7 @@ class GeneratorConfig:
     feedforward: int | None = None
     causal: bool = True
     predict: str = "state"
+    returns_modulate: bool = False
 
 
 @dataclass
@@ -113,6 +114,7 @@ class InverseDynamicsConfig:
     hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
     input: str = "states"
     plan_states: int | None = None
+    returns_modulate: bool = False
 
 
 @dataclass
