@@ -16,8 +16,7 @@ class ModulatedMLP(nn.Module):
 
     FiLM (`arXiv 1709.07871 <https://arxiv.org/abs/1709.07871>`_). A condition that is one more
     number among a state's has to bend what all conditions share; here each has weights of its own
-    on the same features. Where data of a good and of a poorer policy are mixed, the actions for a
-    high return are then hardly touched by the poorer policy's.
+    on the same features.
 
     Args:
         in_features: D + 1, of which the last is the condition.
