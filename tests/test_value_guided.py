@@ -228,6 +228,17 @@ def test_what_only_returns_read_is_refused_elsewhere(
             assert "returns_modulate" not in describe_run(config, {}, 0)["settings"][part]
 
 
+def test_a_modulated_part_of_another_width_is_refused() -> None:
+    network = ModulatedMLP(2 + 2 * 2 + 1, 2, num_cells=[8])  # of two planned states, not three
+    with pytest.raises(InputError, match=r"inverse dynamics reads 7 numbers, but .* given 9"):
+        TrajectoryPlanner(
+            PlanGenerator(Rightwards(), torch.ones(4, 2)),
+            DiffusionRefiner(PlanDenoiser(2, 4, (8,)), NoiseSchedule()),
+            PlanInverseDynamics(network, torch.ones(4, 2), plan_states=3),
+            horizon=4,
+        )
+
+
 @pytest.mark.parametrize("scored", [False, True])
 def test_returns_modulate_and_scores_join_the_inputs(make_trainer: Make, scored: bool) -> None:
     modulated = [f"{part}.returns_modulate=true" for part in ("generator", "inverse_dynamics")]

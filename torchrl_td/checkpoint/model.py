@@ -43,9 +43,10 @@ def make_model(
     baseline = BASELINES.get(config.algorithm.name)
     if baseline is not None and choices:
         if not baseline.chooses:
+            choosing = ", ".join(name for name, known in BASELINES.items() if known.chooses)
             raise InputError(
                 f"algorithm={config.algorithm.name} acts by numbers, and these actions are "
-                f"{len(action_low)} choices; allowed are trajectory_diffuser, bc, bc_best, rcbc"
+                f"{len(action_low)} choices; allowed are trajectory_diffuser, {choosing}"
             )
         model: Any = baseline.build(config, normalizer, action_low, action_high)
         model.choices = True

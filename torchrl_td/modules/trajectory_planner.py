@@ -136,7 +136,8 @@ class TrajectoryPlanner(nn.Module):
             )
         if self.generator is not None:
             _check_sequence_model(self.generator.network, horizon, width)
-        first, needed = getattr(self.inverse_dynamics.network, "0", None), 2 * width
+        network, needed = self.inverse_dynamics.network, 2 * width
+        first = getattr(network, "0", network)
         if isinstance(self.inverse_dynamics, PlanInverseDynamics):
             needed = (1 + self.inverse_dynamics.plan_states) * width + 1
         if getattr(first, "in_features", needed) != needed:

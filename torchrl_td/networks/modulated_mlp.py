@@ -45,6 +45,7 @@ class ModulatedMLP(nn.Module):
         super().__init__()
         if not num_cells:
             raise InputError("a condition needs a layer to scale and shift; give hidden_dims one")
+        self.in_features = in_features
         widths = itertools.pairwise([in_features - 1, *num_cells])
         self.layers = nn.ModuleList(nn.Linear(width, out) for width, out in widths)
         # Of each layer its scales and its shifts, which follow one another.
