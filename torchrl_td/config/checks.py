@@ -17,6 +17,7 @@ from torchrl_td.config.limits import (
     LARGEST_SIZE,
     MOST_LAYERS,
     OF_DRAFTS,
+    OF_GOALS,
     OF_PLANS,
     OF_RETURNS,
     OFF,
@@ -28,6 +29,14 @@ from torchrl_td.config.limits import (
 from torchrl_td.config.settings import Config
 from torchrl_td.errors import InputError
 from torchrl_td.modules.plan_parts import HIGHEST_SCORE
+
+_NEEDS = dict.fromkeys(
+    OF_RETURNS,
+    "is of plans drafted at once for a return: it needs generator.kind=plan and task.scored=false",
+) | dict.fromkeys(
+    OF_GOALS,
+    "tells episodes another goal: it needs value.enabled=true and task.pays_any_goal=true",
+)
 
 
 def check_values(config: Any) -> None:
@@ -102,11 +111,8 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
     unread = unread_settings(config)
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
-        if key in unread and key in OF_RETURNS and config.algorithm.name not in FROM_NOISE:
-            raise InputError(
-                f"{key} is of plans drafted at once for a return: it needs generator.kind=plan "
-                f"and task.scored=false"
-            )
+        if key in unread and config.algorithm.name == "trajectory_diffuser":
+            raise InputError(f"{key} {_NEEDS[key]}")
         if any(key == name or key.startswith(f"{name}.") for name in unread):
             raise InputError(
                 f"algorithm={config.algorithm.name} does not read {key}; leave it out, or choose "
@@ -123,7 +129,8 @@ def unread_settings(config: Config) -> tuple[str, ...]:
     if config.algorithm.name not in PLANNERS:
         return OF_PLANS
     asked_for_returns = config.generator.kind == "plan" and not config.value.enabled
-    return () if asked_for_returns else OF_RETURNS
+    told_goals = config.value.enabled and config.task.pays_any_goal
+    return (*(() if asked_for_returns else OF_RETURNS), *(() if told_goals else OF_GOALS))
 
 
 def _check_algorithm(config: Any) -> None:

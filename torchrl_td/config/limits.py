@@ -41,6 +41,7 @@ OF_PLANS = (
     "task.strided_steps",
     "task.strided_horizon",
     "task.scored",
+    "task.pays_any_goal",
     "task.refine_steps",
     "task.guidance_scale",
     "training.refiner_weight_decay",
@@ -59,6 +60,7 @@ OF_DRAFTS = (
     "task.strided_steps",
     "task.strided_horizon",
     "task.scored",
+    "task.pays_any_goal",
     "planner.plan_scores",
     "planner.add_noise",
     "planner.candidates",
@@ -70,6 +72,8 @@ OF_DRAFTS = (
 )
 # Of drafts made at once for a return.
 OF_RETURNS = ("generator.returns_modulate", "inverse_dynamics.returns_modulate")
+# Of those made for a score, where episodes can be told another goal.
+OF_GOALS = ("value.played_goal_share",)
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.name": tuple(ALGORITHMS),
     "generator.kind": ("transformer", *get_args(Cell), "plan"),
@@ -132,6 +136,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "value.members": (1, 64),
     "value.expectile": (0.5, 0.9999),
     "value.target_decay": (0, 0.999999),
+    "value.played_goal_share": (0, 1),
     "planner.refine_steps": (0, None),
     "planner.evaluations": (1, None),
     "planner.guidance_scale": (-100, 100),

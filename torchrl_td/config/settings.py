@@ -24,6 +24,7 @@ class TaskConfig:
     strided_horizon: int = 8
     stride: int = 1
     scored: bool = False
+    pays_any_goal: bool = False
     strided_steps: int = 15_000
     refine_steps: int = 5
     guidance_scale: float = 1.2
@@ -135,6 +136,7 @@ class ValueConfig:
     members: int = 1
     expectile: float = 0.95
     target_decay: float = 0.995
+    played_goal_share: float = 0.0
 
 
 @dataclass

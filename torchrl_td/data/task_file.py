@@ -133,6 +133,11 @@ def _task(
             False,
             "preset strided asks for the target return; true: for a learned value's score",
         ),
+        _Line(
+            "pays_any_goal",
+            False,
+            "true: the goal is observed, the environment pays any and goes on there",
+        ),
         _Line("strided_steps", steps, "preset strided's optimisation steps, for 2 CPU cores"),
         _Line("refine_steps", 5, "k, denoising steps on a draft; the paper's usual (Table A6)"),
         _Line("guidance_scale", 1.2, "omega of classifier-free guidance; the paper's usual"),

@@ -35,6 +35,7 @@ _NOT_COMPARED = {
         "training_steps",
         "strided_steps",
         "scored",
+        "pays_any_goal",
     ),
     "dataset": ("source", "sources"),
     "training": (
