@@ -161,6 +161,28 @@ def test_tables_tell_what_was_measured() -> None:
 
 
 @needs_rliable
+def test_the_lead_is_of_the_same_seed_and_start() -> None:
+    """Starts and seeds that differ by 40 points take nothing from a lead of 3 on each of them."""
+    starts = np.array([100.0, 140.0])
+    planners = [result("trajectory_diffuser", seed, []) for seed in (0, 40)]
+    for planner in planners:
+        refined = starts + planner["seed"]
+        planner["results"] = [
+            entry("generator", list(refined - 3)),
+            entry("refined", list(refined)),
+        ]
+    controller = result("controller", 0, list(starts + 50), dataset=None, training_seconds=None)
+    other_starts = [result("bc", seed, [1.0, 2.0, 3.0]) for seed in (0, 40)]
+    lines = markdown([*planners, controller, *other_starts]).splitlines()
+    leads = {
+        cells[1].strip(): cells[4].strip() for line in lines if len(cells := line.split("|")) > 8
+    }
+    assert leads["planner small, draft"] == "+3.0 (+3.0 to +3.0)"
+    assert leads["controller"] == "-30.0 (-50.0 to -10.0)"
+    assert leads["planner small, refined"] == leads["bc"] == ""
+
+
+@needs_rliable
 def test_data_of_other_origin_is_never_in_one_mean() -> None:
     zoo = {"source": "minari:zoo/hopper/medium-v0", "hash": "a", "transitions": 1, "episodes": 1}
     scores = {"score_mean": 1.0, "score_best": 2.0}

@@ -21,6 +21,7 @@ ORIGINS = {
     "minari": "Minari's recordings",
     "other": "other data",
 }
+_REFINED = ", refined"
 _WHERE = ("PointMaze", "AntMaze")  # environments whose score is time at the goal
 
 
@@ -52,8 +53,8 @@ def method_of(result: Result, entry: dict[str, Any]) -> str:
         return str(result["algorithm"])
     if result["algorithm"] != "trajectory_diffuser":
         return f"{result['algorithm']} {result['preset']}"
-    what = "draft" if entry["name"] == "generator" else "refined"
-    return f"planner {result['preset']}, {what}"
+    what = ", draft" if entry["name"] == "generator" else _REFINED
+    return f"planner {result['preset']}{what}"
 
 
 def _row(task: str, method: str, group: Sequence[tuple[Result, Any]]) -> Row:
@@ -106,10 +107,11 @@ def _task_lines(task: str, mine: Sequence[Row], results: Sequence[Result]) -> li
         "",
         about,
         "",
-        f"| method | {score} | 95 % interval | goal reached | seeds × episodes | "
-        "training, s | ms a plan |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| method | {score} | 95 % interval | refined planner's lead, its interval | "
+        "goal reached | seeds × episodes | training, s | ms a plan |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    refined = next((row for row in mine if row.method.endswith(_REFINED)), None)
     for row in mine:
         low, high = bootstrap_mean(row.scores)
         reached = "" if row.reached is None else f"{100 * row.reached:.0f} %"
@@ -117,10 +119,22 @@ def _task_lines(task: str, mine: Sequence[Row], results: Sequence[Result]) -> li
         plan = "" if row.milliseconds is None else f"{row.milliseconds:.2f}"
         lines.append(
             f"| {row.method} | {row.scores.mean():.1f} ± {row.scores.std():.1f} | {low:.1f} to "
-            f"{high:.1f} | {reached} | {row.scores.shape[0]} × {row.scores.shape[1]} | {seconds} | "
-            f"{plan} |"
+            f"{high:.1f} | {_lead(refined, row)} | {reached} | {row.scores.shape[0]} × "
+            f"{row.scores.shape[1]} | {seconds} | {plan} |"
         )
     return lines
+
+
+def _lead(refined: Row | None, row: Row) -> str:
+    """By how much the refined planner is better, seed by seed and start by start."""
+    if refined is None or row is refined:
+        return ""
+    seeds, episodes = refined.scores.shape
+    if row.scores.shape not in ((seeds, episodes), (1, episodes)):
+        return ""
+    lead = refined.scores - row.scores
+    low, high = bootstrap_mean(lead)
+    return f"{lead.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _origin(result: Result) -> str | None:
@@ -169,7 +183,8 @@ def _made_with(results: Sequence[Result]) -> list[str]:
     threads = sorted({str(r["threads"]) for r in results if "threads" in r})
     return [
         "Mean ± standard deviation over episodes; intervals of a task by drawing seeds, and their "
-        "episodes, anew. Every method plays the same episodes; the last checkpoint counts.",
+        "episodes, anew. Every method plays the same episodes; the lead is that of the same seed "
+        "and start. The last checkpoint counts.",
         "",
         f"Made with {versions}; trained on {'; '.join(sorted(machines))}, threads "
         f"{', '.join(threads) or 'unknown'}.",

@@ -1,0 +1,141 @@
+"""Episodes told the goal that is played: their goals, their pay, and what cannot be told one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDictBase
+
+from tests.settings import composed
+from torchrl_td.config import Config, TaskConfig, check_read
+from torchrl_td.data import load_episodes
+from torchrl_td.envs.make import make_gym_env
+from torchrl_td.envs.played_goals import tell_played_goals
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.results import describe_run
+from torchrl_td.training.trainer import Trainer
+
+RADIUS = 0.45  # of the mazes' goals
+SHARE = "value.played_goal_share"
+
+
+@pytest.fixture
+def episodes(tiny_pointmaze: str) -> TensorDictBase:
+    return load_episodes(tiny_pointmaze)
+
+
+@pytest.fixture
+def task(tiny_config: Callable[..., Config]) -> TaskConfig:
+    return tiny_config().task
+
+
+def test_told_episodes_are_paid_for_the_goal_that_is_played(
+    episodes: TensorDictBase, task: TaskConfig
+) -> None:
+    """Goals, rewards and returns by hand; the other episodes keep every bit."""
+    task = replace(task, reset_options={"goal_cell": [1, 2]})  # half way, so that many pass it
+    told = tell_played_goals(episodes, task, 0.5, seed=1)
+    goal, place = told["observation"][:, 4:], told["next", "observation"][:, :2]
+    other = (goal != episodes["observation"][:, 4:]).any(-1)
+    number = episodes["episode"].reshape(-1)
+    assert 0 < len(number[other].unique()) < len(number.unique())
+    assert not other[~torch.isin(number, number[other].unique())].any()  # whole episodes
+    assert all(
+        torch.equal(told[key][~other], episodes[key][~other]) for key in told.keys(True, True)
+    )
+    base = make_gym_env(task).unwrapped
+    middle = base.maze.cell_rowcol_to_xy(np.array(task.reset_options["goal_cell"]))
+    shift = (goal[other] - torch.tensor(middle)).abs()
+    assert shift.max() <= base.position_noise_range * base.maze.maze_size_scaling
+    assert len(goal[other].unique(dim=0)) == len(number[other].unique())  # one an episode
+    assert torch.equal(told["next", "observation"][:, 4:], goal)
+    paid = ((place - goal).norm(dim=-1) <= RADIUS).float()
+    assert torch.equal(told["next", "reward"][:, 0], paid) and 0 < paid[other].mean() < 1
+    for which in number.unique():
+        mine = paid[number == which].numpy()
+        to_go = told["returns_to_go"][number == which, 0].numpy()
+        assert np.array_equal(to_go, mine[::-1].cumsum()[::-1])
+    for key in ("action", ("next", "done"), "episode"):
+        assert torch.equal(told[key], episodes[key])
+
+
+def test_an_end_at_its_own_goal_is_no_end_of_the_way_to_another(
+    episodes: TensorDictBase, task: TaskConfig
+) -> None:
+    ended = episodes.clone()
+    ended["next", "terminated"] = ended["next", "done"].clone()
+    ended["next", "truncated"] = torch.zeros_like(ended["next", "done"])
+    told = tell_played_goals(ended, task, 1.0, seed=0)
+    assert not told["next", "terminated"].any()
+    assert torch.equal(told["next", "truncated"], ended["next", "done"])
+
+
+def test_the_place_is_found_where_the_task_names_it(task: TaskConfig) -> None:
+    """An ant's place is no part of its pose: AntMaze's tasks put it first."""
+    ant = composed("task=antmaze/umaze").task
+    ant = replace(ant, env_kwargs={**ant.env_kwargs, "continuing_task": True})
+    env = make_gym_env(ant)
+    start = env.reset(seed=0)[0]
+    state = np.concatenate([start[key] for key in ant.observation_keys])
+    steps = np.tile(state, (3, 1))
+    steps[1:, :2] = start["desired_goal"]  # carried to the goal
+    walk = {"observations": steps, "actions": np.ones((3, 8)), "rewards": [1.0, 1.0, 1.0]}
+    told = tell_played_goals(load_episodes([walk]), ant, 1.0, seed=0)
+    assert torch.equal(told["observation"][:, -2:], torch.tensor(state[-2:]).float().expand(3, 2))
+    assert told["next", "reward"].flatten().tolist() == [1.0, 1.0, 1.0]
+    pose = replace(ant, observation_keys=["observation", "desired_goal"])
+    with pytest.raises(InputError, match="what is achieved in environment 'AntMaze"):
+        tell_played_goals(load_episodes([walk]), pose, 1.0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("env", "keys", "said"),
+    [
+        ("PointMaze_UMaze-v3", ["observation"], "'PointMaze_UMaze-v3' shows no desired_goal"),
+        ("Pendulum-v1", None, "'Pendulum-v1' shows no desired_goal"),
+    ],
+)
+def test_no_goal_that_is_shown(
+    episodes: TensorDictBase, env: str, keys: list[str] | None, said: str
+) -> None:
+    with pytest.raises(InputError, match=f"{SHARE}=0 leaves it out.*{said}"):
+        tell_played_goals(episodes, TaskConfig(env=env, observation_keys=keys), 0.5, seed=0)
+
+
+def test_data_of_other_rewards_are_refused(episodes: TensorDictBase, task: TaskConfig) -> None:
+    other = episodes.clone()
+    other["next", "reward"] = other["next", "reward"] - 1
+    with pytest.raises(InputError, match=r"100.0% of the data's rewards are not what .* pays"):
+        tell_played_goals(other, task, 0.5, seed=0)
+    assert tell_played_goals(other, task, 0.0, seed=0) is other
+
+
+def test_training_reads_it_where_any_goal_is_paid(
+    tiny_config: Callable[..., Config], episodes: TensorDictBase
+) -> None:
+    def goals(*words: str) -> int:
+        config = tiny_config("preset=strided", "dataset.validation_share=0", *words)
+        trainer = Trainer(config, episodes, torch.device("cpu"))
+        shown = trainer.model.normalizer.denormalize(trainer.buffer[:]["observation"])[:, 4:]
+        return int((shown - episodes["observation"][:, 4:]).abs().amax(-1).gt(1e-3).sum())
+
+    assert goals(f"{SHARE}=1.0") == len(episodes)
+    assert goals(f"{SHARE}=0.0") == 0
+    assert goals("task.scored=false") == goals("task.pays_any_goal=false") == 0
+
+
+@pytest.mark.parametrize("word", ["task.scored=false", "task.pays_any_goal=false"])
+def test_elsewhere_it_is_refused_and_not_recorded(
+    tiny_config: Callable[..., Config], word: str
+) -> None:
+    config = tiny_config("preset=strided", word)
+    with pytest.raises(InputError, match=f"{SHARE} tells episodes another goal: it needs"):
+        check_read(config, [f"{SHARE}=1.0"])
+    assert "played_goal_share" not in describe_run(config, {}, 0)["settings"]["value"]
+    read = tiny_config("preset=strided")
+    check_read(read, [f"{SHARE}=1.0"])
+    assert describe_run(read, {}, 0)["settings"]["value"]["played_goal_share"] == 0.5
