@@ -100,12 +100,12 @@ def describe(episodes: TensorDictBase, info: SourceInfo | None = None) -> dict[s
 
 
 def suggested_target_return(returns: torch.Tensor) -> float:
-    """A return to ask for: that of the data's best hundredth, to two digits.
+    """A return to ask for: that of the data's best twentieth, to two digits.
 
     >>> suggested_target_return(torch.linspace(0, 3222, 1000))
-    3200.0
+    3100.0
     """
-    value = float(torch.quantile(returns.double(), 0.99))
+    value = float(torch.quantile(returns.double(), 0.95))
     if value == 0:
         return 0.0
     digits = 1 - math.floor(math.log10(abs(value)))

@@ -144,7 +144,7 @@ def _task(
         _Line(
             "target_return",
             numbers["suggested_target_return"],
-            "return asked for, reward units: that of the data's best hundredth",
+            "return asked for, reward units: that of the data's best twentieth",
         ),
         _Line(
             "returns_scale",
