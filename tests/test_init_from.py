@@ -31,7 +31,6 @@ STRIDED = (
     "generator.layers=1",
     "refiner.hidden_dims=[16]",
     "value.hidden_dims=[16]",
-    "value.played_goal_share=0",  # the other data's places are not the maze's
     "planner.refine_steps=1",
 )
 KINDS = {"small": (), "strided": STRIDED, **{n: (f"algorithm={n}",) for n in ("rcbc", "iql")}}

@@ -136,6 +136,6 @@ def test_elsewhere_it_is_refused_and_not_recorded(
     with pytest.raises(InputError, match=f"{SHARE} tells episodes another goal: it needs"):
         check_read(config, [f"{SHARE}=1.0"])
     assert "played_goal_share" not in describe_run(config, {}, 0)["settings"]["value"]
-    read = tiny_config("preset=strided")
-    check_read(read, [f"{SHARE}=1.0"])
+    read = tiny_config("preset=strided", f"{SHARE}=0.5")
+    check_read(read, [f"{SHARE}=0.5"])
     assert describe_run(read, {}, 0)["settings"]["value"]["played_goal_share"] == 0.5

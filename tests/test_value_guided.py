@@ -253,12 +253,14 @@ def test_returns_modulate_and_scores_join_the_inputs(make_trainer: Make, scored:
     assert plain.inverse_dynamics.action_dim == 2
 
 
-def test_the_lowest_of_several_values_counts() -> None:
+def test_the_lowest_of_several_values_counts_or_their_mean() -> None:
     parts = [MLP(3, 3, num_cells=[8]) for _ in range(4)]
     several, alone = PlanValue(Ensemble(parts)), [PlanValue(part) for part in parts]
     states = torch.randn(20, 3)
     values = torch.stack([one.value(states) for one in alone])
     assert torch.equal(several.value(states), values.amin(0))
+    mean = PlanValue(Ensemble(parts), combine="mean")
+    torch.testing.assert_close(mean.value(states), values.mean(0))
     assert len(values.argmin(0).unique()) > 1
     same = PlanValue(Ensemble([parts[0], parts[0]]))
     outcome = torch.randn(20, 1)

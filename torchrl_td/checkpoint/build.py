@@ -31,7 +31,7 @@ from torchrl_td.modules import (
 )
 from torchrl_td.modules.generator import Predict
 from torchrl_td.modules.noise_schedule import Schedule
-from torchrl_td.modules.plan_parts import Ensemble
+from torchrl_td.modules.plan_parts import Combine, Ensemble
 from torchrl_td.modules.trajectory_diffuser import Scales, TrajectoryDiffuser
 from torchrl_td.modules.value_guidance import GuidedDiffuser, NoisyPlanValue
 from torchrl_td.networks import (
@@ -166,7 +166,8 @@ def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
         _relu_mlp(observation_dim, 3, hidden, norm_class=nn.LayerNorm, norm_kwargs=norms)
         for _ in range(config.value.members)
     ]
-    return PlanValue(networks[0] if len(networks) == 1 else Ensemble(networks))
+    network = networks[0] if len(networks) == 1 else Ensemble(networks)
+    return PlanValue(network, combine=cast(Combine, config.value.combine))
 
 
 def _noisy_plan_value(config: Config, observation_dim: int) -> NoisyPlanValue:

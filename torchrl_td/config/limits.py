@@ -7,6 +7,7 @@ from typing import get_args
 from torchrl_td.inference import MODES
 from torchrl_td.modules.generator import Predict
 from torchrl_td.modules.noise_schedule import Schedule
+from torchrl_td.modules.plan_parts import Combine
 from torchrl_td.modules.refiner import Init, Sampler
 from torchrl_td.modules.trajectory_planner import WarmStart
 from torchrl_td.networks.recurrent import Cell
@@ -82,6 +83,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "refiner.schedule": get_args(Schedule),
     "refiner.coordinates": ("absolute", "displacement"),
     "inverse_dynamics.input": ("states", "change"),
+    "value.combine": get_args(Combine),
     "planner.sampler": get_args(Sampler),
     "planner.init": get_args(Init),
     "planner.warm_start": get_args(WarmStart),

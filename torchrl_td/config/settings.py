@@ -134,6 +134,7 @@ class ValueConfig:
     hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
     discount: float = 0.99
     members: int = 1
+    combine: str = "lowest"
     expectile: float = 0.95
     target_decay: float = 0.995
     played_goal_share: float = 0.0

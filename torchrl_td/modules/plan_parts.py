@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -13,6 +14,7 @@ from torchrl_td.modules.choices import chosen
 from torchrl_td.modules.common import KeyedModule, dispatched
 
 _FARTHEST = 8.0  # planned changes are clipped to so many times their root mean square
+Combine = Literal["lowest", "mean"]
 HIGHEST_SCORE = 4.0  # of a plan: its z-scores are clipped to so many standard deviations
 # The mean of log |x| of a standard normal x is -0.635: exp of it, inverted, makes a mean of
 # log |error| a standard deviation.
@@ -190,12 +192,13 @@ class PlanValue(KeyedModule):
 
     Where the data are silent, within walls say, a single network's V is arbitrary, and choosing the
     best of several plans finds the places where it is too high. Of several networks, an
-    :class:`Ensemble`, the lowest V counts.
+    :class:`Ensemble`, the lowest V counts, or their mean.
 
     Args:
         network: from states [..., O] to three numbers of each member: V, the mean of y, the mean
             of ``log |y − mean|``.
         limit: z-scores are clipped to ±limit.
+        combine: which V of several members counts.
         in_keys: key of the state [..., O], normalised.
         out_keys: key of the value [..., 1].
 
@@ -214,12 +217,14 @@ class PlanValue(KeyedModule):
         network: nn.Module,
         *,
         limit: float = HIGHEST_SCORE,
+        combine: Combine = "lowest",
         in_keys: Sequence[NestedKey] = ("observation",),
         out_keys: Sequence[NestedKey] = ("state_value",),
     ) -> None:
         super().__init__()
         self.network = network
         self.limit = limit
+        self.combine = combine
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
 
@@ -234,8 +239,9 @@ class PlanValue(KeyedModule):
         return output.unflatten(-1, (-1, 3))
 
     def value(self, observation: Tensor) -> Tensor:
-        """V [..., 1] of states [..., O]: the lowest that a member gives."""
-        return self.members(observation)[..., 0].amin(-1, keepdim=True)
+        """V [..., 1] of states [..., O]: the lowest that a member gives, or the members' mean."""
+        values = self.members(observation)[..., 0]
+        return values.amin(-1, True) if self.combine == "lowest" else values.mean(-1, True)
 
     def score(self, observation: Tensor, outcome: Tensor) -> Tensor:
         """The z-score [..., 1] of an outcome [..., 1] among those from states [..., O]."""
