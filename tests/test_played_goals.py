@@ -13,8 +13,7 @@ from tensordict import TensorDictBase
 from tests.settings import composed
 from torchrl_td.config import Config, TaskConfig, check_read
 from torchrl_td.data import load_episodes
-from torchrl_td.envs.make import make_gym_env
-from torchrl_td.envs.played_goals import tell_played_goals
+from torchrl_td.envs import make_gym_env, tell_played_goals
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.results import describe_run
 from torchrl_td.training.trainer import Trainer

@@ -50,7 +50,7 @@ def tell_played_goals(
         >>> import torch
         >>> from torchrl_td.config import TaskConfig
         >>> from torchrl_td.data import load_episodes
-        >>> from torchrl_td.envs.played_goals import tell_played_goals
+        >>> from torchrl_td.envs import tell_played_goals
         >>> place = torch.tensor([[1.0, 0.0], [-1.0, 1.0], [-1.0, -1.0]])
         >>> walk = torch.cat([place, torch.zeros(3, 2), place[:1].expand(3, 2)], -1)
         >>> walk = {"observations": walk, "actions": torch.ones(3, 2), "rewards": [0.0, 0.0, 0.0]}

@@ -16,7 +16,7 @@ from torchrl_td.checkpoint.start import Start
 from torchrl_td.config import Config, plan_horizon, plan_stride, unread_settings
 from torchrl_td.data.choices import are_choices, with_float_actions
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.envs.played_goals import tell_played_goals
+from torchrl_td.envs import tell_played_goals
 from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import Scales
 from torchrl_td.training.algorithms import find_algorithm
