@@ -91,8 +91,9 @@ def tell_played_goals(
     told["next", "returns_to_go"] = (to_go - reward[:, 0].double()).float().unsqueeze(-1)
     told["next", "reward"] = reward
     # That an episode ended at its own goal is no end of the way to another.
-    told["next", "terminated"] = told["next", "terminated"] & ~chosen[number].unsqueeze(-1)
-    told["next", "truncated"] = told["next", "done"] & ~told["next", "terminated"]
+    ended = told["next", "terminated"] & chosen[number].unsqueeze(-1)
+    told["next", "terminated"] = told["next", "terminated"] & ~ended
+    told["next", "truncated"] = told["next", "truncated"] | ended
     return told
 
 
