@@ -113,6 +113,16 @@ def test_data_of_other_rewards_are_refused(episodes: TensorDictBase, task: TaskC
     assert tell_played_goals(other, task, 0.0, seed=0) is other
 
 
+def test_an_environment_that_pays_no_goal_told_to_it(
+    episodes: TensorDictBase, task: TaskConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = type(make_gym_env(task).unwrapped).__mro__
+    owner = next(kind for kind in kinds if "compute_reward" in vars(kind))
+    monkeypatch.delattr(owner, "compute_reward")
+    with pytest.raises(InputError, match="the environment has no compute_reward to pay it by"):
+        tell_played_goals(episodes, task, 0.5, seed=0)
+
+
 def test_training_reads_it_where_any_goal_is_paid(
     tiny_config: Callable[..., Config], episodes: TensorDictBase
 ) -> None:
