@@ -20,6 +20,7 @@ from torchrl_td.modules import (
     PlanGenerator,
     PlanInverseDynamics,
     PlanValue,
+    ReturnsLimit,
     TrajectoryGenerator,
     TrajectoryPlanner,
 )
@@ -30,6 +31,7 @@ from torchrl_td.objectives import (
     PlanGeneratorLoss,
     PlanInverseDynamicsLoss,
     PlanValueLoss,
+    ReturnsLimitLoss,
     TrajectoryGeneratorLoss,
 )
 
@@ -53,6 +55,8 @@ __all__ = [
     "PlanInverseDynamicsLoss",
     "PlanValue",
     "PlanValueLoss",
+    "ReturnsLimit",
+    "ReturnsLimitLoss",
     "TDPlannerActor",
     "TrajectoryGenerator",
     "TrajectoryGeneratorLoss",

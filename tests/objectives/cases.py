@@ -20,6 +20,7 @@ from torchrl_td.modules import (
     PlanGenerator,
     PlanInverseDynamics,
     PlanValue,
+    ReturnsLimit,
     TrajectoryGenerator,
 )
 from torchrl_td.networks import RecurrentTrajectoryModel, TemporalUNet, TrajectoryTransformer
@@ -30,6 +31,7 @@ from torchrl_td.objectives import (
     PlanGeneratorLoss,
     PlanInverseDynamicsLoss,
     PlanValueLoss,
+    ReturnsLimitLoss,
     TrajectoryGeneratorLoss,
 )
 
@@ -73,6 +75,10 @@ def plan_value() -> PlanValue:
     return PlanValue(MLP(O, 3, num_cells=(8,)))
 
 
+def returns_limit() -> ReturnsLimit:
+    return ReturnsLimit(MLP(O, 1, num_cells=(8,)))
+
+
 class PlainNoise(nn.Module):
     """A noise network with the documented call and nothing else of the U-Net's."""
 
@@ -105,6 +111,7 @@ LOSSES: dict[str, tuple[str, Callable[..., LossModule], Callable[[], torch.nn.Mo
         plan_inverse_dynamics,
     ),
     "plan_value": ("loss_plan_value", PlanValueLoss, plan_value),
+    "returns_limit": ("loss_returns_limit", ReturnsLimitLoss, returns_limit),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
 

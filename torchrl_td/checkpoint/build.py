@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import nn
 from torchrl.modules import MLP
 
@@ -15,6 +16,7 @@ from torchrl_td.config import (
     GeneratorConfig,
     InverseDynamicsConfig,
     PlannerConfig,
+    limits_returns,
     plan_horizon,
 )
 from torchrl_td.data.normalizer import Normalizer
@@ -27,6 +29,7 @@ from torchrl_td.modules import (
     PlanGenerator,
     PlanInverseDynamics,
     PlanValue,
+    ReturnsLimit,
     TrajectoryGenerator,
 )
 from torchrl_td.modules.generator import Predict
@@ -106,6 +109,7 @@ def build_model(
             "coordinates": _coordinates(config, scales),
             "critic": _critic(config, observation_dim + action_dim),
             "plan_value": _plan_value(config, observation_dim),
+            "returns_limit": _returns_limit(config, observation_dim),
         }
         if config.algorithm.name == "diffuser":
             value, scale = _noisy_plan_value(config, observation_dim), config.algorithm.value_scale
@@ -168,6 +172,13 @@ def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
     ]
     network = networks[0] if len(networks) == 1 else Ensemble(networks)
     return PlanValue(network, combine=cast(Combine, config.value.combine))
+
+
+def _returns_limit(config: Config, observation_dim: int) -> ReturnsLimit | None:
+    if not limits_returns(config):
+        return None
+    with torch.random.fork_rng(devices=[]):  # all else is as it is without it
+        return ReturnsLimit(_relu_mlp(observation_dim, 1, config.returns_limit.hidden_dims))
 
 
 def _noisy_plan_value(config: Config, observation_dim: int) -> NoisyPlanValue:

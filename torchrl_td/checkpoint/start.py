@@ -17,7 +17,7 @@ from torchrl_td.config import PLANNERS, Config, check_config, to_dict, unread_se
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
 
-_PARTS = ("generator", "refiner", "inverse_dynamics", "critic", "value")
+_PARTS = ("generator", "refiner", "inverse_dynamics", "critic", "value", "returns_limit")
 # What says which networks the weights are of, and what they read and write.
 _NETWORKS = (
     *(f"algorithm.{name}" for name in ("hidden_dims", "context", "width", "layers", "heads")),
@@ -29,6 +29,8 @@ _NETWORKS = (
         "value.enabled",
         "value.hidden_dims",
         "value.members",
+        "returns_limit.enabled",
+        "returns_limit.hidden_dims",
     ),
 )
 # Of these sections, what only training reads.

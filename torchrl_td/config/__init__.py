@@ -1,6 +1,6 @@
 """Every setting, typed and checked: a wrong key or value stops a run before it starts."""
 
-from torchrl_td.config.checks import check_read, unread_settings
+from torchrl_td.config.checks import check_read, limits_returns, unread_settings
 from torchrl_td.config.folder import CONFIGS
 from torchrl_td.config.limits import FROM_NOISE, PLANNERS
 from torchrl_td.config.reading import check_config, override_config, to_dict
@@ -15,6 +15,7 @@ from torchrl_td.config.settings import (
     LoggerConfig,
     PlannerConfig,
     RefinerConfig,
+    ReturnsLimitConfig,
     TaskConfig,
     TrainingConfig,
     ValueConfig,
@@ -37,12 +38,14 @@ __all__ = [
     "LoggerConfig",
     "PlannerConfig",
     "RefinerConfig",
+    "ReturnsLimitConfig",
     "TaskConfig",
     "TrainingConfig",
     "ValueConfig",
     "check_config",
     "check_read",
     "check_stored_env",
+    "limits_returns",
     "override_config",
     "plan_horizon",
     "plan_stride",

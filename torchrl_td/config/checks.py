@@ -111,13 +111,15 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
     unread = unread_settings(config)
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
-        if key in unread and config.algorithm.name == "trajectory_diffuser":
-            raise InputError(f"{key} {_NEEDS[key]}")
-        if any(key == name or key.startswith(f"{name}.") for name in unread):
-            raise InputError(
-                f"algorithm={config.algorithm.name} does not read {key}; leave it out, or choose "
-                f"an algorithm that does"
-            )
+        name = next((name for name in unread if key == name or key.startswith(f"{name}.")), None)
+        if name is None:
+            continue
+        if config.algorithm.name == "trajectory_diffuser":
+            raise InputError(f"{key} {_NEEDS[name]}")
+        raise InputError(
+            f"algorithm={config.algorithm.name} does not read {key}; leave it out, or choose an "
+            f"algorithm that does"
+        )
 
 
 def unread_settings(config: Config) -> tuple[str, ...]:
@@ -131,6 +133,11 @@ def unread_settings(config: Config) -> tuple[str, ...]:
     asked_for_returns = config.generator.kind == "plan" and not config.value.enabled
     told_goals = config.value.enabled and config.task.pays_any_goal
     return (*(() if asked_for_returns else OF_RETURNS), *(() if told_goals else OF_GOALS))
+
+
+def limits_returns(config: Config) -> bool:
+    """Whether plans are asked for no more than the present state's returns-to-go in the data."""
+    return config.returns_limit.enabled and "returns_limit" not in unread_settings(config)
 
 
 def _check_algorithm(config: Any) -> None:

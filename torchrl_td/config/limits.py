@@ -37,6 +37,7 @@ OF_PLANS = (
     "inverse_dynamics",
     "critic",
     "value",
+    "returns_limit",
     "planner",
     "task.stride",
     "task.strided_steps",
@@ -57,6 +58,7 @@ OF_DRAFTS = (
     "generator",
     "critic",
     "value",
+    "returns_limit",
     "task.stride",
     "task.strided_steps",
     "task.strided_horizon",
@@ -72,7 +74,7 @@ OF_DRAFTS = (
     "inverse_dynamics.returns_modulate",
 )
 # Of drafts made at once for a return.
-OF_RETURNS = ("generator.returns_modulate", "inverse_dynamics.returns_modulate")
+OF_RETURNS = ("generator.returns_modulate", "inverse_dynamics.returns_modulate", "returns_limit")
 # Of those made for a score, where episodes can be told another goal.
 OF_GOALS = ("value.played_goal_share",)
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -139,6 +141,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "value.expectile": (0.5, 0.9999),
     "value.target_decay": (0, 0.999999),
     "value.played_goal_share": (0, 1),
+    "returns_limit.expectile": (0.5, 0.9999),
     "planner.refine_steps": (0, None),
     "planner.evaluations": (1, None),
     "planner.guidance_scale": (-100, 100),
@@ -183,6 +186,7 @@ WIDTHS = (
     "inverse_dynamics.hidden_dims",
     "critic.hidden_dims",
     "value.hidden_dims",
+    "returns_limit.hidden_dims",
 )
 # Handed to the environment; other names of the same data.
 FREE_FORM = ("task.env_kwargs.", "task.reset_options.", "dataset.sources.")

@@ -141,6 +141,15 @@ class ValueConfig:
 
 
 @dataclass
+class ReturnsLimitConfig:
+    """The most that plans drafted at once for a return are asked for at a state."""
+
+    enabled: bool = False
+    hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
+    expectile: float = 0.999
+
+
+@dataclass
 class PlannerConfig:
     """How the trained parts plan; all of it can be changed after training."""
 
@@ -238,6 +247,7 @@ class Config:
     inverse_dynamics: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
+    returns_limit: ReturnsLimitConfig = field(default_factory=ReturnsLimitConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -24,6 +24,9 @@ _STRIDED_HORIZON = 5  # states of preset strided's plans
 _STRIDES = (1, 2, 4, 8)  # as long a plan as any task here has, 32 steps
 _FAR = 0.5  # standard deviations that a plan is to span: one passage, and not the whole way
 _SAMPLES = 10_000  # starts at which that is measured
+_PASSES = 100  # over the data, the most that preset strided makes: of more it learns by heart
+_BATCH = 256  # preset strided's
+_FEWEST = 1_000  # optimisation steps, however little the data
 
 
 class _Line(NamedTuple):
@@ -115,7 +118,6 @@ def _task(
     usual, longest = float(lengths.double().median()), int(lengths.max())
     horizon = next((h for h in _HORIZONS if 2 * h <= usual), _HORIZONS[-1])
     stride = _stride(episodes, usual)
-    steps = 15_000 if numbers["transitions"] > 200_000 else 6_000
     return [
         _Line("name", name, "name in results"),
         *_environment(info, longest),
@@ -138,7 +140,11 @@ def _task(
             False,
             "true: the goal is observed, the environment pays any and goes on there",
         ),
-        _Line("strided_steps", steps, "preset strided's optimisation steps, for 2 CPU cores"),
+        _Line(
+            "strided_steps",
+            _steps(numbers["transitions"]),
+            "preset strided's optimisation steps, for 2 CPU cores",
+        ),
         _Line("refine_steps", 5, "k, denoising steps on a draft; the paper's usual (Table A6)"),
         _Line("guidance_scale", 1.2, "omega of classifier-free guidance; the paper's usual"),
         _Line(
@@ -203,6 +209,16 @@ def _references(info: SourceInfo, returns: dict[str, float]) -> list[_Line]:
         _Line("score_min", returns["min"], "no reference is known: the data's worst episode"),
         _Line("score_max", returns["max"], "likewise: the data's best episode scores 100"),
     ]
+
+
+def _steps(transitions: int) -> int:
+    """Optimisation steps of preset strided, to two digits.
+
+    >>> _steps(400_000), _steps(50_000), _steps(6_700), _steps(100)
+    (15000, 6000, 2600, 1000)
+    """
+    most = max(_PASSES * transitions / _BATCH, _FEWEST)
+    return min(15_000 if transitions > 200_000 else 6_000, int(float(f"{most:.1e}")))
 
 
 def _stride(episodes: TensorDictBase, usual: float) -> int:

@@ -16,6 +16,7 @@ from torchrl_td.modules.noise_schedule import NoiseSchedule
 from torchrl_td.modules.plan_critic import PlanCritic
 from torchrl_td.modules.plan_parts import PlanGenerator, PlanInverseDynamics, PlanValue
 from torchrl_td.modules.refiner import DiffusionRefiner, PlanCoordinates
+from torchrl_td.modules.returns_limit import ReturnsLimit
 from torchrl_td.modules.trajectory_planner import TrajectoryPlanner
 
 
@@ -77,6 +78,7 @@ class TrajectoryDiffuser(nn.Module):
         coordinates: the space the diffusion runs in; ``None`` takes the plan itself.
         critic: scores candidate plans.
         plan_value: scores the data's plans in training, where plans are asked for by score.
+        returns_limit: the most that is asked for at a state.
 
     Examples:
         >>> import torch
@@ -111,6 +113,7 @@ class TrajectoryDiffuser(nn.Module):
         coordinates: PlanCoordinates | None = None,
         critic: PlanCritic | None = None,
         plan_value: PlanValue | None = None,
+        returns_limit: ReturnsLimit | None = None,
     ) -> None:
         super().__init__()
         self.horizon = horizon
@@ -122,6 +125,7 @@ class TrajectoryDiffuser(nn.Module):
         self.inverse_dynamics = inverse_dynamics
         self.critic = critic
         self.plan_value = plan_value
+        self.returns_limit = returns_limit
 
     def refiner(self, **settings: Any) -> DiffusionRefiner:
         """A sampler around the shared noise model, with a :class:`DiffusionRefiner`'s settings."""
@@ -142,6 +146,7 @@ class TrajectoryDiffuser(nn.Module):
             candidates=candidates,
             plan_scores=None if self.plan_value is None else plan_scores,  # only it gives scores
             plan_value=self.plan_value,
+            returns_limit=self.returns_limit,
         )
 
     def parameter_counts(self) -> dict[str, int]:
@@ -152,6 +157,7 @@ class TrajectoryDiffuser(nn.Module):
             "inverse_dynamics": self.inverse_dynamics,
             "critic": self.critic,
             "plan_value": self.plan_value,
+            "returns_limit": self.returns_limit,
         }
         return {
             name: sum(p.numel() for p in part.parameters())

@@ -6,6 +6,7 @@ from torchrl_td.objectives.inverse_dynamics import InverseDynamicsLoss
 from torchrl_td.objectives.plan_parts import PlanGeneratorLoss, PlanInverseDynamicsLoss
 from torchrl_td.objectives.plan_value import PlanValueLoss
 from torchrl_td.objectives.refiner import DiffusionRefinerLoss
+from torchrl_td.objectives.returns_limit import ReturnsLimitLoss
 
 __all__ = [
     "DiffusionRefinerLoss",
@@ -14,5 +15,6 @@ __all__ = [
     "PlanGeneratorLoss",
     "PlanInverseDynamicsLoss",
     "PlanValueLoss",
+    "ReturnsLimitLoss",
     "TrajectoryGeneratorLoss",
 ]

@@ -19,6 +19,7 @@ from torchrl_td.objectives import (
     PlanGeneratorLoss,
     PlanInverseDynamicsLoss,
     PlanValueLoss,
+    ReturnsLimitLoss,
 )
 from torchrl_td.objectives.plan_value import outcome_bounds
 from torchrl_td.training.buffers import make_buffer
@@ -48,11 +49,15 @@ class StridedTraining(TrajectoryDiffuserTraining):
 
     def make_losses(self) -> dict[str, Any]:
         model = self.model
-        return {
+        losses = {
             "generator": PlanGeneratorLoss(self.generator),
             "refiner": self._refiner_loss(model, delay=True),
             "inverse_dynamics": PlanInverseDynamicsLoss(model.inverse_dynamics),
         }
+        if model.returns_limit is not None:
+            expectile = self.config.returns_limit.expectile
+            losses["returns_limit"] = ReturnsLimitLoss(model.returns_limit, expectile=expectile)
+        return losses
 
     def make_buffers(
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
@@ -66,6 +71,8 @@ class StridedTraining(TrajectoryDiffuserTraining):
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: conditions and drafts of the plans [B, H]."""
         parts = self._batches(batch, batch["returns_to_go"][:, 0])
+        if "returns_limit" in self.losses:
+            parts["returns_limit"] = batch.select("observation", "returns_to_go")[:, 0]
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
 
     def validation_losses(self) -> list[tuple[str, nn.Module, str]]:

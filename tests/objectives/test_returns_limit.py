@@ -1,0 +1,100 @@
+"""The limit on the returns-to-go asked for: its closed form, and what planners ask for with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from tests.settings import composed
+from torchrl_td.config import Config, check_read, limits_returns
+from torchrl_td.data import load_episodes
+from torchrl_td.errors import InputError
+from torchrl_td.experiment.results import describe_run
+from torchrl_td.modules import ReturnsLimit
+from torchrl_td.objectives import ReturnsLimitLoss
+from torchrl_td.training.trainer import Trainer
+
+STRIDED = (
+    "preset=strided",
+    "task.strided_horizon=4",
+    "refiner.hidden_dims=[16]",
+    "returns_limit.hidden_dims=[16]",
+    "training.batch_size=16",
+)
+LIMITED, FREE = "returns_limit.enabled=true", "returns_limit.enabled=false"
+
+
+@pytest.fixture
+def make_trainer(tiny_config: Callable[..., Config], tiny_pointmaze: str) -> Callable[..., Trainer]:
+    data = load_episodes(tiny_pointmaze)
+    cpu = torch.device("cpu")
+    return lambda *words: Trainer(tiny_config(*STRIDED, "task.scored=false", *words), data, cpu)
+
+
+@pytest.mark.parametrize(("expectile", "limit"), [(0.5, 1.0), (0.9, 0.9 * 3 / (0.9 + 0.2))])
+def test_the_limit_is_the_expectile(expectile: float, limit: float) -> None:
+    """Of 0, 0 and 3 the 0.9-expectile e solves 0.9 (3 - e) = 2 * 0.1 e."""
+    part = ReturnsLimit(nn.Linear(1, 1, bias=False))
+    loss = ReturnsLimitLoss(part, expectile=expectile)
+    returns_to_go = torch.tensor([[0.0], [0.0], [3.0]])
+    batch = TensorDict(observation=torch.ones(3, 1), returns_to_go=returns_to_go, batch_size=[3])
+    optimizer = torch.optim.Adam(part.parameters(), 0.05)
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss(batch)["loss_returns_limit"].backward()
+        optimizer.step()
+    torch.testing.assert_close(part.limit(torch.ones(1, 1)).item(), limit, atol=0.01, rtol=0)
+    with pytest.raises(InputError, match="expectile must lie in"):
+        ReturnsLimitLoss(part, expectile=1.0)
+
+
+def test_no_more_is_asked_for_than_the_limit(make_trainer: Callable[..., Trainer]) -> None:
+    """Asked for more than the limit, plans are those asked for it; for less, they are for less."""
+    model = make_trainer(LIMITED).model
+    observation, mask = torch.randn(5, 1, 6), torch.ones(5, 1, dtype=torch.bool)
+    limit = model.returns_limit.limit(observation)  # [5, 1, 1]
+    planner = model.planner(refine_steps=1)
+
+    def plans(asked: Tensor) -> tuple[Tensor, ...]:
+        return planner.plan(observation, asked, mask)
+
+    more, less = plans(limit + 5), plans(limit - 5)
+    planner.returns_limit = None
+    at, below, above = plans(limit), plans(limit - 5), plans(limit + 5)
+    for mine, its in zip((*more, *less), (*at, *below), strict=True):
+        assert torch.equal(mine, its)
+    assert not torch.equal(at[-1], above[-1])  # what is asked for matters
+
+
+def test_the_other_parts_train_as_without_it(make_trainer: Callable[..., Trainer]) -> None:
+    limited, free = make_trainer(LIMITED, "seed=3"), make_trainer(FREE, "seed=3")
+    before = [p.clone() for p in limited.model.returns_limit.parameters()]
+    for trainer in (limited, free):
+        torch.manual_seed(0)  # what the refiner's loss draws
+        for _ in range(3):
+            trainer.train_step()
+    assert free.model.returns_limit is None
+    state = limited.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in free.model.state_dict().items())
+    moved = zip(before, limited.model.returns_limit.parameters(), strict=True)
+    assert not any(torch.equal(then, now) for then, now in moved)
+
+
+@pytest.mark.parametrize("other", [("preset=strided", "task.scored=true"), ("preset=small",)])
+def test_it_is_refused_where_no_draft_is_asked_for_a_return(other: tuple[str, ...]) -> None:
+    config = composed(*other, LIMITED)
+    assert not limits_returns(config)
+    assert "returns_limit" not in describe_run(config, {}, 0)["settings"]
+    with pytest.raises(InputError, match=r"returns_limit.enabled is of plans drafted at once"):
+        check_read(config, [LIMITED])
+
+
+def test_planners_from_noise_do_not_read_it() -> None:
+    config = composed("preset=strided", "algorithm=decision_diffuser", LIMITED)
+    assert not limits_returns(config)
+    with pytest.raises(InputError, match=r"does not read returns_limit\.enabled"):
+        check_read(config, [LIMITED])
