@@ -8,8 +8,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torchrl.envs import ExplorationType, set_exploration_type
 
 from tests.settings import composed
+from torchrl_td import TDPlannerActor
 from torchrl_td.config import Config, check_read, limits_returns
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import InputError
@@ -53,21 +55,41 @@ def test_the_limit_is_the_expectile(expectile: float, limit: float) -> None:
 
 
 def test_no_more_is_asked_for_than_the_limit(make_trainer: Callable[..., Trainer]) -> None:
-    """Asked for more than the limit, plans are those asked for it; for less, they are for less."""
-    model = make_trainer(LIMITED).model
-    observation, mask = torch.randn(5, 1, 6), torch.ones(5, 1, dtype=torch.bool)
-    limit = model.returns_limit.limit(observation)  # [5, 1, 1]
-    planner = model.planner(refine_steps=1)
+    """A target beyond the limit at its reset is worth the limit; a lower one is itself."""
+    trainer = make_trainer(LIMITED)
+    model, unit = trainer.model, trainer.model.normalizer.returns_scale
+    limited = TDPlannerActor.from_model(model, trainer.config)
+    start, later = torch.randn(2, 5, 6)
+    limit = unit * model.returns_limit.limit(model.normalizer.normalize(start)).detach()
+    model.returns_limit = None
+    free = TDPlannerActor.from_model(model, trainer.config)
 
-    def plans(asked: Tensor) -> tuple[Tensor, ...]:
-        return planner.plan(observation, asked, mask)
+    def actions(actor: TDPlannerActor, target: Tensor, rewards: Tensor) -> Tensor:
+        """At a reset and, when rewards have come in, a step later."""
+        found, state = [], actor.planner_spec.zero([5])
+        for number, observation in enumerate((start, later)):
+            step = TensorDict(
+                observation=observation,
+                target_return=target - number * rewards,
+                is_init=torch.full((5, 1), number == 0),
+                planner=state,
+                batch_size=[5],
+            )
+            with set_exploration_type(ExplorationType.DETERMINISTIC):
+                step = actor(step)
+            found.append(step["action"])
+            state = step["next", "planner"]
+        return torch.stack(found)
 
-    more, less = plans(limit + 5), plans(limit - 5)
-    planner.returns_limit = None
-    at, below, above = plans(limit), plans(limit - 5), plans(limit + 5)
-    for mine, its in zip((*more, *less), (*at, *below), strict=True):
-        assert torch.equal(mine, its)
-    assert not torch.equal(at[-1], above[-1])  # what is asked for matters
+    rewards = torch.rand(5, 1) * unit
+    torch.testing.assert_close(
+        actions(limited, limit + 5 * unit, rewards), actions(free, limit, rewards)
+    )
+    below = limit - 5 * unit
+    assert torch.equal(actions(limited, below, rewards), actions(free, below, rewards))
+    assert not torch.allclose(
+        actions(free, limit + 5 * unit, rewards), actions(free, limit, rewards)
+    )
 
 
 def test_the_other_parts_train_as_without_it(make_trainer: Callable[..., Trainer]) -> None:

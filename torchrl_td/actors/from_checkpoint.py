@@ -83,5 +83,6 @@ class TrainedActor(TensorDictModuleBase):
             refresh_every=settings.refresh_every,
             refresh_distance=settings.refresh_distance,
             returns_floor_share=settings.returns_floor_share if asked_for_returns else None,
+            returns_limit=model.returns_limit,
             **keys,
         )

@@ -28,7 +28,7 @@ from torchrl_td.actors.tensordict_io import (
 from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
-from torchrl_td.modules import TrajectoryPlanner
+from torchrl_td.modules import ReturnsLimit, TrajectoryPlanner
 from torchrl_td.modules.common import dispatched
 from torchrl_td.modules.refiner import DETERMINISTIC
 from torchrl_td.modules.trajectory_planner import WarmStart
@@ -72,6 +72,7 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
             this from the planned one (root mean square, in standard deviations of the data).
         returns_floor_share: the returns-to-go asked for never fall below this share of the target
             return at the reset; ``None`` for no floor. Of a negative target that is itself.
+        returns_limit: what the target return at a reset exceeds its limit by is never asked for.
         in_keys: keys of the observation [..., O], the target return [..., 1] and the reset
             flag [..., 1].
         out_keys: keys of the action [..., A], the draft and the refined plan [..., H, O],
@@ -127,6 +128,7 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         refresh_every: int = 10,
         refresh_distance: float = 0.1,
         returns_floor_share: float | None = None,
+        returns_limit: ReturnsLimit | None = None,
         in_keys: Sequence[NestedKey] = ("observation", "target_return", "is_init"),
         out_keys: Sequence[NestedKey] = ("action", ("plan", "draft"), ("plan", "refined")),
         planner_key: NestedKey = "planner",
@@ -150,8 +152,10 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         self.normalizer = normalizer
         self.horizon = planner.horizon
         self.returns_floor_share = returns_floor_share
-        floored = returns_floor_share is not None
-        self._state = PlannerState(planner_key, planner.horizon, width, with_target=floored)
+        self.returns_limit = returns_limit
+        kept = {"target_return": returns_floor_share, "excess_return": returns_limit}
+        numbers = [name for name, used in kept.items() if used is not None]
+        self._state = PlannerState(planner_key, planner.horizon, width, numbers)
         self._input_keys = check_keys("in_keys", in_keys, list(_INPUTS))
         self._output_keys = check_keys("out_keys", out_keys, _OUTPUTS, fewest=1)
         state_keys = self._state.keys.values()
@@ -197,7 +201,8 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         ``observation`` [L, O] and ``returns_to_go`` [L, 1] are the history, latest last;
         ``steps`` counts since the reset; ``plan`` [H, O] and ``plan_returns_to_go`` [H, 1]
         are the plan being followed. With a floor under the returns there is ``target_return``
-        [1], asked for at the reset (reward units).
+        [1], asked for at the reset, and with a limit ``excess_return`` [1], what the target
+        exceeded it by there (reward units).
         """
         return self._state.spec
 
@@ -240,15 +245,12 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         Returns:
             The next state, action [B, A], draft and refined plan [B, H, O].
         """
-        if self.returns_floor_share is not None:
-            asked = torch.where(is_init, target_return, state["target_return"])
-            floor = torch.minimum(self.returns_floor_share * asked, asked)
-            state = {**state, "target_return": asked}
-            target_return = torch.maximum(target_return, floor)
+        present = self.normalizer.normalize(observation)
+        state, asked = self._asked(state, present, target_return, is_init)
         state, draft, plan, action = self.receding_horizon(
             state,
-            self.normalizer.normalize(observation),
-            self.normalizer.scale_returns(target_return),
+            present,
+            self.normalizer.scale_returns(asked),
             is_init,
             noise,
             greedy=greedy,
@@ -260,6 +262,23 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
         return state, action, denormalize(draft), denormalize(plan)
+
+    def _asked(
+        self, state: dict[str, Tensor], present: Tensor, target_return: Tensor, is_init: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The state with what is kept of the reset, and the returns-to-go asked for [B, 1]."""
+        state = dict(state)
+        if self.returns_limit is not None:
+            limit = self.returns_limit.limit(present) * self.normalizer.returns_scale
+            excess = (target_return - limit).clamp(min=0)
+            state["excess_return"] = torch.where(is_init, excess, state["excess_return"])
+            target_return = target_return - state["excess_return"]
+        if self.returns_floor_share is not None:
+            at_reset = torch.where(is_init, target_return, state["target_return"])
+            state["target_return"] = at_reset
+            floor = torch.minimum(self.returns_floor_share * at_reset, at_reset)
+            target_return = torch.maximum(target_return, floor)
+        return state, target_return
 
     def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
         """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""

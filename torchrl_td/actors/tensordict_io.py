@@ -160,7 +160,7 @@ class PlannerState:
         key: the entry that holds it, nested or not.
         horizon: H.
         width: O, of a state.
-        with_target: whether the target return at the reset is kept, too.
+        numbers: names of single numbers that are kept, too.
 
     Attributes:
         keys: the whole key of each part.
@@ -174,9 +174,11 @@ class PlannerState:
         (('agent', 'memory', 'plan'), torch.Size([8, 3]))
     """
 
-    def __init__(self, key: NestedKey, horizon: int, width: int, with_target: bool = False) -> None:
+    def __init__(
+        self, key: NestedKey, horizon: int, width: int, numbers: Sequence[str] = ()
+    ) -> None:
         self.key = unravel_key(key)
-        self.horizon, self.width, self.with_target = horizon, width, with_target
+        self.horizon, self.width, self.numbers = horizon, width, tuple(numbers)
         self._prefix = (self.key,) if isinstance(self.key, str) else self.key
         self._shapes = {name: spec.shape for name, spec in self.spec.items()}
         self.keys: dict[str, tuple[str, ...]] = {
@@ -188,14 +190,13 @@ class PlannerState:
     def spec(self) -> Composite:
         """Of one environment."""
         floats = {"dtype": torch.float32}
-        target = {"target_return": Unbounded((1,), **floats)} if self.with_target else {}
         return Composite(
             observation=Unbounded((self.horizon - 1, self.width), **floats),
             returns_to_go=Unbounded((self.horizon - 1, 1), **floats),
             steps=Unbounded((1,), dtype=torch.int64),
             plan=Unbounded((self.horizon, self.width), **floats),
             plan_returns_to_go=Unbounded((self.horizon, 1), **floats),
-            **target,
+            **{name: Unbounded((1,), **floats) for name in self.numbers},
         )
 
     def primer(self, action_key: NestedKey, choices: Any | None = None) -> PlannerPrimer:

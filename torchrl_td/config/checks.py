@@ -136,7 +136,7 @@ def unread_settings(config: Config) -> tuple[str, ...]:
 
 
 def limits_returns(config: Config) -> bool:
-    """Whether plans are asked for no more than the present state's returns-to-go in the data."""
+    """Whether no more is asked for at a reset than the data's returns-to-go from there."""
     return config.returns_limit.enabled and "returns_limit" not in unread_settings(config)
 
 

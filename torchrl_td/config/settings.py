@@ -142,7 +142,7 @@ class ValueConfig:
 
 @dataclass
 class ReturnsLimitConfig:
-    """The most that plans drafted at once for a return are asked for at a state."""
+    """The most that plans drafted at once for a return are asked for at a reset."""
 
     enabled: bool = False
     hidden_dims: list[int] = field(default_factory=lambda: [256, 256])

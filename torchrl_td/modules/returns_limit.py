@@ -1,10 +1,9 @@
-"""What the data's best returns-to-go from a state are, the most that a plan is asked for there."""
+"""What the data's best returns-to-go from a state are: the most that is asked for there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
@@ -15,9 +14,9 @@ from torchrl_td.modules.common import KeyedModule, dispatched
 class ReturnsLimit(KeyedModule):
     """An upper expectile of the data's returns-to-go from a state.
 
-    A target return is one number for all states, and a return that no episode brought from the
-    present state asks for what nothing has been learned of: at the start of data cut into pieces,
-    or where much has gone wrong. No more is asked for than this.
+    A target return is one number for every start, and one that no episode brought from where this
+    one starts asks for what nothing has been learned of, as in data cut into pieces of which the
+    later ones bring most. What is asked for beyond this limit is forgone from the reset on.
 
     Args:
         network: from states [..., O] to one number.
@@ -29,9 +28,8 @@ class ReturnsLimit(KeyedModule):
         >>> from torchrl.modules import MLP
         >>> from torchrl_td.modules import ReturnsLimit
         >>> limit = ReturnsLimit(MLP(11, 1, num_cells=[32]))
-        >>> asked = torch.full((5, 1), 1e6)
-        >>> bool((limit.limited(torch.randn(5, 11), asked) < asked).all())
-        True
+        >>> limit.limit(torch.randn(5, 11)).shape
+        torch.Size([5, 1])
     """
 
     def __init__(
@@ -54,8 +52,3 @@ class ReturnsLimit(KeyedModule):
     def limit(self, observation: Tensor) -> Tensor:
         """The most returns-to-go [..., 1] of states [..., O]."""
         return self.network(observation)
-
-    def limited(self, observation: Tensor, returns_to_go: Tensor) -> Tensor:
-        """The returns-to-go [..., 1] to ask for at states [..., O], in place of those wanted."""
-        limit = self.limit(observation).to(returns_to_go.dtype)
-        return torch.minimum(returns_to_go, limit)

@@ -78,7 +78,7 @@ class TrajectoryDiffuser(nn.Module):
         coordinates: the space the diffusion runs in; ``None`` takes the plan itself.
         critic: scores candidate plans.
         plan_value: scores the data's plans in training, where plans are asked for by score.
-        returns_limit: the most that is asked for at a state.
+        returns_limit: the most that is asked for at a reset.
 
     Examples:
         >>> import torch
@@ -146,7 +146,6 @@ class TrajectoryDiffuser(nn.Module):
             candidates=candidates,
             plan_scores=None if self.plan_value is None else plan_scores,  # only it gives scores
             plan_value=self.plan_value,
-            returns_limit=self.returns_limit,
         )
 
     def parameter_counts(self) -> dict[str, int]:

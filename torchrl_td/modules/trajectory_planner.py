@@ -13,7 +13,6 @@ from torchrl_td.modules.generator import InverseDynamics, TrajectoryGenerator
 from torchrl_td.modules.plan_critic import PlanCritic
 from torchrl_td.modules.plan_parts import PlanGenerator, PlanInverseDynamics, PlanValue
 from torchrl_td.modules.refiner import DiffusionRefiner
-from torchrl_td.modules.returns_limit import ReturnsLimit
 
 # Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
 Plan = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -41,7 +40,6 @@ class TrajectoryPlanner(nn.Module):
             for, where the parts were trained on them in place of the returns-to-go: first that of
             the draft; of several plans ``plan_value`` chooses.
         plan_value: the value.
-        returns_limit: bounds the returns-to-go that plans are asked for; not the scores.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -84,7 +82,6 @@ class TrajectoryPlanner(nn.Module):
         observation_dim: int | None = None,
         plan_scores: Sequence[float] | None = None,
         plan_value: PlanValue | None = None,
-        returns_limit: ReturnsLimit | None = None,
     ) -> None:
         super().__init__()
         width = observation_dim or getattr(refiner.network, "observation_dim", None)
@@ -107,7 +104,6 @@ class TrajectoryPlanner(nn.Module):
         if several and plan_value is None:
             raise InputError("several plan_scores need a plan_value to choose among their plans")
         self.plan_value = plan_value if several else None
-        self.returns_limit = returns_limit
         scores = None if plan_scores is None else torch.tensor(plan_scores, dtype=torch.float32)
         if scores is not None:
             scores = scores.to(refiner.schedule.beta.device)
@@ -183,7 +179,7 @@ class TrajectoryPlanner(nn.Module):
         """
         if self.plan_value is not None:
             return self._propose(observation[:, -1], returns_to_go[:, -1:], noise)
-        returns_to_go = self._asked(observation, returns_to_go)
+        returns_to_go = self._asked(returns_to_go)
         if self.generator is None:
             draft = observation[:, -1:].expand(-1, self.horizon, -1)
             returns = returns_to_go[:, -1:].expand(-1, self.horizon, -1)
@@ -215,7 +211,7 @@ class TrajectoryPlanner(nn.Module):
             greedy: as in :meth:`plan`.
         """
         assert self.generator is not None
-        returns_to_go = self._asked(present, returns_to_go)
+        returns_to_go = self._asked(returns_to_go)
         states = torch.cat([present.unsqueeze(1), plan[:, shift + 1 :]], 1)  # [B, H - shift, O]
         returns = torch.cat([returns_to_go.unsqueeze(1), plan_returns[:, shift + 1 :]], 1)
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
@@ -228,13 +224,11 @@ class TrajectoryPlanner(nn.Module):
         """The action [B, A] towards a planned state, both [B, O]."""
         return self.inverse_dynamics.act(present, planned).to(present.dtype)
 
-    def _asked(self, observation: Tensor, returns_to_go: Tensor) -> Tensor:
-        """The condition [..., 1] of plans from states [..., O], of the returns-to-go's shape."""
-        if self.plan_scores is not None:
-            return self.plan_scores[0].expand_as(returns_to_go)
-        if self.returns_limit is not None:
-            return self.returns_limit.limited(observation, returns_to_go)
-        return returns_to_go
+    def _asked(self, returns_to_go: Tensor) -> Tensor:
+        """The condition of the plans, of the returns-to-go's shape."""
+        if self.plan_scores is None:
+            return returns_to_go
+        return self.plan_scores[0].expand_as(returns_to_go)
 
     def _begin(self, plan: Tensor, condition: Tensor) -> Tensor:
         """The first action [B, A] of plans [B, H, O] made for conditions [B, 1]."""
