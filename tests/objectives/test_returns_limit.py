@@ -38,10 +38,10 @@ def make_trainer(tiny_config: Callable[..., Config], tiny_pointmaze: str) -> Cal
 
 
 @pytest.mark.parametrize(("expectile", "limit"), [(0.5, 1.0), (0.9, 0.9 * 3 / (0.9 + 0.2))])
-def test_the_limit_is_the_expectile(expectile: float, limit: float) -> None:
+def test_the_expectile_is_learned(expectile: float, limit: float) -> None:
     """Of 0, 0 and 3 the 0.9-expectile e solves 0.9 (3 - e) = 2 * 0.1 e."""
-    part = ReturnsLimit(nn.Linear(1, 1, bias=False))
-    loss = ReturnsLimitLoss(part, expectile=expectile)
+    part = ReturnsLimit(nn.Linear(1, 1, bias=False), expectile=expectile)
+    loss = ReturnsLimitLoss(part)
     returns_to_go = torch.tensor([[0.0], [0.0], [3.0]])
     batch = TensorDict(observation=torch.ones(3, 1), returns_to_go=returns_to_go, batch_size=[3])
     optimizer = torch.optim.Adam(part.parameters(), 0.05)
@@ -49,9 +49,24 @@ def test_the_limit_is_the_expectile(expectile: float, limit: float) -> None:
         optimizer.zero_grad()
         loss(batch)["loss_returns_limit"].backward()
         optimizer.step()
-    torch.testing.assert_close(part.limit(torch.ones(1, 1)).item(), limit, atol=0.01, rtol=0)
+    torch.testing.assert_close(part.estimate(torch.ones(1, 1)).item(), limit, atol=0.01, rtol=0)
     with pytest.raises(InputError, match="expectile must lie in"):
-        ReturnsLimitLoss(part, expectile=1.0)
+        ReturnsLimit(nn.Linear(1, 1), expectile=1.0)
+
+
+@pytest.mark.parametrize("expectile", [0.9, 0.99, 0.999])
+def test_the_limit_is_the_most_of_returns_spread_evenly(expectile: float) -> None:
+    spread = torch.linspace(0, 7, 100_001, dtype=torch.float64)
+    low, high = 0.0, 7.0
+    for _ in range(60):  # the expectile e solves τ E(x − e)⁺ = (1 − τ) E(e − x)⁺
+        e = (low + high) / 2
+        above, below = (spread - e).clamp(min=0).mean(), (e - spread).clamp(min=0).mean()
+        low, high = (e, high) if expectile * above > (1 - expectile) * below else (low, e)
+    part = ReturnsLimit(nn.Linear(1, 1, bias=False), expectile=expectile)
+    nn.init.constant_(part.network.weight, e)
+    torch.testing.assert_close(part.limit(torch.ones(1, 1)).item(), 7.0, atol=1e-2, rtol=0)
+    negative = part.limit(-torch.ones(1, 1)).item()
+    assert -e < negative < 0
 
 
 def test_no_more_is_asked_for_than_the_limit(make_trainer: Callable[..., Trainer]) -> None:

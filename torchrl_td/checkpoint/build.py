@@ -178,7 +178,8 @@ def _returns_limit(config: Config, observation_dim: int) -> ReturnsLimit | None:
     if not limits_returns(config):
         return None
     with torch.random.fork_rng(devices=[]):  # all else is as it is without it
-        return ReturnsLimit(_relu_mlp(observation_dim, 1, config.returns_limit.hidden_dims))
+        network = _relu_mlp(observation_dim, 1, config.returns_limit.hidden_dims)
+    return ReturnsLimit(network, expectile=config.returns_limit.expectile)
 
 
 def _noisy_plan_value(config: Config, observation_dim: int) -> NoisyPlanValue:

@@ -9,7 +9,6 @@ from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 
-from torchrl_td.errors import InputError
 from torchrl_td.modules import ReturnsLimit
 from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
@@ -17,18 +16,17 @@ from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 class ReturnsLimitLoss(WindowLoss):
     """Expectile regression of the scaled returns-to-go on the state (IQL's eq. 5, Monte Carlo).
 
-    Errors of returns-to-go below the limit are weighted by 1 − τ, those above it by τ.
+    Errors of returns-to-go below the expectile are weighted by 1 − τ, those above it by τ.
 
     Args:
         limit_network (ReturnsLimit): the limit.
 
     Keyword Args:
-        expectile (float): τ, between 0.5, the mean, and 1, the maximum.
         reduction (str, optional): ``"mean"``, which ``None`` stands for, ``"sum"`` or
             ``"none"``.
 
     Raises:
-        InputError: if the expectile is out of its range, or the reduction is unknown.
+        InputError: if the reduction is unknown.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -69,13 +67,9 @@ class ReturnsLimitLoss(WindowLoss):
         self,
         limit_network: ReturnsLimit,
         *,
-        expectile: float = 0.999,
         reduction: Reduction | None = "mean",
     ) -> None:
         super().__init__(limit_network, "limit_network", reduction)
-        if not 0.5 <= expectile < 1:
-            raise InputError(f"expectile must lie in 0.5..1, 1 excluded, got {expectile}")
-        self.expectile = expectile
 
     @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -84,6 +78,7 @@ class ReturnsLimitLoss(WindowLoss):
         _, counted = self._masks(tensordict, entries[0])
         observation, returns_to_go = hide_masked(counted, *entries)
         with self.limit_network_params.to_module(self.limit_network):
-            error = returns_to_go - self.limit_network.limit(observation)
-        weight = torch.where(error > 0, self.expectile, 1 - self.expectile).to(error.dtype)
+            error = returns_to_go - self.limit_network.estimate(observation)
+        expectile = self.limit_network.expectile
+        weight = torch.where(error > 0, expectile, 1 - expectile).to(error.dtype)
         return TensorDict({"loss_returns_limit": self._reduced(weight * error.square(), counted)})

@@ -55,8 +55,7 @@ class StridedTraining(TrajectoryDiffuserTraining):
             "inverse_dynamics": PlanInverseDynamicsLoss(model.inverse_dynamics),
         }
         if model.returns_limit is not None:
-            expectile = self.config.returns_limit.expectile
-            losses["returns_limit"] = ReturnsLimitLoss(model.returns_limit, expectile=expectile)
+            losses["returns_limit"] = ReturnsLimitLoss(model.returns_limit)
         return losses
 
     def make_buffers(
