@@ -206,10 +206,12 @@ def test_asked_for_returns(strided_config: Callable[..., Config], tiny_pointmaze
         parts["inverse_dynamics", "condition"],
         parts["generator", "returns_to_go"][:, 0],
         parts["refiner", "returns_to_go"][:, -1],
+        parts["returns_limit", "returns_to_go"],
     ):
         torch.testing.assert_close(condition, brought)
     trainer.train_step()
-    assert set(trainer.losses) == {"generator", "refiner", "inverse_dynamics"}
+    named = {"generator", "refiner", "inverse_dynamics", "returns_limit"}
+    assert set(trainer.losses) == named
     planner = trainer.planner_model().planner()
     history = torch.zeros(2, 3, 6), torch.ones(2, 3, 1), torch.ones(2, 3, dtype=torch.bool)
     low, high = planner.plan(*history), planner.plan(history[0], 2 * history[1], history[2])
