@@ -90,6 +90,17 @@ def test_settings_of_a_part_that_is_off_do_not_count(enabled: bool) -> None:
         check_comparable([("a", one), ("b", other)])
 
 
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_result_older_than_a_part_is_one_without_it(enabled: bool) -> None:
+    older = result("bc", 0, [1.0, 2.0], settings=_evaluation(2))
+    newer = {"returns_limit": {"enabled": enabled}, **_evaluation(2)}
+    results = [("a", older), ("b", result("bc", 1, [1.0, 2.0], settings=newer))]
+    if not enabled:
+        return check_comparable(results)
+    with pytest.raises(InputError, match="of other settings than a: settings returns_limit enab"):
+        check_comparable(results)
+
+
 @pytest.mark.parametrize("tilt", [0.0, 5.0])
 def test_a_result_older_than_a_setting_has_its_default(tilt: float) -> None:
     one, other = (

@@ -17,7 +17,7 @@ from tensordict import TensorDict
 from examples.td_deploy import ExportedPlanner, difference_from_actor, main
 from tests.planner.helpers import act
 from tests.tiny import tiny_actor
-from torchrl_td import InputError, TDPlannerActor
+from torchrl_td import InputError, ReturnsLimit, TDPlannerActor
 from torchrl_td.inference.openvino_model import import_openvino, openvino_installed
 
 if openvino_installed():
@@ -30,8 +30,7 @@ QUICK = {
     "layers": 1,
     "refiner": {"refine_steps": 1, "guidance_scale": 1.0},
 }
-
-
+LIMITED = {"returns_floor_share": 0.8, "returns_limit": ReturnsLimit(torch.nn.Linear(6, 1))}
 WARM = {"warm_start": "previous", "replan_every": 2, "refresh_distance": 1.2}
 
 
@@ -64,7 +63,7 @@ def both(actor: TDPlannerActor, exported: ExportedPlanner, batch: int, steps: in
 @pytest.mark.parametrize(
     ("form", "settings", "batch", "models"),
     [
-        pytest.param("openvino", {"returns_floor_share": 0.8}, 1, {"plan"}, marks=needs_openvino),
+        pytest.param("openvino", LIMITED, 1, {"plan"}, marks=needs_openvino),
         pytest.param("openvino", WARM, 3, {"plan", "replan", "follow"}, marks=needs_openvino),
         ("torch", WARM, 3, {"plan", "replan", "follow"}),
     ],

@@ -78,9 +78,12 @@ def _protocol(result: Result) -> dict[str, Any]:
 def settings_read(result: Result) -> dict[str, Any]:
     """A result's settings without those of the parts that are switched off.
 
-    Settings that are newer than the result have their default, which is what was done before.
+    Settings, and whole parts, that are newer than the result have their default, which is what was
+    done before.
     """
-    defaults, read = asdict(Config()), {}
+    defaults = asdict(Config())
+    parts = (name for name, values in defaults.items() if isinstance(values, dict))
+    read = {name: {"enabled": False} for name in parts if defaults[name].get("enabled") is False}
     for section, values in result["settings"].items():
         if isinstance(values, dict):
             off = values.get("enabled") is False
