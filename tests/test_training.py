@@ -11,10 +11,7 @@ import torch
 
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
-from torchrl_td.errors import InputError
 from torchrl_td.training.joint_loss import JointLoss
-from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
-from torchrl_td.training.random_state import RandomState, own_randomness
 from torchrl_td.training.trainer import Trainer
 from torchrl_td.training.trajectory_diffuser import make_losses
 
@@ -265,102 +262,6 @@ def test_what_is_noted_of_a_step_is_small(make_trainer: Callable[..., Trainer]) 
     assert noted is not None
     (rows,) = noted[1]
     assert rows.untyped_storage().nbytes() == rows.numel() * rows.element_size()
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_divergence_names_step_and_rows(bad: float) -> None:
-    watch = DivergenceWatch(explosion=None)
-    for step in range(5):
-        loss, norm = torch.tensor(1.0), torch.tensor(bad if step == 3 else 1.0)
-        watch.note(*((loss, [norm]) if step else (norm, [loss])), torch.tensor([step, 10 * step]))
-    noted = watch.take()
-    assert noted is not None and watch.take() is None
-    with pytest.raises(InputError, match=r"at step 104: .* is not finite.* rows \[3, 30\]"):
-        watch.check(*noted, step=105)
-
-
-def test_explosion_is_relative_to_the_first_losses() -> None:
-    watch = DivergenceWatch(explosion=100.0)
-    values = torch.tensor([[2.0, 0.1], [250.0, 0.1]])  # a loss and a norm a step
-    rows = [torch.tensor([1]), torch.tensor([2])]
-    watch.check(values, rows, step=2)  # nothing to compare with yet
-    watch.usual_loss = 3.0
-    watch.check(values, rows, step=2)
-    watch.usual_loss = 2.0
-    with pytest.raises(InputError, match=r"at step 2: .*training.explosion=100 times"):
-        watch.check(values, rows, step=2)
-
-
-def test_running_means() -> None:
-    means = RunningMeans()
-    assert means.read() == {}
-    means.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
-    saved = copy.deepcopy(means.state_dict())
-    means.add({"a": torch.tensor(2.0), "b": torch.tensor(6.0)})
-    assert means.read() == {"a": 1.5, "b": 4.0}
-    assert means.read() == {}
-    resumed = RunningMeans()
-    resumed.load_state_dict(saved, CPU)
-    resumed.add({"a": torch.tensor(2.0), "b": torch.tensor(6.0)})
-    assert resumed.read() == {"a": 1.5, "b": 4.0}
-
-
-def test_own_randomness_is_its_own() -> None:
-    import random
-
-    import numpy as np
-
-    def draw() -> tuple[float, float, float]:
-        return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-    torch.manual_seed(1)
-    expected = (torch.rand(()), torch.rand(()))
-    torch.manual_seed(1)
-    first = torch.rand(())
-    with own_randomness(3):
-        one = draw()
-    with own_randomness(3):
-        assert draw() == one
-    assert (first, torch.rand(())) == expected
-
-
-def test_random_states_of_another_machine() -> None:
-    """A checkpoint made on a machine of two GPUs goes on where there is none."""
-    torch.manual_seed(1)
-    state = RandomState(CPU).state_dict()
-    assert not {"torch_cuda", "device"} & state.keys()
-    expected = torch.rand(3)
-    gpu = torch.zeros(16, dtype=torch.uint8)
-    # The latter as they once were.
-    for more in ({"device": gpu}, {"torch_cuda": [gpu, gpu]}, {"torch_mps": gpu}):
-        RandomState(CPU).load_state_dict(state | more)
-        assert torch.equal(torch.rand(3), expected)
-
-
-def test_every_process_goes_on_with_the_noise_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each on a GPU of its own, in place of which stand their states."""
-    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
-    states = {first: torch.tensor([1]), second: torch.tensor([2])}
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
-    monkeypatch.setattr(
-        torch.cuda, "set_rng_state", lambda state, device: states.update({device: state})
-    )
-    saved = RandomState(first).state_dict()
-    assert saved.keys() == {"python", "numpy", "torch_cpu", "device"}
-    RandomState(second).load_state_dict(saved)
-    assert states == {first: 1, second: 1}
-    once = RandomState(CPU).state_dict() | {"torch_cuda": [torch.tensor([3]), torch.tensor([4])]}
-    RandomState(second).load_state_dict(once)
-    assert states[second] == 3  # the first process computed on the first
-
-
-@pytest.mark.gpu
-def test_random_state_of_a_gpu() -> None:
-    device = torch.device("cuda", torch.cuda.device_count() - 1)
-    kept = RandomState(device)
-    state, drawn = kept.state_dict(), torch.rand(3, device=device)
-    kept.load_state_dict(state)
-    assert torch.equal(torch.rand(3, device=device), drawn)
 
 
 def test_autocast_trains_nearly_the_same(make_trainer: Callable[..., Trainer]) -> None:
