@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDictBase
+from torchrl import torchrl_logger
 
 from tests.settings import composed
 from torchrl_td.config import Config, TaskConfig, check_read
 from torchrl_td.data import load_episodes
-from torchrl_td.envs import make_gym_env, tell_played_goals
+from torchrl_td.envs import make_gym_env, tell_played_goals, with_played_goals
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.results import describe_run
 from torchrl_td.training.trainer import Trainer
@@ -35,25 +36,19 @@ def task(tiny_config: Callable[..., Config]) -> TaskConfig:
 def test_told_episodes_are_paid_for_the_goal_that_is_played(
     episodes: TensorDictBase, task: TaskConfig
 ) -> None:
-    """Goals, rewards and returns by hand; the other episodes keep every bit."""
+    """Goals, rewards and returns by hand."""
     task = replace(task, reset_options={"goal_cell": [1, 2]})  # half way, so that many pass it
-    told = tell_played_goals(episodes, task, 0.5, seed=1)
+    told = tell_played_goals(episodes, task, seed=1)
     goal, place = told["observation"][:, 4:], told["next", "observation"][:, :2]
-    other = (goal != episodes["observation"][:, 4:]).any(-1)
     number = episodes["episode"].reshape(-1)
-    assert 0 < len(number[other].unique()) < len(number.unique())
-    assert not other[~torch.isin(number, number[other].unique())].any()  # whole episodes
-    assert all(
-        torch.equal(told[key][~other], episodes[key][~other]) for key in told.keys(True, True)
-    )
     base = make_gym_env(task).unwrapped
     middle = base.maze.cell_rowcol_to_xy(np.array(task.reset_options["goal_cell"]))
-    shift = (goal[other] - torch.tensor(middle)).abs()
+    shift = (goal - torch.tensor(middle)).abs()
     assert shift.max() <= base.position_noise_range * base.maze.maze_size_scaling
-    assert len(goal[other].unique(dim=0)) == len(number[other].unique())  # one an episode
+    assert len(goal.unique(dim=0)) == len(number.unique())  # one an episode
     assert torch.equal(told["next", "observation"][:, 4:], goal)
     paid = ((place - goal).norm(dim=-1) <= RADIUS).float()
-    assert torch.equal(told["next", "reward"][:, 0], paid) and 0 < paid[other].mean() < 1
+    assert torch.equal(told["next", "reward"][:, 0], paid) and 0 < paid.mean() < 1
     for which in number.unique():
         mine = paid[number == which].numpy()
         to_go = told["returns_to_go"][number == which, 0].numpy()
@@ -68,7 +63,7 @@ def test_an_end_at_its_own_goal_is_no_end_of_the_way_to_another(
     ended = episodes.clone()
     ended["next", "terminated"] = ended["next", "done"].clone()
     ended["next", "truncated"] = torch.zeros_like(ended["next", "done"])
-    told = tell_played_goals(ended, task, 1.0, seed=0)
+    told = tell_played_goals(ended, task, seed=0)
     assert not told["next", "terminated"].any()
     assert torch.equal(told["next", "truncated"], ended["next", "done"])
 
@@ -83,12 +78,12 @@ def test_the_place_is_found_where_the_task_names_it(task: TaskConfig) -> None:
     steps = np.tile(state, (3, 1))
     steps[1:, :2] = start["desired_goal"]  # carried to the goal
     walk = {"observations": steps, "actions": np.ones((3, 8)), "rewards": [1.0, 1.0, 1.0]}
-    told = tell_played_goals(load_episodes([walk]), ant, 1.0, seed=0)
+    told = tell_played_goals(load_episodes([walk]), ant, seed=0)
     assert torch.equal(told["observation"][:, -2:], torch.tensor(state[-2:]).float().expand(3, 2))
     assert told["next", "reward"].flatten().tolist() == [1.0, 1.0, 1.0]
     pose = replace(ant, observation_keys=["observation", "desired_goal"])
     with pytest.raises(InputError, match="what is achieved in environment 'AntMaze"):
-        tell_played_goals(load_episodes([walk]), pose, 1.0, seed=0)
+        tell_played_goals(load_episodes([walk]), pose, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +96,21 @@ def test_the_place_is_found_where_the_task_names_it(task: TaskConfig) -> None:
 def test_no_goal_that_is_shown(
     episodes: TensorDictBase, env: str, keys: list[str] | None, said: str
 ) -> None:
-    with pytest.raises(InputError, match=f"{SHARE}=0 leaves it out.*{said}"):
-        tell_played_goals(episodes, TaskConfig(env=env, observation_keys=keys), 0.5, seed=0)
+    with pytest.raises(InputError, match=said):
+        tell_played_goals(episodes, TaskConfig(env=env, observation_keys=keys), seed=0)
 
 
-def test_data_of_other_rewards_are_refused(episodes: TensorDictBase, task: TaskConfig) -> None:
+def test_data_of_other_rewards_are_trained_on_as_they_are(
+    episodes: TensorDictBase, task: TaskConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = episodes.clone()
     other["next", "reward"] = other["next", "reward"] - 1
     with pytest.raises(InputError, match=r"100.0% of the data's rewards are not what .* pays"):
-        tell_played_goals(other, task, 0.5, seed=0)
-    assert tell_played_goals(other, task, 0.0, seed=0) is other
+        tell_played_goals(other, task, seed=0)
+    warned: list[str] = []
+    monkeypatch.setattr(torchrl_logger, "warning", warned.append)
+    assert with_played_goals(other, task, seed=0) is other
+    assert "100.0% of" in warned[0] and "from the data's own goals alone" in warned[0]
 
 
 def test_an_environment_that_pays_no_goal_told_to_it(
@@ -120,21 +120,53 @@ def test_an_environment_that_pays_no_goal_told_to_it(
     owner = next(kind for kind in kinds if "compute_reward" in vars(kind))
     monkeypatch.delattr(owner, "compute_reward")
     with pytest.raises(InputError, match="the environment has no compute_reward to pay it by"):
-        tell_played_goals(episodes, task, 0.5, seed=0)
+        tell_played_goals(episodes, task, seed=0)
 
 
-def test_training_reads_it_where_any_goal_is_paid(
+def test_the_value_alone_learns_of_them(
     tiny_config: Callable[..., Config], episodes: TensorDictBase
 ) -> None:
-    def goals(*words: str) -> int:
-        config = tiny_config("preset=strided", "dataset.validation_share=0", *words)
-        trainer = Trainer(config, episodes, torch.device("cpu"))
-        shown = trainer.model.normalizer.denormalize(trainer.buffer[:]["observation"])[:, 4:]
-        return int((shown - episodes["observation"][:, 4:]).abs().amax(-1).gt(1e-3).sum())
+    """A quarter of the plans again, as told and paid; every other part has the data's goals."""
+    words = ("preset=strided", "dataset.validation_share=0", "training.batch_size=8")
+    config = tiny_config(*words, f"{SHARE}=0.25")
+    trainer = Trainer(config, episodes, torch.device("cpu"))
+    told = tell_played_goals(episodes, config.task, config.seed)
+    batch = trainer.buffer.sample()
+    present = batch["index"][:, 0]
+    parts = trainer.algorithm.prepare(batch)
+    value = parts["plan_value"]
+    assert value["plan", "scored"].tolist() == [True] * 8 + [False] * 2
+    denormalize = trainer.model.normalizer.denormalize
+    torch.testing.assert_close(
+        denormalize(value["observation"][:8]), episodes["observation"][present]
+    )
+    torch.testing.assert_close(
+        denormalize(value["observation"][8:]), told["observation"][present[:2]]
+    )
+    last = batch["index"][:2, -1]
+    torch.testing.assert_close(denormalize(value["plan", "end"][8:]), told["observation"][last])
+    for row, (start, end) in enumerate(zip(present[:2].tolist(), last.tolist(), strict=True)):
+        paid = told["next", "reward"][start:end, 0]
+        paid = (paid * config.value.discount ** torch.arange(len(paid))).sum()
+        unit = trainer.algorithm._unit
+        torch.testing.assert_close(
+            value["plan", "reward"][8 + row, 0] * unit, paid, atol=1e-4, rtol=0
+        )
+    shown = denormalize(parts["generator"]["observation"])
+    torch.testing.assert_close(shown, episodes["observation"][batch["index"]])
+    before = [p.clone() for p in trainer.algorithm.plan_value.parameters()]
+    trainer.train_step()
+    after = trainer.algorithm.plan_value.parameters()
+    assert any(not torch.equal(x, y) for x, y in zip(before, after, strict=True))
 
-    assert goals(f"{SHARE}=1.0") == len(episodes)
-    assert goals(f"{SHARE}=0.0") == 0
-    assert goals("task.scored=false") == goals("task.pays_any_goal=false") == 0
+
+@pytest.mark.parametrize("word", [f"{SHARE}=0.0", "task.scored=false", "task.pays_any_goal=false"])
+def test_training_leaves_it_out(
+    tiny_config: Callable[..., Config], episodes: TensorDictBase, word: str
+) -> None:
+    config = tiny_config("preset=strided", "dataset.validation_share=0", word)
+    trainer = Trainer(config, episodes, torch.device("cpu"))
+    assert "played_to_go" not in trainer.buffer[:].keys()
 
 
 @pytest.mark.parametrize("word", ["task.scored=false", "task.pays_any_goal=false"])

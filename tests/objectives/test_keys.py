@@ -41,7 +41,12 @@ def test_renamed_and_nested_keys(name: str) -> None:
     key, loss, _ = make(name)
     td = window(name)
     want = seeded(loss, td)[key]
-    accepted = set(loss.default_keys.__dataclass_fields__) - {"next_known", "outcome", "members"}
+    accepted = set(loss.default_keys.__dataclass_fields__) - {
+        "next_known",
+        "outcome",
+        "members",
+        "scored",
+    }
     loss.set_keys(**{k: v for k, v in RENAMED.items() if k in accepted})
     assert set(loss.in_keys) == {RENAMED[k] for k in accepted - {"mask"}}
     moved = TensorDict({RENAMED[k]: td[STANDARD[k]] for k in accepted}, batch_size=[B, T])
@@ -71,7 +76,12 @@ def test_keyword_tensors(name: str) -> None:
     key, loss, _ = make(name)
     td = window(name)
     want = seeded(loss, td)
-    accepted = set(loss.default_keys.__dataclass_fields__) - {"next_known", "outcome", "members"}
+    accepted = set(loss.default_keys.__dataclass_fields__) - {
+        "next_known",
+        "outcome",
+        "members",
+        "scored",
+    }
     torch.manual_seed(1)
     keys = [STANDARD[k] for k in accepted]
     got = loss(**{k if isinstance(k, str) else "_".join(k): td[k] for k in keys})

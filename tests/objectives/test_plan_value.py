@@ -129,6 +129,24 @@ def test_outcomes_are_the_plans_rewards_and_the_value_of_their_ends(
         torch.testing.assert_close(parts["plan", "end"][row], observation[min(end, last)])
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_from_plans_that_are_not_scored_the_value_alone_learns(reduction: str) -> None:
+    """The sum of two losses: that of the scored plans, and the value's error of the others."""
+    torch.manual_seed(0)
+    loss = PlanValueLoss(PlanValue(Table(1)), reduction=reduction)
+    torch.nn.init.normal_(loss.plan_value_network_params.get(("network", "weight")))
+    scored, others = outcomes([0.0, 0.0, 3.0], 2), outcomes([1.0, 5.0], 1)
+    both = torch.cat([scored, others])
+    both["plan", "scored"] = torch.arange(len(both)) < len(scored)
+    alone, rest = loss(scored), loss(others)
+    expected = alone["loss_plan_value"] + rest["value_error"]
+    torch.testing.assert_close(loss(both)["loss_plan_value"], expected)
+    both["plan", "scored"] = torch.ones(len(both), dtype=torch.bool)
+    torch.testing.assert_close(
+        loss(both)["loss_plan_value"], loss(both.exclude(("plan", "scored")))["loss_plan_value"]
+    )
+
+
 def test_outcomes_that_are_known_are_not_computed_anew() -> None:
     loss = PlanValueLoss(PlanValue(Table(3)))
     batch = TensorDict(

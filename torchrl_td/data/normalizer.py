@@ -93,10 +93,14 @@ class Normalizer(nn.Module):
         return returns_to_go / self.returns_scale
 
     def apply_to(self, episodes: TensorDictBase) -> TensorDictBase:
-        """A copy of a dataset [N] with normalised states and scaled returns-to-go."""
+        """A copy of a dataset [N] with normalised states and scaled returns-to-go.
+
+        States under ``"played"``, which were told a goal that is played, are normalised too.
+        """
         out = episodes.copy()
-        for key in ("observation", ("next", "observation")):
-            out[key] = self.normalize(out[key])
+        for key in ("observation", ("next", "observation"), ("played", "observation")):
+            if key in out.keys(True):
+                out[key] = self.normalize(out[key])
         for key in ("returns_to_go", ("next", "returns_to_go")):
             out[key] = self.scale_returns(out[key])
         return out

@@ -9,7 +9,7 @@ from torchrl_td.envs.make import (
     planning_transforms,
 )
 from torchrl_td.envs.own import register_factory
-from torchrl_td.envs.played_goals import tell_played_goals
+from torchrl_td.envs.played_goals import tell_played_goals, with_played_goals
 
 __all__ = [
     "make_base_env",
@@ -20,4 +20,5 @@ __all__ = [
     "planning_transforms",
     "register_factory",
     "tell_played_goals",
+    "with_played_goals",
 ]

@@ -1,4 +1,4 @@
-"""Episodes told the goal that is played in place of their own, and paid for reaching it."""
+"""Episodes told a goal that is played in place of their own, and paid for reaching it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,40 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl_td.config import TaskConfig
 from torchrl_td.data.keys import named_keys, observation_keys
 from torchrl_td.data.transitions import returns_to_go
+from torchrl_td.data.validation import warn_once
 from torchrl_td.envs.make import make_gym_env
 from torchrl_td.errors import InputError
 
 _ACHIEVED, _DESIRED = "achieved_goal", "desired_goal"
 _CHECKED = 10_000  # steps whose rewards are computed anew
 _ROUNDING = 1e-3  # share of them that may differ: float32's places lie beside a goal's edge
-_OFF = "the goal that is played cannot be told (value.played_goal_share=0 leaves it out)"
+_OFF = "episodes cannot be told a goal that is played (value.played_goal_share)"
 
 
-def tell_played_goals(
-    episodes: TensorDictBase, task: TaskConfig, share: float, seed: int
-) -> TensorDictBase:
-    """Tells a share of the episodes a goal of the task's own, as in hindsight relabelling.
+def with_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> TensorDictBase:
+    """Adds what :func:`tell_played_goals` makes of the states [N, O] and rewards [N, 1].
+
+    Returns:
+        A copy with ``("played", "observation")`` and ``("played", "reward")``; the episodes as they
+        are, after a warning, where they cannot be told another goal.
+    """
+    try:
+        told = tell_played_goals(episodes, task, seed)
+    except InputError as error:
+        warn_once(f"{error}; the value learns from the data's own goals alone")
+        return episodes
+    played = {"observation": told["observation"], "reward": told["next", "reward"]}
+    return episodes.copy().set("played", TensorDict(played, batch_size=episodes.batch_size))
+
+
+def tell_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> TensorDictBase:
+    """Tells every episode a goal of the task's own, as in hindsight relabelling.
 
     Data of many goals hold few episodes of the one that is played. What they say of the way there
     does not depend on the goal that was meant, so they are told one that the environment's reset
@@ -36,11 +51,10 @@ def tell_played_goals(
     Args:
         episodes: raw dataset [N] from :func:`~torchrl_td.data.load_episodes`.
         task: the environment, a Gymnasium ``GoalEnv`` whose goal is among what is observed.
-        share: of the episodes; 0 returns them as they are.
-        seed: of the choice of episodes, and of the first reset.
+        seed: of the first reset.
 
     Returns:
-        A copy with other ``observation``, ``reward`` and ``returns_to_go``, where a goal was told.
+        A copy with other ``observation``, ``reward`` and ``returns_to_go``; none terminates.
 
     Raises:
         InputError: if the environment shows no goal or pays none by ``compute_reward``, what is
@@ -58,7 +72,7 @@ def tell_played_goals(
         ...     env="PointMaze_UMaze-v3", env_kwargs={"continuing_task": True},
         ...     reset_options={"goal_cell": [3, 1]},
         ... )
-        >>> told = tell_played_goals(load_episodes([walk]), task, share=1.0, seed=0)
+        >>> told = tell_played_goals(load_episodes([walk]), task, seed=0)
         >>> told["observation"][:, 4:].round()
         tensor([[-1., -1.],
                 [-1., -1.],
@@ -66,24 +80,18 @@ def tell_played_goals(
         >>> told["next", "reward"].squeeze(-1)  # where each step led
         tensor([0., 1., 1.])
     """
-    if not share:
-        return episodes
     number = episodes["episode"].reshape(-1)  # [N]
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(int(number.max()) + 1, generator=generator) < share  # [E]
-    rows = torch.nonzero(chosen[number]).flatten()  # [n], the steps of those told another goal
     env = make_gym_env(task)
     try:
-        resets = [env.reset(seed=seed + i)[0] for i in range(len(chosen))]
+        resets = [env.reset(seed=seed + i)[0] for i in range(int(number.max()) + 1)]
         places, shown = _columns(task, resets)
         _check_rewards(env, episodes, places, shown)
         told = episodes.copy()
-        goals = torch.from_numpy(np.stack([reset[_DESIRED] for reset in resets])).float()
+        goals = torch.from_numpy(np.stack([reset[_DESIRED] for reset in resets])).float()  # [E, G]
         for key in ("observation", ("next", "observation")):
             told[key] = told[key].clone()
-            told[key][rows.unsqueeze(-1), shown] = goals[number[rows]]
-        reward = told["next", "reward"].clone()  # [N, 1]
-        reward[rows] = _pay(env, told["next", "observation"][rows], places, shown)
+            told[key][:, shown] = goals[number]
+        reward = _pay(env, told["next", "observation"], places, shown)  # [N, 1]
     finally:
         env.close()
     to_go = returns_to_go(reward[:, 0], told["next", "done"][:, 0])
@@ -91,8 +99,8 @@ def tell_played_goals(
     told["next", "returns_to_go"] = (to_go - reward[:, 0].double()).float().unsqueeze(-1)
     told["next", "reward"] = reward
     # That an episode ended at its own goal is no end of the way to another.
-    ended = told["next", "terminated"] & chosen[number].unsqueeze(-1)
-    told["next", "terminated"] = told["next", "terminated"] & ~ended
+    ended = told["next", "terminated"]
+    told["next", "terminated"] = torch.zeros_like(ended)
     told["next", "truncated"] = told["next", "truncated"] | ended
     return told
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchrl_td.errors import InputError
 from torchrl_td.modules import PlanValue
-from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
+from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked, per_step
 
 _SMALLEST = 1e-5  # error whose logarithm still counts: a state with one outcome has none
 _SPREAD_WEIGHT = 0.1  # of the logarithms, which are of the size of several standard deviations
@@ -90,6 +90,9 @@ class PlanValueLoss(WindowLoss):
             members: what :meth:`PlanValue.members` gives for the states [B, M, 3], with its
                 gradient, where it is known already; the states are then all real, for a mask
                 comes too late to keep a NaN out of that gradient.
+            scored: [B] or [B, 1], False for plans that V alone learns from, and not what outcomes
+                are usual; the mean error of V of the two kinds is added. Where it is missing,
+                all are scored.
             mask: [B] or [B, 1], True for the plans that count; where it is missing, all do.
         """
 
@@ -99,10 +102,11 @@ class PlanValueLoss(WindowLoss):
         discount: NestedKey = ("plan", "discount")
         outcome: NestedKey = ("plan", "outcome")
         members: NestedKey = ("plan", "members")
+        scored: NestedKey = ("plan", "scored")
         mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
-    optional_keys = (*WindowLoss.optional_keys, "outcome", "members")
+    optional_keys = (*WindowLoss.optional_keys, "outcome", "members", "scored")
     default_out_keys = ("loss_plan_value", "value_error", "outcome_error")
 
     plan_value_network: PlanValue
@@ -153,10 +157,15 @@ class PlanValueLoss(WindowLoss):
         error, off = outcome - value, outcome - mean
         weight = torch.where(error > 0, self.expectile, 1 - self.expectile).to(error.dtype)
         log_off = off.detach().abs().clamp(min=_SMALLEST).log()
+        scored, key = counted, self.tensor_keys.scored
+        if (mask := tensordict.get(key, None)) is not None:
+            scored = counted & per_step(mask, observation, key)
         value_error, mean_error, spread_error = (
-            self._reduced(each, counted)
+            self._reduced(each, scored)
             for each in (weight * error.square(), off.square(), (log_off - log_error).square())
         )
+        if mask is not None:
+            value_error = value_error + self._reduced(weight * error.square(), counted & ~scored)
         return TensorDict(
             {
                 "loss_plan_value": value_error + mean_error + _SPREAD_WEIGHT * spread_error,

@@ -16,7 +16,7 @@ from torchrl_td.checkpoint.start import Start
 from torchrl_td.config import Config, plan_horizon, plan_stride, unread_settings
 from torchrl_td.data.choices import are_choices, with_float_actions
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.envs import tell_played_goals
+from torchrl_td.envs import with_played_goals
 from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import Scales
 from torchrl_td.training.algorithms import find_algorithm
@@ -67,9 +67,9 @@ class Trainer:
             check_cuda_graph(device, self.world)
         self.step = 0
         seed_everything(config.seed)
-        if "value.played_goal_share" not in unread_settings(config):
-            share = config.value.played_goal_share
-            episodes = tell_played_goals(episodes, config.task, share, config.seed)
+        tells = "value.played_goal_share" not in unread_settings(config)
+        if tells and config.value.played_goal_share:
+            episodes = with_played_goals(episodes, config.task, config.seed)
         self.rows, validation = split_episodes(
             episodes, config.dataset.validation_share, config.seed, horizon
         )

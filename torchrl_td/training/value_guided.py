@@ -137,7 +137,12 @@ class StridedTraining(TrajectoryDiffuserTraining):
 
 
 class ValueGuidedTraining(StridedTraining):
-    """Trains a value beside, whose score of the data's plan is the condition."""
+    """Trains a value beside, whose score of the data's plan is the condition.
+
+    Where the episodes were also told a goal that is played, V learns from a share of the plans a
+    second time, as if that goal had been theirs. What is usual from a state, which the scores
+    measure, and the plans remain those of the data.
+    """
 
     def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__(model, config)
@@ -173,18 +178,40 @@ class ValueGuidedTraining(StridedTraining):
         data = normalized.copy()
         data["discounted_to_go"] = to_go / self._unit
         data["terminates"] = terminates.float()
-        entries = ("discounted_to_go", "terminates")
+        entries: tuple[str, ...] = ("discounted_to_go", "terminates")
+        if "played" in normalized.keys():
+            played = normalized["played"]
+            to_go = reward2go(played["reward"], following["done"], self.config.value.discount)
+            data["played_to_go"] = to_go / self._unit
+            data["played_observation"] = played["observation"]
+            entries = (*entries, "played_to_go", "played_observation")
         return {"plans": self._plan_buffer(data, batch_size, seed, device, entries)}
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: outcomes, conditions and drafts of the plans [B, H]."""
-        value = outcome_parts(batch, self.config.value.discount)
+        own, discount = len(batch), self.config.value.discount
+        value = outcome_parts(batch, discount)
+        if "played_to_go" in batch.keys():
+            value = torch.cat([value, outcome_parts(self._told(batch), discount)])
+            number = torch.arange(len(value), device=value["observation"].device)
+            value["plan", "scored"] = number < own
         value["plan", "outcome"] = outcome = self.losses["plan_value"].outcome(value)
         # The states are valued once, for their scores and, with a gradient, for the value's loss.
         value["plan", "members"] = members = self.plan_value.members(value["observation"])
-        condition = self.plan_value.score_among(members.detach(), outcome)  # [B, 1]
+        condition = self.plan_value.score_among(members[:own].detach(), outcome[:own])  # [B, 1]
         parts = {"plan_value": value, **self._batches(batch, condition)}
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
+
+    def _told(self, batch: TensorDictBase) -> TensorDictBase:
+        """The batch's first plans, as told a goal that is played; no episode terminates at it."""
+        some = batch[: max(1, round(self.config.value.played_goal_share * len(batch)))]
+        return some.select("index", "mask").update(
+            {
+                "observation": some["played_observation"],
+                "discounted_to_go": some["played_to_go"],
+                "terminates": torch.zeros_like(some["terminates"]),
+            }
+        )
 
 
 def outcome_parts(batch: TensorDictBase, discount: float) -> TensorDict:
