@@ -192,7 +192,7 @@ class ValueGuidedTraining(StridedTraining):
         own, discount = len(batch), self.config.value.discount
         value = outcome_parts(batch, discount)
         if "played_to_go" in batch.keys():
-            value = torch.cat([value, outcome_parts(self._told(batch), discount)])
+            value = TensorDict.cat([value, outcome_parts(self._told(batch), discount)])
             number = torch.arange(len(value), device=value["observation"].device)
             value["plan", "scored"] = number < own
         value["plan", "outcome"] = outcome = self.losses["plan_value"].outcome(value)
