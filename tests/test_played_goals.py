@@ -174,7 +174,7 @@ def test_elsewhere_it_is_refused_and_not_recorded(
     tiny_config: Callable[..., Config], word: str
 ) -> None:
     config = tiny_config("preset=strided", word)
-    with pytest.raises(InputError, match=f"{SHARE} tells episodes another goal: it needs"):
+    with pytest.raises(InputError, match=f"{SHARE} tells the value another goal: it needs"):
         check_read(config, [f"{SHARE}=1.0"])
     assert "played_goal_share" not in describe_run(config, {}, 0)["settings"]["value"]
     read = tiny_config("preset=strided", f"{SHARE}=0.5")

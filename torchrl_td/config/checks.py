@@ -35,7 +35,7 @@ _NEEDS = dict.fromkeys(
     "is of plans drafted at once for a return: it needs generator.kind=plan and task.scored=false",
 ) | dict.fromkeys(
     OF_GOALS,
-    "tells episodes another goal: it needs value.enabled=true and task.pays_any_goal=true",
+    "tells the value another goal: it needs value.enabled=true and task.pays_any_goal=true",
 )
 
 

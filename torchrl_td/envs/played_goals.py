@@ -27,9 +27,23 @@ _OFF = "episodes cannot be told a goal that is played (value.played_goal_share)"
 def with_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> TensorDictBase:
     """Adds what :func:`tell_played_goals` makes of the states [N, O] and rewards [N, 1].
 
+    Args:
+        episodes: as there.
+        task: as there.
+        seed: of the first reset.
+
     Returns:
         A copy with ``("played", "observation")`` and ``("played", "reward")``; the episodes as they
         are, after a warning, where they cannot be told another goal.
+
+    Examples:
+        >>> from torchrl_td.config import TaskConfig
+        >>> from torchrl_td.data import load_episodes
+        >>> from torchrl_td.envs import with_played_goals
+        >>> walk = dict(observations=torch.rand(2, 3), actions=torch.ones(2, 1), rewards=[0, 0])
+        >>> episodes, no_goals = load_episodes([walk]), TaskConfig(env="Pendulum-v1")
+        >>> with_played_goals(episodes, no_goals, seed=0) is episodes
+        True
     """
     try:
         told = tell_played_goals(episodes, task, seed)
