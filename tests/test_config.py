@@ -228,6 +228,11 @@ def test_positive(key: str, value: float) -> None:
     assert value_of(check_config(with_(key, 1e-9)), key) == 1e-9
 
 
+def test_a_value_is_no_logarithm_in_a_unit_of_nothing() -> None:
+    assert "null for the values themselves" in refused(with_("value.symlog_unit", 0))
+    assert check_config(with_("value.symlog_unit", None)).value.symlog_unit is None
+
+
 def test_gradients_clipped_to_nothing_would_train_nothing() -> None:
     assert "null for no clipping" in refused(with_("training.gradient_clip", 0))
     assert check_config(with_("training.gradient_clip", None)).training.gradient_clip is None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torchrl.modules import MLP
@@ -64,3 +68,15 @@ def test_scores_are_limited() -> None:
     value = PlanValue(MLP(2, 3, num_cells=[8]), limit=4.0)
     score = value.score(torch.randn(6, 2), torch.tensor([[-1e6], [1e6]]).repeat(3, 1))
     assert score.flatten().tolist() == [-4.0, 4.0] * 3
+
+
+@given(value=st.floats(-100, 100), unit=st.floats(0.01, 10))
+def test_a_logarithmic_value_is_read_as_it_was_written(value: float, unit: float) -> None:
+    plan_value = PlanValue(torch.nn.Linear(1, 3), symlog_unit=unit)
+    learned = plan_value.logarithm(torch.tensor(value))
+    expected = math.copysign(math.log1p(abs(value) / unit), value)
+    torch.testing.assert_close(learned.item(), expected, atol=1e-5, rtol=1e-5)
+    torch.nn.init.zeros_(plan_value.network.weight)
+    torch.nn.init.constant_(plan_value.network.bias, learned.item())
+    read = plan_value.value(torch.randn(4, 1))
+    torch.testing.assert_close(read, torch.full_like(read, value), atol=1e-5, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -55,6 +56,27 @@ def test_the_value_is_the_expectile_and_scores_are_standard(expectile: float, va
     spread = 1.887 * 2 ** (1 / 3)
     score = plan_value.score(state, torch.tensor([[3.0]]))
     torch.testing.assert_close(score.item(), 2 / spread, atol=0.02, rtol=0)
+
+
+def test_a_value_said_as_its_logarithm_has_both_errors() -> None:
+    """Of 0, 0 and 3, by the smallest of the two errors' sum among many values."""
+    value = np.linspace(0, 3, 30_001)
+    above = (3 - value) ** 2 + (np.log(7) - np.log1p(value / 0.5)) ** 2
+    below = value**2 + np.log1p(value / 0.5) ** 2
+    expected = value[np.argmin(0.9 * above + 2 * 0.1 * below)]
+    plan_value = PlanValue(Table(1), limit=100.0, symlog_unit=0.5)
+    loss = PlanValueLoss(plan_value, expectile=0.9)
+    batch = outcomes([0.0, 0.0, 3.0], 1)
+    optimizer = torch.optim.Adam(plan_value.parameters(), 0.05)
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss(batch)["loss_plan_value"].backward()
+        optimizer.step()
+    state = torch.ones(1, 1)
+    torch.testing.assert_close(plan_value.value(state).item(), expected, atol=0.01, rtol=0)
+    # What outcomes are usual, which scores measure, is not said as a logarithm.
+    score = plan_value.score(state, torch.tensor([[3.0]]))
+    torch.testing.assert_close(score.item(), 2 / (1.887 * 2 ** (1 / 3)), atol=0.02, rtol=0)
 
 
 def test_the_value_joins_episodes_that_meet() -> None:

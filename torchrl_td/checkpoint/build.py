@@ -171,7 +171,10 @@ def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
         for _ in range(config.value.members)
     ]
     network = networks[0] if len(networks) == 1 else Ensemble(networks)
-    return PlanValue(network, combine=cast(Combine, config.value.combine))
+    settings = config.value
+    return PlanValue(
+        network, combine=cast(Combine, settings.combine), symlog_unit=settings.symlog_unit
+    )
 
 
 def _returns_limit(config: Config, observation_dim: int) -> ReturnsLimit | None:

@@ -174,11 +174,15 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 }
 POSITIVE = (
     "task.returns_scale",
+    "value.symlog_unit",
     "task.learning_rate",
     "training.learning_rate",
     "training.gradient_clip",
 )
-OFF = {"training.gradient_clip": ", or null for no clipping"}
+OFF = {
+    "training.gradient_clip": ", or null for no clipping",
+    "value.symlog_unit": ", or null for the values themselves",
+}
 WIDTHS = (
     "algorithm.hidden_dims",
     "refiner.multipliers",

@@ -138,6 +138,7 @@ class ValueConfig:
     expectile: float = 0.95
     target_decay: float = 0.995
     played_goal_share: float = 0.0
+    symlog_unit: float | None = None
 
 
 @dataclass

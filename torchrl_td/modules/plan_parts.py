@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
+from torchrl.modules import symexp, symlog
 
 from torchrl_td.modules.choices import chosen
 from torchrl_td.modules.common import KeyedModule, dispatched
@@ -194,11 +195,17 @@ class PlanValue(KeyedModule):
     best of several plans finds the places where it is too high. Of several networks, an
     :class:`Ensemble`, the lowest V counts, or their mean.
 
+    Far from a reward V is a small share of what it is there, and a network that says V has errors
+    as large as the differences that show the way. Its symmetric logarithm (DreamerV3's,
+    arXiv 2301.04104) falls evenly with the steps to the reward.
+
     Args:
         network: from states [..., O] to three numbers of each member: V, the mean of y, the mean
             of ``log |y − mean|``.
         limit: z-scores are clipped to ±limit.
         combine: which V of several members counts.
+        symlog_unit: u, above 0, where the first of the three numbers is not V but
+            ``sign(V) log(1 + |V| / u)``; ``None`` for V itself.
         in_keys: key of the state [..., O], normalised.
         out_keys: key of the value [..., 1].
 
@@ -218,6 +225,7 @@ class PlanValue(KeyedModule):
         *,
         limit: float = HIGHEST_SCORE,
         combine: Combine = "lowest",
+        symlog_unit: float | None = None,
         in_keys: Sequence[NestedKey] = ("observation",),
         out_keys: Sequence[NestedKey] = ("state_value",),
     ) -> None:
@@ -225,6 +233,7 @@ class PlanValue(KeyedModule):
         self.network = network
         self.limit = limit
         self.combine = combine
+        self.symlog_unit = symlog_unit
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
 
@@ -235,13 +244,20 @@ class PlanValue(KeyedModule):
 
     def members(self, observation: Tensor) -> Tensor:
         """Of each member V, and the means of y and of log error, [..., M, 3] at states [..., O]."""
-        output: Tensor = self.network(observation)
-        return output.unflatten(-1, (-1, 3))
+        output: Tensor = self.network(observation).unflatten(-1, (-1, 3))
+        if self.symlog_unit is None:
+            return output
+        return torch.cat([self.symlog_unit * symexp(output[..., :1]), output[..., 1:]], -1)
 
     def value(self, observation: Tensor) -> Tensor:
         """V [..., 1] of states [..., O]: the lowest that a member gives, or the members' mean."""
         values = self.members(observation)[..., 0]
         return values.amin(-1, True) if self.combine == "lowest" else values.mean(-1, True)
+
+    def logarithm(self, value: Tensor) -> Tensor:
+        """The symmetric logarithm of values or outcomes, in ``symlog_unit``."""
+        assert self.symlog_unit is not None
+        return symlog(value / self.symlog_unit)
 
     def score(self, observation: Tensor, outcome: Tensor) -> Tensor:
         """The z-score [..., 1] of an outcome [..., 1] among those from states [..., O]."""

@@ -42,7 +42,8 @@ class PlanValueLoss(WindowLoss):
 
     The outcome of a plan is its discounted reward and the discounted value of its last state,
     by target weights. V is regressed on it with errors below 0 weighted by 1 − τ and above by τ
-    (IQL's eq. 5, on states alone).
+    (IQL's eq. 5, on states alone). A value that is said as its logarithm has two errors, of itself
+    and of the logarithm: near a reward the first shows what is best, far from one the second.
 
     Args:
         plan_value_network (PlanValue): the value.
@@ -160,12 +161,16 @@ class PlanValueLoss(WindowLoss):
         scored, key = counted, self.tensor_keys.scored
         if (mask := tensordict.get(key, None)) is not None:
             scored = counted & per_step(mask, observation, key)
+        missed = error.square()
+        if self.plan_value_network.symlog_unit is not None:
+            logarithm = self.plan_value_network.logarithm
+            missed = missed + (logarithm(outcome) - logarithm(value)).square()
         value_error, mean_error, spread_error = (
             self._reduced(each, scored)
-            for each in (weight * error.square(), off.square(), (log_off - log_error).square())
+            for each in (weight * missed, off.square(), (log_off - log_error).square())
         )
         if mask is not None:
-            value_error = value_error + self._reduced(weight * error.square(), counted & ~scored)
+            value_error = value_error + self._reduced(weight * missed, counted & ~scored)
         return TensorDict(
             {
                 "loss_plan_value": value_error + mean_error + _SPREAD_WEIGHT * spread_error,
