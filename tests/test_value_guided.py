@@ -230,6 +230,19 @@ def test_what_only_returns_read_is_refused_elsewhere(
             assert "returns_modulate" not in describe_run(config, {}, 0)["settings"][part]
 
 
+def test_a_score_that_is_asked_for_has_no_floor(strided_config: Callable[..., Config]) -> None:
+    """Nor is the preset's recorded, so that results of scores are the same whatever it is."""
+    key = "planner.returns_floor_share"
+    for scored, recorded in ((True, None), (False, 0.5)):
+        config = strided_config(f"task.scored={str(scored).lower()}", f"{key}=0.5")
+        assert describe_run(config, {}, 0)["planner"]["returns_floor_share"] == recorded
+        if scored:
+            with pytest.raises(InputError, match=f"{key} is of plans asked for a return"):
+                check_read(config, [f"{key}=0.5"])
+        else:
+            check_read(config, [f"{key}=0.5"])
+
+
 def test_a_modulated_part_of_another_width_is_refused() -> None:
     network = ModulatedMLP(2 + 2 * 2 + 1, 2, num_cells=[8])  # of two planned states, not three
     with pytest.raises(InputError, match=r"inverse dynamics reads 7 numbers, but .* given 9"):

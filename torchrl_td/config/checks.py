@@ -20,6 +20,7 @@ from torchrl_td.config.limits import (
     OF_GOALS,
     OF_PLANS,
     OF_RETURNS,
+    OF_RETURNS_TO_GO,
     OFF,
     PLANNERS,
     POSITIVE,
@@ -30,13 +31,20 @@ from torchrl_td.config.settings import Config
 from torchrl_td.errors import InputError
 from torchrl_td.modules.plan_parts import HIGHEST_SCORE
 
-_NEEDS = dict.fromkeys(
-    OF_RETURNS,
-    "is of plans drafted at once for a return: it needs generator.kind=plan and task.scored=false",
-) | dict.fromkeys(
-    OF_GOALS,
-    "tells the value another goal: it needs value.enabled=true and task.pays_any_goal=true",
-)
+_NEEDS = {
+    **dict.fromkeys(
+        OF_RETURNS,
+        "is of plans drafted at once for a return: it needs generator.kind=plan and "
+        "task.scored=false",
+    ),
+    **dict.fromkeys(
+        OF_RETURNS_TO_GO, "is of plans asked for a return: it needs value.enabled=false"
+    ),
+    **dict.fromkeys(
+        OF_GOALS,
+        "tells the value another goal: it needs value.enabled=true and task.pays_any_goal=true",
+    ),
+}
 
 
 def check_values(config: Any) -> None:
@@ -130,9 +138,13 @@ def unread_settings(config: Config) -> tuple[str, ...]:
         return OF_DRAFTS
     if config.algorithm.name not in PLANNERS:
         return OF_PLANS
-    asked_for_returns = config.generator.kind == "plan" and not config.value.enabled
-    told_goals = config.value.enabled and config.task.pays_any_goal
-    return (*(() if asked_for_returns else OF_RETURNS), *(() if told_goals else OF_GOALS))
+    scored = config.value.enabled
+    read_where = (
+        (OF_RETURNS, config.generator.kind == "plan" and not scored),
+        (OF_RETURNS_TO_GO, not scored),
+        (OF_GOALS, scored and config.task.pays_any_goal),
+    )
+    return tuple(name for names, read in read_where if not read for name in names)
 
 
 def limits_returns(config: Config) -> bool:

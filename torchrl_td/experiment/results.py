@@ -72,7 +72,9 @@ def describe_run(config: Config, dataset: Mapping[str, Any], step: int) -> dict[
         ('transformer', False)
     """
     settings = to_dict(config)
-    planless = "planner" in unread_settings(config)
+    planless, planner = "planner" in unread_settings(config), vars(config.planner).copy()
+    if config.value.enabled:
+        planner["returns_floor_share"] = None  # of returns, and not of scores
     for section, keys in _NOT_COMPARED.items():
         for key in keys:
             (settings[section] if section else settings).pop(key, None)
@@ -93,7 +95,7 @@ def describe_run(config: Config, dataset: Mapping[str, Any], step: int) -> dict[
         "seed": config.seed,
         "training_steps": step,
         "target_return": config.evaluation.target_return,
-        "planner": {} if planless else vars(config.planner).copy(),
+        "planner": {} if planless else planner,
         "settings": settings,
     }
 
