@@ -5,8 +5,8 @@
 For each preset and device: the trainer's step, the same step as a straightforward loop takes it
 (windows cut in Python one by one, three optimisers with PyTorch's plain loops, an averaged copy
 updated weight by weight, every loss read at once), and the time of the trainer's parts. The two
-loops take turns of five steps, so that both meet the same machine. Data is random, of the task's
-sizes.
+loops take turns of five steps, so that both meet the same machine, and so does the trainer's step
+without :func:`~torchrl_td.training.products.fast_products`. Data is random, of the task's sizes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -30,6 +32,7 @@ from tensordict import TensorDict
 from torchrl_td.config import CONFIGS, Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.run_folder import versions
+from torchrl_td.training.products import fast_products
 from torchrl_td.training.trainer import Trainer
 from torchrl_td.training.trajectory_diffuser import make_losses
 
@@ -156,6 +159,16 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def without_fast_products(step: Callable[[], Any]) -> Callable[[], Any]:
+    """The trainer's step, multiplied by whatever library PyTorch turns to by itself."""
+
+    def plain() -> None:
+        with patch("torchrl_td.training.trainer.fast_products", nullcontext):
+            step()
+
+    return plain
+
+
 def timed(function: Callable[..., Any], device: torch.device, *arguments: Any) -> tuple[float, Any]:
     """Seconds of a call, and what it returned."""
     wait(device)
@@ -201,16 +214,20 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
     peak = peak_memory(device)
     plain = StraightforwardLoop(trainer)
     pieces = parts_of(trainer)
-    seconds: dict[str, list[float]] = {name: [] for name in ("step", "straightforward", *pieces)}
+    default_products = without_fast_products(trainer.train_step)
+    names = ("step", "default_products", "straightforward", *pieces)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(3):
         plain.step()
     for _ in range(-(-steps // _TURN)):
         seconds["step"].append(turn(trainer.train_step, device))
+        seconds["default_products"].append(turn(default_products, device))
         seconds["straightforward"].append(turn(plain.step, device))
         for _ in range(_TURN):
             handed = None
             for name, piece in pieces.items():
-                spent, handed = timed(piece, device, handed)
+                with fast_products(device):
+                    spent, handed = timed(piece, device, handed)
                 seconds[name].append(spent)
     trainer.check_health()
     median = {name: statistics.median(values) for name, values in seconds.items()}
@@ -232,7 +249,10 @@ def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> d
         "steps_per_second": 1 / median["step"],
         "straightforward_steps_per_second": 1 / median["straightforward"],
         "times_straightforward": median["straightforward"] / median["step"],
-        "milliseconds": {name: 1e3 * median[name] for name in ("step", *pieces)},
+        "times_default_products": median["default_products"] / median["step"],
+        "milliseconds": {
+            name: 1e3 * median[name] for name in ("step", "default_products", *pieces)
+        },
         "share": {name: median[name] / whole for name in pieces},
         "sampling_and_optimiser_share": (median["sampling"] + median["optimiser"]) / whole,
         "parameters": trainer.model.parameter_counts(),
@@ -247,7 +267,8 @@ def line(row: dict[str, Any]) -> str:
     return (
         f"{row['preset']:10s} {row['device']:12s} {row['threads']} threads  "
         f"{row['steps_per_second']:8.2f} steps/s  "
-        f"{row['times_straightforward']:5.2f}x a straightforward loop  {count:.1f} M parameters  "
+        f"{row['times_straightforward']:5.2f}x a straightforward loop  "
+        f"{row['times_default_products']:5.2f}x default products  {count:.1f} M parameters  "
         f"{row['peak_memory_mib']:.0f} MiB\n           {shares}"
     )
 

@@ -25,11 +25,8 @@ from torchrl_td.training.cuda_graph import CudaGraphStep, check_cuda_graph
 from torchrl_td.training.distributed import World
 from torchrl_td.training.joint_loss import JointLoss
 from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
-from torchrl_td.training.optimizer import (
-    fit_for_capture,
-    make_optimizer,
-    restart_schedule,
-)
+from torchrl_td.training.optimizer import fit_for_capture, make_optimizer, restart_schedule
+from torchrl_td.training.products import fast_products
 from torchrl_td.training.random_state import RandomState, own_randomness, seed_everything
 
 _VALIDATION_BATCH = 256
@@ -126,7 +123,8 @@ class Trainer:
     def train_step(self) -> None:
         """One optimisation step; nothing here waits for the device."""
         batch = self._sample(self.buffers)
-        metrics = self._optimize(batch)
+        with fast_products(self.device):
+            metrics = self._optimize(batch)
         self.scheduler.step()
         self.step += 1
         total = metrics.pop("total")
