@@ -1,12 +1,13 @@
 """Steps a second of training, and where the time goes.
 
-    python benchmarks/training_speed.py --presets small,paper --steps 20 --json speed.json
+    python benchmarks/training_speed.py --presets strided,small,paper --steps 20 --json speed.json
 
-For each preset and device: the trainer's step, the same step as a straightforward loop takes it
-(windows cut in Python one by one, three optimisers with PyTorch's plain loops, an averaged copy
-updated weight by weight, every loss read at once), and the time of the trainer's parts. The two
-loops take turns of five steps, so that both meet the same machine, and so does the trainer's step
-without :func:`~torchrl_td.training.products.fast_products`. Data is random, of the task's sizes.
+For each preset and device: the trainer's step, with and without
+:func:`~torchrl_td.training.products.fast_products`, the paper's step as a straightforward loop
+takes it (windows cut in Python one by one, three optimisers with PyTorch's plain loops, an averaged
+copy updated weight by weight, every loss read at once; there is none of the strided planner's), and
+the time of the trainer's parts. The loops take turns of five steps, so that all meet the same
+machine. Data is random, of the task's sizes.
 """
 
 from __future__ import annotations
@@ -132,9 +133,12 @@ class StraightforwardLoop:
 def parts_of(trainer: Trainer) -> dict[str, Callable[[Any], Any]]:
     """The trainer's step in pieces, each of which hands on what the next one needs."""
 
+    reads = trainer.algorithm.reads
+
     def forward(name: str) -> Callable[[Any], Any]:
         def compute(batch: Any) -> Any:
-            trainer.losses[name](batch)[f"loss_{name}"].backward()
+            read = batch[reads[name]] if name in reads else batch
+            trainer.losses[name](read)[f"loss_{name}"].backward()
             return batch
 
         return compute
@@ -148,7 +152,8 @@ def parts_of(trainer: Trainer) -> dict[str, Callable[[Any], Any]]:
         return batch
 
     pieces: dict[str, Callable[[Any], Any]] = {
-        "sampling": lambda _: trainer.buffer.sample().to(trainer.device)
+        "sampling": lambda _: trainer.buffer.sample().to(trainer.device),
+        "preparing": trainer.algorithm.prepare,
     }
     pieces |= {name: forward(name) for name in trainer.losses}
     return pieces | {"optimiser": optimise}
@@ -212,17 +217,19 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
     trainer = Trainer(config, random_episodes(*sizes[1:]), device)
     turn(trainer.train_step, device)  # sets up, compiles and captures
     peak = peak_memory(device)
-    plain = StraightforwardLoop(trainer)
+    loops = {
+        "step": trainer.train_step,
+        "default_products": without_fast_products(trainer.train_step),
+    }
+    if config.generator.kind != "plan":
+        loops["straightforward"] = StraightforwardLoop(trainer).step
     pieces = parts_of(trainer)
-    default_products = without_fast_products(trainer.train_step)
-    names = ("step", "default_products", "straightforward", *pieces)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(3):
-        plain.step()
+    seconds: dict[str, list[float]] = {name: [] for name in (*loops, *pieces)}
+    for loop in loops.values():
+        turn(loop, device)
     for _ in range(-(-steps // _TURN)):
-        seconds["step"].append(turn(trainer.train_step, device))
-        seconds["default_products"].append(turn(default_products, device))
-        seconds["straightforward"].append(turn(plain.step, device))
+        for name, loop in loops.items():
+            seconds[name].append(turn(loop, device))
         for _ in range(_TURN):
             handed = None
             for name, piece in pieces.items():
@@ -237,7 +244,7 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
 def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> dict[str, Any]:
     """What was measured, and of what."""
     config, device = trainer.config, trainer.device
-    whole = sum(median[name] for name in pieces)
+    whole, straightforward = sum(median[name] for name in pieces), median.get("straightforward")
     return {
         "preset": config.preset,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -247,12 +254,9 @@ def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> d
         "cudagraph": config.training.cudagraph,
         "autocast": config.training.autocast,
         "steps_per_second": 1 / median["step"],
-        "straightforward_steps_per_second": 1 / median["straightforward"],
-        "times_straightforward": median["straightforward"] / median["step"],
         "times_default_products": median["default_products"] / median["step"],
-        "milliseconds": {
-            name: 1e3 * median[name] for name in ("step", "default_products", *pieces)
-        },
+        "times_straightforward": straightforward and straightforward / median["step"],
+        "milliseconds": {name: 1e3 * spent for name, spent in median.items()},
         "share": {name: median[name] / whole for name in pieces},
         "sampling_and_optimiser_share": (median["sampling"] + median["optimiser"]) / whole,
         "parameters": trainer.model.parameter_counts(),
@@ -263,19 +267,20 @@ def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> d
 
 def line(row: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["share"].items())
+    times = row["times_straightforward"]
+    straightforward = "" if times is None else f"{times:5.2f}x a straightforward loop  "
     count = sum(row["parameters"].values()) / 1e6
     return (
         f"{row['preset']:10s} {row['device']:12s} {row['threads']} threads  "
         f"{row['steps_per_second']:8.2f} steps/s  "
-        f"{row['times_straightforward']:5.2f}x a straightforward loop  "
-        f"{row['times_default_products']:5.2f}x default products  {count:.1f} M parameters  "
-        f"{row['peak_memory_mib']:.0f} MiB\n           {shares}"
+        f"{row['times_default_products']:5.2f}x default products  {straightforward}"
+        f"{count:.1f} M parameters  {row['peak_memory_mib']:.0f} MiB\n           {shares}"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--presets", default="small,paper")
+    parser.add_argument("--presets", default="strided,small,paper")
     parser.add_argument("--size", default="hopper", choices=sorted(SIZES))
     parser.add_argument("--devices", default="cpu" + ",cuda" * torch.cuda.is_available())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

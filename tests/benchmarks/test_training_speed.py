@@ -27,26 +27,25 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize("preset", ["small", "strided"])
 def test_reports_where_the_time_goes(
+    preset: str,
     script: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    words = ["--presets", "small", "--devices", "cpu", "--threads", "1", "--steps", "2"]
+    words = ["--presets", preset, "--devices", "cpu", "--threads", "1", "--steps", "2"]
     output = tmp_path / "speed.json"
     monkeypatch.setattr(sys, "argv", ["training_speed", *words, "--json", str(output), *TINY])
     script.main()
     assert "steps/s" in capsys.readouterr().out
     (row,) = json.loads(output.read_text())
     assert row["steps_per_second"] > 0 and row["peak_memory_mib"] > 0
-    assert row["share"].keys() == {
-        "sampling",
-        "generator",
-        "refiner",
-        "inverse_dynamics",
-        "optimiser",
-    }
+    parts = {"generator", "refiner", "inverse_dynamics", "sampling", "preparing", "optimiser"}
+    assert row["share"].keys() == parts | ({"plan_value"} if preset == "strided" else set())
+    assert row["times_default_products"] > 0
+    assert (row["times_straightforward"] is None) == (preset == "strided")
     assert sum(row["share"].values()) == pytest.approx(1)
     assert row["parameters"]["refiner"] > 0
 
