@@ -55,7 +55,7 @@ def main() -> None:
         print(json.dumps(measure(options.measure)))
         return
     torch.set_num_threads(1)
-    about = machine()  # before this adds to the load
+    about = measured_on()  # before this adds to the load
     drawn = [sampling(int(size), options.repeat) for size in options.sizes.split(",") if size]
     loaded = []
     for kind in filter(None, options.formats.split(",")):
@@ -68,16 +68,12 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def machine() -> dict[str, Any]:
+def measured_on() -> dict[str, Any]:
     """What the numbers were measured on."""
-    name = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        found = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = found[0].split(":", 1)[1].strip() if found else name
+    from torchrl_td.comparison.collecting import machine
+
     return {
-        "cpu": name,
-        "cores": os.cpu_count(),
+        **machine(),
         "load_average": round(os.getloadavg()[0], 1),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -46,6 +46,7 @@ import torch
 from machine_floor import Machine
 from planner_variants import SIZES, Parts, Variant, actor_overhead, floor, variants
 
+from torchrl_td.comparison.collecting import machine
 from torchrl_td.inference.openvino_model import openvino_installed
 
 _LEAST = 20  # plans timed of each variant, if they take no longer than five times its share
@@ -156,20 +157,21 @@ def main() -> None:
     if options.tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     device = torch.device(options.device)
-    machine = Machine(device)
+    limits = Machine(device)
+    cuda = device.type == "cuda"
     about = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name(device) if cuda else machine()["processor"],
         "torch": torch.__version__,
         "openvino": version("openvino") if openvino_installed() else None,
         "python": platform.python_version(),
         "tf32_products": torch.backends.cuda.matmul.allow_tf32,
         "tf32_convolutions": torch.backends.cudnn.allow_tf32,
-        "matrix_gflops": round(machine.operations_per_second() / 1e9, 1),
-        "read_64mb_gb_per_s": round(machine.bytes_per_second(64 * 2**20) / 1e9, 1),
+        "matrix_gflops": round(limits.operations_per_second() / 1e9, 1),
+        "read_64mb_gb_per_s": round(limits.bytes_per_second(64 * 2**20) / 1e9, 1),
     }
     print("  ".join(f"{key}={value}" for key, value in about.items()), f"threads={options.threads}")
     print("  ".join(f"{column:>17}" for column in COLUMNS))
-    overhead = measure(actor_overhead(device, machine), options.seconds, machine)
+    overhead = measure(actor_overhead(device, limits), options.seconds, limits)
     pairs = zip(overhead["actor"], overhead["inside"], strict=False)
     around = [(a[0] - b[0], a[1] - b[1]) for a, b in pairs]
     rows: list[dict[str, Any]] = []
@@ -178,7 +180,7 @@ def main() -> None:
                 "times_floor": None}], about, options.json)  # fmt: skip
     for batch in options.batch:
         for size in options.sizes:
-            add(rows, rows_of(size, batch, options, machine), about, options.json)
+            add(rows, rows_of(size, batch, options, limits), about, options.json)
 
 
 def add(
@@ -191,16 +193,6 @@ def add(
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def arguments() -> argparse.Namespace:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -30,6 +29,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
 
+from torchrl_td.comparison.collecting import machine
 from torchrl_td.config import CONFIGS, Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.run_folder import versions
@@ -261,7 +261,7 @@ def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> d
         "sampling_and_optimiser_share": (median["sampling"] + median["optimiser"]) / whole,
         "parameters": trainer.model.parameter_counts(),
         "versions": versions(),
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
     }
 
 

@@ -60,4 +60,6 @@ def test_the_results_page_has_what_the_files_say(tmp_path: Path) -> None:
     for name in tables:
         assert f"generated/{name}" in included
     assert "| one CUDA graph | 7.3 | 9.5 | 12.9 |" in tables["plans_h200.inc.md"]
-    assert "| paper | NVIDIA H200 | 16 | cudagraph | 116.7 | – | 14.4 |" in tables["training.inc.md"]
+    assert (
+        "| paper | NVIDIA H200 | 16 | cudagraph | 116.7 | – | 14.4 |" in tables["training.inc.md"]
+    )
