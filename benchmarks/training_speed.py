@@ -3,7 +3,7 @@
     python benchmarks/training_speed.py --presets strided,small,paper --steps 20 --json speed.json
 
 For each preset and device: the trainer's step, with and without
-:func:`~torchrl_td.training.products.fast_products`, the paper's step as a straightforward loop
+:func:`~torchrl_td.training.products.products_of`, the paper's step as a straightforward loop
 takes it (windows cut in Python one by one, three optimisers with PyTorch's plain loops, an averaged
 copy updated weight by weight, every loss read at once; there is none of the strided planner's), and
 the time of the trainer's parts. The loops take turns of five steps, so that all meet the same
@@ -33,7 +33,6 @@ from torchrl_td.comparison.collecting import machine
 from torchrl_td.config import CONFIGS, Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.run_folder import versions
-from torchrl_td.training.products import fast_products
 from torchrl_td.training.trainer import Trainer
 from torchrl_td.training.trajectory_diffuser import make_losses
 
@@ -164,14 +163,14 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def without_fast_products(step: Callable[[], Any]) -> Callable[[], Any]:
+def with_default_products(trainer: Trainer) -> Callable[[], None]:
     """The trainer's step, multiplied by whatever library PyTorch turns to by itself."""
 
-    def plain() -> None:
-        with patch("torchrl_td.training.trainer.fast_products", nullcontext):
-            step()
+    def step() -> None:
+        with patch.object(trainer, "products", nullcontext):
+            trainer.train_step()
 
-    return plain
+    return step
 
 
 def timed(function: Callable[..., Any], device: torch.device, *arguments: Any) -> tuple[float, Any]:
@@ -219,7 +218,7 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
     peak = peak_memory(device)
     loops = {
         "step": trainer.train_step,
-        "default_products": without_fast_products(trainer.train_step),
+        "default_products": with_default_products(trainer),
     }
     if config.generator.kind != "plan":
         loops["straightforward"] = StraightforwardLoop(trainer).step
@@ -233,7 +232,7 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
         for _ in range(_TURN):
             handed = None
             for name, piece in pieces.items():
-                with fast_products(device):
+                with trainer.products():
                     spent, handed = timed(piece, device, handed)
                 seconds[name].append(spent)
     trainer.check_health()

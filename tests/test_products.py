@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.training import products
-from torchrl_td.training.products import fast_products
+from torchrl_td.training.products import fast_products, products_of
 from torchrl_td.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+LARGE = torch.nn.Linear(256, 256)
 FASTER = {"avx512_bw": True, "amx_tile": False, "cpu_name": "AMD EPYC"}
 
 
@@ -55,31 +56,35 @@ def test_only_where_it_is_faster_and_as_exact(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: FASTER | has, raising=False)
     monkeypatch.setattr(products, "_keeps_float32", lambda: exact)
-    with fast_products(CPU):
+    with products_of(LARGE, CPU)():
         assert precision() == ("bf16" if faster else "none")
     assert precision() == "none"
 
 
 def test_older_pytorch_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    with fast_products(CPU):
-        assert precision() == "none"
+    assert products_of(LARGE, CPU) is nullcontext
 
 
 @pytest.mark.usefixtures("faster")
+def test_only_for_large_weights_on_the_cpu() -> None:
+    assert products_of(LARGE, CPU) is fast_products
+    assert products_of(torch.nn.Linear(255, 256), CPU) is nullcontext
+    assert products_of(LARGE, torch.device("cuda")) is nullcontext
+
+
 def test_a_choice_that_was_made_stays() -> None:
     torch.backends.mkldnn.matmul.fp32_precision = "ieee"
     try:
-        with fast_products(CPU):
+        with fast_products():
             assert precision() == "ieee"
         assert precision() == "ieee"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = "none"
 
 
-@pytest.mark.usefixtures("faster")
 def test_is_over_after_an_error() -> None:
-    with pytest.raises(ZeroDivisionError), fast_products(CPU):
+    with pytest.raises(ZeroDivisionError), fast_products():
         raise ZeroDivisionError
     assert precision() == "none"
 
@@ -100,7 +105,7 @@ def test_products_and_gradients_are_those_of_float32(
     right = right if turned else right.contiguous()
     left.requires_grad_()
     exact = left.detach().double().requires_grad_()
-    with fast_products(CPU):
+    with products_of(LARGE, CPU)():  # where oneDNN would round this is not it
         product = left @ right
         product.sum().backward()
     expected = exact @ right.double()
@@ -117,8 +122,12 @@ def test_training_is_the_same_but_for_rounding(
         pytest.skip("MKL is as fast here")
     losses = []
     for _ in range(2):
-        trainer = Trainer(tiny_config(), load_episodes(tiny_pointmaze), CPU)
+        trainer = Trainer(
+            tiny_config("inverse_dynamics.hidden_dims=[256,256]"),
+            load_episodes(tiny_pointmaze),
+            CPU,
+        )
         trainer.train_step()
         losses.append(trainer.read_metrics())
-        monkeypatch.setattr("torchrl_td.training.trainer.fast_products", nullcontext)
+        monkeypatch.setattr("torchrl_td.training.trainer.products_of", lambda *_: nullcontext)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

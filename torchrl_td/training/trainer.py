@@ -26,7 +26,7 @@ from torchrl_td.training.distributed import World
 from torchrl_td.training.joint_loss import JointLoss
 from torchrl_td.training.monitors import DivergenceWatch, RunningMeans
 from torchrl_td.training.optimizer import fit_for_capture, make_optimizer, restart_schedule
-from torchrl_td.training.products import fast_products
+from torchrl_td.training.products import products_of
 from torchrl_td.training.random_state import RandomState, own_randomness, seed_everything
 
 _VALIDATION_BATCH = 256
@@ -98,6 +98,7 @@ class Trainer:
         self.joint_loss = self._joint_loss()
         self.optimizer, self.scheduler = make_optimizer(self.algorithm)
         self._optimize = self._optimization()
+        self.products = products_of(self.model, device)
         self.buffers = self.algorithm.make_buffers(train, settings.batch_size, config.seed, device)
         self.validation: dict[str, Any] = {}
         if held_out is not None:
@@ -123,7 +124,7 @@ class Trainer:
     def train_step(self) -> None:
         """One optimisation step; nothing here waits for the device."""
         batch = self._sample(self.buffers)
-        with fast_products(self.device):
+        with self.products():
             metrics = self._optimize(batch)
         self.scheduler.step()
         self.step += 1
