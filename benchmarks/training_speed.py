@@ -2,12 +2,13 @@
 
     python benchmarks/training_speed.py --presets strided,small,paper --steps 20 --json speed.json
 
-For each preset and device: the trainer's step, with and without
-:func:`~torchrl_td.training.products.products_of`, the paper's step as a straightforward loop
-takes it (windows cut in Python one by one, three optimisers with PyTorch's plain loops, an averaged
-copy updated weight by weight, every loss read at once; there is none of the strided planner's), and
-the time of the trainer's parts. The loops take turns of five steps, so that all meet the same
-machine. Data is random, of the task's sizes.
+For each preset and device: the trainer's step; where
+:func:`~torchrl_td.training.products.products_of` chose other products than PyTorch's own, the step
+without; the paper's step as a straightforward loop takes it (windows cut in Python one by one,
+three optimisers with PyTorch's plain loops, an averaged copy updated weight by weight, every loss
+read at once; there is none of the strided planner's); and the time of the trainer's parts. The
+loops take turns of five steps, so that all meet the same machine. Data is random, of the task's
+sizes.
 """
 
 from __future__ import annotations
@@ -216,10 +217,9 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
     trainer = Trainer(config, random_episodes(*sizes[1:]), device)
     turn(trainer.train_step, device)  # sets up, compiles and captures
     peak = peak_memory(device)
-    loops = {
-        "step": trainer.train_step,
-        "default_products": with_default_products(trainer),
-    }
+    loops = {"step": trainer.train_step}
+    if trainer.products is not nullcontext:
+        loops["default_products"] = with_default_products(trainer)
     if config.generator.kind != "plan":
         loops["straightforward"] = StraightforwardLoop(trainer).step
     pieces = parts_of(trainer)
@@ -243,7 +243,11 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
 def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> dict[str, Any]:
     """What was measured, and of what."""
     config, device = trainer.config, trainer.device
-    whole, straightforward = sum(median[name] for name in pieces), median.get("straightforward")
+    whole = sum(median[name] for name in pieces)
+    others = {
+        f"times_{name}": median[name] / median["step"] if name in median else None
+        for name in ("default_products", "straightforward")
+    }
     return {
         "preset": config.preset,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -253,8 +257,7 @@ def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> d
         "cudagraph": config.training.cudagraph,
         "autocast": config.training.autocast,
         "steps_per_second": 1 / median["step"],
-        "times_default_products": median["default_products"] / median["step"],
-        "times_straightforward": straightforward and straightforward / median["step"],
+        **others,
         "milliseconds": {name: 1e3 * spent for name, spent in median.items()},
         "share": {name: median[name] / whole for name in pieces},
         "sampling_and_optimiser_share": (median["sampling"] + median["optimiser"]) / whole,
@@ -266,14 +269,14 @@ def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> d
 
 def line(row: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["share"].items())
-    times = row["times_straightforward"]
-    straightforward = "" if times is None else f"{times:5.2f}x a straightforward loop  "
+    others = {"default_products": "default products", "straightforward": "a straightforward loop"}
+    found = {words: row[f"times_{name}"] for name, words in others.items()}
+    compared = "".join(f"{times:5.2f}x {words}  " for words, times in found.items() if times)
     count = sum(row["parameters"].values()) / 1e6
     return (
         f"{row['preset']:10s} {row['device']:12s} {row['threads']} threads  "
         f"{row['steps_per_second']:8.2f} steps/s  "
-        f"{row['times_default_products']:5.2f}x default products  {straightforward}"
-        f"{count:.1f} M parameters  {row['peak_memory_mib']:.0f} MiB\n           {shares}"
+        f"{compared}{count:.1f} M parameters  {row['peak_memory_mib']:.0f} MiB\n           {shares}"
     )
 
 

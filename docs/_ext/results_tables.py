@@ -102,7 +102,7 @@ def training(*names: str) -> str:
     for entry in (entry for name in names for entry in read(name)):
         how = [w for w in ("cudagraph", "compile", "autocast") if entry[w]] or ["as it stands"]
         cells = [entry["preset"], entry["device"], entry["horizon"], ", ".join(how)]
-        # Not there for the strided planner, and in results of before.
+        # Neither is there for every preset, nor the first in results of before.
         compared = (entry.get("times_default_products"), entry["times_straightforward"])
         ratios = ["–" if times is None else f"{times:.1f}" for times in compared]
         speed, memory = entry["steps_per_second"], entry["peak_memory_mib"]

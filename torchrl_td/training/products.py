@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_SIDE = 256
+_SIDE = 256  # of the matrices by which oneDNN's exactness is judged
 _ONEDNN: Any = torch.backends.mkldnn  # its type hints lack the precision of products
 _ROUNDING = 1e-5  # largest error of a float32 product of numbers about 1; bfloat16's is 1e-2
 _LARGE = 2**16  # entries of a weight; preset small, whose largest has 49,152, trains slower with it
