@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -79,12 +80,13 @@ def test_each_part_trains_as_it_would_alone(make_trainer: Make) -> None:
     [
         (),
         ("task.scored=false", "training.return_tilt=5", "inverse_dynamics.returns_modulate=true"),
+        ("task.scored=false", "generator.members=2", "inverse_dynamics.members=3"),
     ],
 )
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
     strided_config: Callable[..., Config], tmp_path: Any, asked: tuple[str, ...]
 ) -> None:
-    """For scores, and for returns that modulate, with better episodes drawn more often."""
+    """For scores, for returns that modulate, better episodes drawn more often, and of ensembles."""
     run(strided_config(*asked))
     whole = (tmp_path / "run" / "metrics.csv").read_text()
     part = strided_config("training.stop_after=7", f"output_dir={tmp_path / 'part'}", *asked)
@@ -221,13 +223,14 @@ def test_asked_for_returns(strided_config: Callable[..., Config], tiny_pointmaze
 def test_what_only_returns_read_is_refused_elsewhere(
     strided_config: Callable[..., Config],
 ) -> None:
-    for part in ("generator", "inverse_dynamics"):
-        word = f"{part}.returns_modulate=true"
+    settings = [("returns_modulate", "true"), ("members", "2")]
+    for part, (name, value) in product(("generator", "inverse_dynamics"), settings):
+        word = f"{part}.{name}={value}"
         check_read(strided_config("task.scored=false", word), [word])
         for config in (strided_config(word), composed("preset=small", word)):
-            with pytest.raises(InputError, match=f"{part}.returns_modulate is of plans drafted at"):
+            with pytest.raises(InputError, match=f"{part}.{name} is of plans drafted at"):
                 check_read(config, [word])
-            assert "returns_modulate" not in describe_run(config, {}, 0)["settings"][part]
+            assert name not in describe_run(config, {}, 0)["settings"][part]
 
 
 def test_a_score_that_is_asked_for_has_no_floor(strided_config: Callable[..., Config]) -> None:

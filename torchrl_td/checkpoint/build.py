@@ -132,14 +132,26 @@ def _relu_mlp(width: int, out: int, hidden: list[int], **kwargs: Any) -> nn.Modu
     return MLP(width, out, num_cells=list(hidden), activation_class=nn.ReLU, **kwargs)
 
 
-def _modulates(config: Config, settings: GeneratorConfig | InverseDynamicsConfig) -> bool:
-    """Whether a part's condition scales and shifts its layers: returns may, scores do not."""
-    return settings.returns_modulate and not config.value.enabled
+def _together(networks: list[nn.Module]) -> nn.Module:
+    """The only network, or an ensemble."""
+    return networks[0] if len(networks) == 1 else Ensemble(networks)
 
 
-def _conditioned_mlp(width: int, out: int, hidden: list[int], modulates: bool) -> nn.Module:
-    """An MLP of inputs [..., width], of which the last is the condition."""
-    return ModulatedMLP(width, out, hidden) if modulates else _relu_mlp(width, out, hidden)
+def _conditioned_mlp(
+    config: Config,
+    settings: GeneratorConfig | InverseDynamicsConfig,
+    width: int,
+    out: int,
+    hidden: list[int],
+) -> nn.Module:
+    """A part's MLP of inputs [..., width], of which the last is the condition.
+
+    Where that is a return it may scale and shift the layers, and there may be several MLPs.
+    """
+    if config.value.enabled:
+        return _relu_mlp(width, out, hidden)
+    make = ModulatedMLP if settings.returns_modulate else _relu_mlp
+    return _together([make(width, out, hidden) for _ in range(settings.members)])
 
 
 def _generator(
@@ -151,7 +163,7 @@ def _generator(
     if settings.kind == "plan":
         out = (plan_horizon(config) - 1) * observation_dim
         hidden = [settings.width] * settings.layers
-        network = _conditioned_mlp(observation_dim + 1, out, hidden, _modulates(config, settings))
+        network = _conditioned_mlp(config, settings, observation_dim + 1, out, hidden)
         return PlanGenerator(network, scales.displacement)
     return TrajectoryGenerator(
         _sequence_network(config, observation_dim),
@@ -170,10 +182,11 @@ def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
         _relu_mlp(observation_dim, 3, hidden, norm_class=nn.LayerNorm, norm_kwargs=norms)
         for _ in range(config.value.members)
     ]
-    network = networks[0] if len(networks) == 1 else Ensemble(networks)
     settings = config.value
     return PlanValue(
-        network, combine=cast(Combine, settings.combine), symlog_unit=settings.symlog_unit
+        _together(networks),
+        combine=cast(Combine, settings.combine),
+        symlog_unit=settings.symlog_unit,
     )
 
 
@@ -245,10 +258,11 @@ def _inverse_dynamics(
     if config.generator.kind == "plan":
         states = settings.plan_states or plan_horizon(config) - 1
         width = (1 + states) * observation_dim + 1
-        modulates = _modulates(config, settings)
-        plan_network = _conditioned_mlp(width, action_dim, settings.hidden_dims, modulates)
         return PlanInverseDynamics(
-            plan_network, scales.displacement, plan_states=states, choices=choices
+            _conditioned_mlp(config, settings, width, action_dim, settings.hidden_dims),
+            scales.displacement,
+            plan_states=states,
+            choices=choices,
         )
     network = _relu_mlp(2 * observation_dim, action_dim, settings.hidden_dims)
     change = settings.input == "change"

@@ -72,9 +72,16 @@ OF_DRAFTS = (
     "planner.refresh_distance",
     "evaluation.baseline",
     "inverse_dynamics.returns_modulate",
+    "inverse_dynamics.members",
 )
 # Of drafts made at once for a return.
-OF_RETURNS = ("generator.returns_modulate", "inverse_dynamics.returns_modulate", "returns_limit")
+OF_RETURNS = (
+    "generator.returns_modulate",
+    "generator.members",
+    "inverse_dynamics.returns_modulate",
+    "inverse_dynamics.members",
+    "returns_limit",
+)
 # Of any plans asked for a return, and not for a score.
 OF_RETURNS_TO_GO = ("planner.returns_floor_share",)
 # Of those made for a score, where episodes can be told another goal.
@@ -139,6 +146,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "refiner.batch_size": (1, None),
     "inverse_dynamics.plan_states": (1, None),
     "value.discount": (0, 1),
+    "generator.members": (1, 64),
+    "inverse_dynamics.members": (1, 64),
     "value.members": (1, 64),
     "value.expectile": (0.5, 0.9999),
     "value.target_decay": (0, 0.999999),

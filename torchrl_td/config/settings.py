@@ -85,6 +85,7 @@ class GeneratorConfig:
     causal: bool = True
     predict: str = "state"
     returns_modulate: bool = False
+    members: int = 1
 
 
 @dataclass
@@ -116,6 +117,7 @@ class InverseDynamicsConfig:
     input: str = "states"
     plan_states: int | None = None
     returns_modulate: bool = False
+    members: int = 1
 
 
 @dataclass

@@ -29,8 +29,11 @@ class PlanGenerator(KeyedModule):
     own past copies it: it stands where it stood. This one sees the present alone, and its states
     lie ``stride`` steps apart, which its scale knows and it does not.
 
+    Of several networks, an :class:`Ensemble`, the mean counts: what each gets wrong by chance, and
+    a gait slowly drifts by, is less in it.
+
     Args:
-        network: from state and condition [..., O + 1] to (H − 1) O numbers.
+        network: from state and condition [..., O + 1] to (H − 1) O numbers of each member.
         scale: root mean square of s_{t+jm} − s_t, shape [H, O], 0 for constant dimensions: the
             unit of the network's outputs.
         in_keys: keys of the present state [..., O], normalised, and of the condition [..., 1].
@@ -67,10 +70,14 @@ class PlanGenerator(KeyedModule):
         """Writes the draft, the present state first."""
         return self.write_entries(tensordict, self.draft(*self.read_entries(tensordict)))
 
-    def displacement(self, present: Tensor, condition: Tensor) -> Tensor:
-        """The network's plan [..., H − 1, O]: displacements from the present, in their scale."""
+    def members(self, present: Tensor, condition: Tensor) -> Tensor:
+        """Each network's plan [..., M, H − 1, O], as :meth:`displacement` says it."""
         output = self.network(torch.cat([present, condition], -1))
-        return output.unflatten(-1, (self.scale.shape[0] - 1, self.scale.shape[1]))
+        return output.unflatten(-1, (-1, self.scale.shape[0] - 1, self.scale.shape[1]))
+
+    def displacement(self, present: Tensor, condition: Tensor) -> Tensor:
+        """The plan [..., H − 1, O]: displacements from the present, in their scale."""
+        return self.members(present, condition).mean(-3)
 
     def draft(self, present: Tensor, condition: Tensor) -> Tensor:
         """The draft [..., H, O] from present states [..., O] and conditions [..., 1]."""
@@ -102,10 +109,10 @@ class PlanInverseDynamics(KeyedModule):
     It learns from the plans it will be given. A draft is an average of futures, and its change of
     position and its change of speed do not belong together as those of one real trajectory do: a
     network exact on real pairs extrapolates there. Told the condition, it can never know less
-    than a policy conditioned on it.
+    than a policy conditioned on it. Of several networks, an :class:`Ensemble`, the mean counts.
 
     Args:
-        network: from [..., O + P O + 1] to the action.
+        network: from [..., O + P O + 1] to the action of each member.
         scale: root mean square of s_{t+jm} − s_t, shape [H, O], 0 for constant dimensions.
         plan_states: P, how many planned states are read.
         choices: as of :class:`~torchrl_td.modules.InverseDynamics`.
@@ -145,7 +152,7 @@ class PlanInverseDynamics(KeyedModule):
     @property
     def action_dim(self) -> int | None:
         """A, as far as the network's last layer tells it."""
-        *_, last = self.network.children()
+        *_, last = members_of(self.network)[0].children()
         return getattr(last, "out_features", None)
 
     @dispatched
@@ -159,11 +166,16 @@ class PlanInverseDynamics(KeyedModule):
         return chosen(output) if self.choices else output
 
     def output(self, plan: Tensor, condition: Tensor) -> Tensor:
-        """The network's: the action [..., A], or the scores of choices."""
+        """The action [..., A], or the scores of choices."""
+        return self.members(plan, condition).mean(-2)
+
+    def members(self, plan: Tensor, condition: Tensor) -> Tensor:
+        """Each network's action, or scores of choices, [..., M, A]."""
         present = plan[..., 0, :]
         planned = plan[..., 1 : 1 + self.plan_states, :] - plan[..., :1, :]  # [..., P, O]
         planned = (planned * self.inverse_scale).clamp(-_FARTHEST, _FARTHEST).flatten(-2)
-        return self.network(torch.cat([present, planned, condition], -1))
+        output: Tensor = self.network(torch.cat([present, planned, condition], -1))
+        return output.unflatten(-1, (len(members_of(self.network)), -1))
 
 
 class Ensemble(nn.Module):
@@ -179,6 +191,11 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([network(x) for network in self.networks], -1)
+
+
+def members_of(network: nn.Module) -> Sequence[nn.Module]:
+    """An ensemble's networks, or the network that stands alone."""
+    return list(network.networks) if isinstance(network, Ensemble) else [network]
 
 
 class PlanValue(KeyedModule):

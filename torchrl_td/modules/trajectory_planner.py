@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules.generator import InverseDynamics, TrajectoryGenerator
 from torchrl_td.modules.plan_critic import PlanCritic
-from torchrl_td.modules.plan_parts import PlanGenerator, PlanInverseDynamics, PlanValue
+from torchrl_td.modules.plan_parts import (
+    PlanGenerator,
+    PlanInverseDynamics,
+    PlanValue,
+    members_of,
+)
 from torchrl_td.modules.refiner import DiffusionRefiner
 
 # Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
@@ -136,7 +141,7 @@ class TrajectoryPlanner(nn.Module):
             )
         if self.generator is not None:
             _check_sequence_model(self.generator.network, horizon, width)
-        network, needed = self.inverse_dynamics.network, 2 * width
+        network, needed = members_of(self.inverse_dynamics.network)[0], 2 * width
         first = getattr(network, "0", network)
         if isinstance(self.inverse_dynamics, PlanInverseDynamics):
             needed = (1 + self.inverse_dynamics.plan_states) * width + 1

@@ -18,6 +18,8 @@ from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 class PlanGeneratorLoss(WindowLoss):
     """Mean squared error of a plan's displacements, in units of their root mean square.
 
+    Each network of an ensemble learns as it would alone.
+
     The plan is the last H entries of the window, from the present on, which carries no loss.
 
     Args:
@@ -93,8 +95,9 @@ class PlanGeneratorLoss(WindowLoss):
         with self.generator_network_params.to_module(generator):
             scale = generator.scale[1:]  # [H - 1, O]
             moved = (plan[..., 1:, :] - present.unsqueeze(-2)) / scale.clamp(min=1e-12)
-            error = generator.displacement(present, condition) - moved * (scale > 0)
-        error = error.square().mean(-1, keepdim=True)  # [..., H - 1, 1]
+            members = generator.members(present, condition)  # [..., M, H - 1, O]
+        error = members - (moved * (scale > 0)).unsqueeze(-3)
+        error = error.square().mean(-1, keepdim=True).mean(-3)  # [..., H - 1, 1]
         loss = self._reduced(error, counted)
         if self.reduction == "none":
             loss = torch.cat([torch.zeros_like(loss[..., :1, :]), loss], -2)
@@ -104,7 +107,8 @@ class PlanGeneratorLoss(WindowLoss):
 class PlanInverseDynamicsLoss(WindowLoss):
     """Mean squared error of the action, from the plan that the planner would make there.
 
-    Cross entropy where the actions are choices.
+    Cross entropy where the actions are choices. Each network of an ensemble learns as it would
+    alone, from the ensemble's drafts.
 
     Args:
         inverse_dynamics_network (PlanInverseDynamics): the inverse dynamics.
@@ -173,6 +177,7 @@ class PlanInverseDynamicsLoss(WindowLoss):
         condition, action = hide_masked(counted, condition, action)
         (draft,) = hide_masked(counted.unsqueeze(-1), draft)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
-            output = self.inverse_dynamics_network.output(draft, condition)
-        error = action_error(output, action, self.inverse_dynamics_network.choices)
+            members = self.inverse_dynamics_network.members(draft, condition)  # [..., M, A]
+        choices = self.inverse_dynamics_network.choices
+        error = action_error(members, action.unsqueeze(-2), choices).mean(-2)
         return TensorDict({"loss_inverse_dynamics": self._reduced(error, counted)})
