@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 TINY: dict[str, tuple[str, ...]] = {
     "dt": ("algorithm.width=16", "algorithm.layers=1", "algorithm.context=4"),
     **dict.fromkeys(
-        ("bc", "bc_best", "rcbc", "rcbc_modulated", "iql", "td3_bc"),
+        ("bc", "bc_best", "rcbc", "rcbc_modulated", "rcbc_ensemble", "iql", "td3_bc"),
         ("algorithm.hidden_dims=[16]",),
     ),
 }
@@ -138,7 +138,7 @@ def test_settings_that_are_not_read_are_refused(make_config: Any) -> None:
 _NEEDED = {"task": {"name": "t", "env": "e"}, "dataset": {"source": "s"}}
 
 
-@pytest.mark.parametrize("name", ["rcbc", "rcbc_modulated"])
+@pytest.mark.parametrize("name", ["rcbc", "rcbc_modulated", "rcbc_ensemble"])
 def test_rcbc_reads_the_return_asked_for(name: str, finished: Callable[[str], Any]) -> None:
     model, about = load_model(finished(name)[0])
     actor = model.actor(check_config(about["config"]))
@@ -148,6 +148,32 @@ def test_rcbc_reads_the_return_asked_for(name: str, finished: Callable[[str], An
     assert not torch.equal(low, high)
     plain, _ = actor(step.set("target_return", torch.full((2, 1), 500.0)))["action"]
     torch.testing.assert_close(plain, high)
+
+
+def test_networks_of_an_ensemble_learn_as_alone_and_their_mean_acts(
+    finished: Callable[[str], Any],
+) -> None:
+    model, about = load_model(finished("rcbc_ensemble")[0])
+    config = check_config(about["config"])
+    observation, returns = torch.randn(5, 6), torch.rand(5, 1)
+    action = torch.rand(5, model.action_low.shape[0])
+    batch = TensorDict(
+        observation=observation, returns_to_go=returns, action=action, batch_size=[5]
+    )
+    loss = BASELINES["rcbc_ensemble"](model, config).losses["bc"]
+    together = torch.autograd.grad(loss(batch)["loss_bc"], list(loss.parameters()))
+    networks = list(model.network)
+    alone = [
+        gradient
+        for network in networks
+        for gradient in torch.autograd.grad(
+            (network(observation, returns) - action).square().mean(), list(network.parameters())
+        )
+    ]
+    assert len(networks) == 3
+    torch.testing.assert_close(together, tuple(alone))
+    mean = sum(network(observation, returns) for network in networks) / 3
+    torch.testing.assert_close(model.network(observation, returns), mean)
 
 
 def test_the_best_tenth_is_of_episodes_by_their_return(

@@ -6,6 +6,7 @@ from torchrl_td.baselines.algorithm import Algorithm, Baseline
 from torchrl_td.baselines.cloning import (
     BehaviourCloning,
     BestTenthCloning,
+    EnsembleCloning,
     ModulatedCloning,
     ReturnConditionedCloning,
 )
@@ -17,6 +18,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "bc_best": BestTenthCloning,
     "rcbc": ReturnConditionedCloning,
     "rcbc_modulated": ModulatedCloning,
+    "rcbc_ensemble": EnsembleCloning,
     "dt": DecisionTransformerCloning,
     "iql": ImplicitQLearning,
     "td3_bc": TD3BehaviourCloning,
@@ -30,6 +32,7 @@ __all__ = [
     "BehaviourCloning",
     "BestTenthCloning",
     "DecisionTransformerCloning",
+    "EnsembleCloning",
     "ImplicitQLearning",
     "ModulatedCloning",
     "ReturnConditionedCloning",

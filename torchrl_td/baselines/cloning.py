@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase, TensorDictParams
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.objectives import BCLoss
@@ -19,6 +19,13 @@ from torchrl_td.data.statistics import numbered_returns
 
 class _CloningLoss(BCLoss):
     target_actor_network_params: TensorDictParams | None  # which TorchRL warns of otherwise
+
+
+class _SumOfLosses(nn.ModuleList):
+    """Each network's gradient is that of its own loss."""
+
+    def forward(self, batch: TensorDictBase) -> TensorDict:
+        return TensorDict({"loss_bc": torch.stack([loss(batch)["loss_bc"] for loss in self]).sum()})
 
 
 class _Probabilities(nn.Module):
@@ -53,9 +60,14 @@ class BehaviourCloning(Baseline):
         )
 
     def make_losses(self) -> dict[str, Any]:
-        network = _Probabilities(self.model.network) if self.model.choices else self.model.network
+        return {"bc": self.cloning_loss(self.model.network)}
+
+    def cloning_loss(self, network: Any) -> BCLoss:
+        """The loss of one network."""
+        if self.model.choices:
+            network = _Probabilities(network)
         actor = TensorDictModule(network, in_keys=list(self.inputs), out_keys=["action"])
-        return {"bc": _CloningLoss(actor, loss_function="l2")}
+        return _CloningLoss(actor, loss_function="l2")
 
 
 class BestTenthCloning(BehaviourCloning):
@@ -76,6 +88,14 @@ class ModulatedCloning(ReturnConditionedCloning):
     """The same, but the returns-to-go scale and shift the network's layers (FiLM)."""
 
     modulated = True
+
+
+class EnsembleCloning(ReturnConditionedCloning):
+    """Return-conditioned cloning by several networks: each learns as alone, their mean acts."""
+
+    def make_losses(self) -> dict[str, Any]:
+        networks: Any = self.model.network
+        return {"bc": _SumOfLosses(self.cloning_loss(network) for network in networks)}
 
 
 def best_episodes(episodes: TensorDictBase, share: float) -> Tensor:

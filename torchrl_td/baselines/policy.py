@@ -68,6 +68,22 @@ class Policy(nn.Module):
         return {"policy": sum(p.numel() for p in self.network.parameters())}
 
 
+class MeanOfNetworks(nn.ModuleList):
+    """Networks of the same inputs, whose outputs' mean counts.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from torchrl_td.baselines.policy import MeanOfNetworks
+        >>> MeanOfNetworks([nn.Linear(4, 3), nn.Linear(4, 3)])(torch.zeros(5, 4)).shape
+        torch.Size([5, 3])
+    """
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The mean [..., A]."""
+        return torch.stack([network(*inputs) for network in self]).mean(0)
+
+
 class PolicyActor(TensorDictModuleBase):
     """Plays a :class:`Policy`: reads and writes the environment's own units.
 
@@ -109,7 +125,7 @@ def make_policy(
     modulated: bool = False,
     **settings: Any,
 ) -> Policy:
-    """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``.
+    """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``, or ``algorithm.members``.
 
     Args:
         config: the run's settings.
@@ -122,9 +138,12 @@ def make_policy(
     width = normalizer.loc.shape[0] + settings.get("conditioned", False)
     hidden = list(config.algorithm.hidden_dims or ())
     actions = action_low.shape[0]
-    network: nn.Module
-    if modulated:
-        network = ModulatedMLP(width, actions, hidden)
-    else:
-        network = MLP(width, actions, num_cells=hidden, activation_class=nn.ReLU)
+    members = config.algorithm.members
+
+    def make() -> nn.Module:
+        if modulated:
+            return ModulatedMLP(width, actions, hidden)
+        return MLP(width, actions, num_cells=hidden, activation_class=nn.ReLU)
+
+    network = make() if members is None else MeanOfNetworks(make() for _ in range(members))
     return Policy(network, normalizer, action_low, action_high, **settings)

@@ -13,7 +13,14 @@ from torchrl_td.errors import InputError
 
 _NEEDED = ("algorithm", "task", "environment", "seed", "settings", "versions", "results")
 # Algorithms that read the target return: what others score is the same whatever it is.
-_ASKED = ("trajectory_diffuser", "decision_diffuser", "rcbc", "rcbc_modulated", "dt")
+_ASKED = (
+    "trajectory_diffuser",
+    "decision_diffuser",
+    "rcbc",
+    "rcbc_modulated",
+    "rcbc_ensemble",
+    "dt",
+)
 
 Result = dict[str, Any]
 

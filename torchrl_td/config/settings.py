@@ -57,6 +57,7 @@ class AlgorithmConfig:
 
     name: str = "trajectory_diffuser"
     hidden_dims: list[int] | None = None
+    members: int | None = None
     context: int | None = None
     width: int | None = None
     layers: int | None = None
