@@ -32,7 +32,7 @@ from torchrl_td.modules import (
     PlanValue,
     TrajectoryPlanner,
 )
-from torchrl_td.modules.plan_parts import Ensemble
+from torchrl_td.modules.plan_parts import Ensemble, members_of
 from torchrl_td.networks import ModulatedMLP, PlanDenoiser
 from torchrl_td.objectives import PlanValueLoss
 from torchrl_td.objectives.plan_value import outcome_bounds
@@ -259,16 +259,17 @@ def test_a_modulated_part_of_another_width_is_refused() -> None:
 
 @pytest.mark.parametrize("scored", [False, True])
 def test_returns_modulate_and_scores_join_the_inputs(make_trainer: Make, scored: bool) -> None:
+    def kinds(*words: str) -> list[type]:
+        model = make_trainer(*words).model
+        assert model.inverse_dynamics.action_dim == 2
+        parts = (model.generator, model.inverse_dynamics)
+        found = [{type(one) for one in members_of(part.network)} for part in parts]
+        return [kind for one in found for kind in one]
+
     modulated = [f"{part}.returns_modulate=true" for part in ("generator", "inverse_dynamics")]
-    model = make_trainer(f"task.scored={scored}", *modulated).model
-    for part in (model.generator, model.inverse_dynamics):
-        assert isinstance(part.network, MLP if scored else ModulatedMLP)
-    plain = make_trainer(
-        "task.scored=false", "generator.returns_modulate=false", modulated[1]
-    ).model
-    assert isinstance(plain.generator.network, MLP)
-    assert isinstance(plain.inverse_dynamics.network, ModulatedMLP)
-    assert plain.inverse_dynamics.action_dim == 2
+    assert kinds(f"task.scored={scored}", *modulated) == [MLP if scored else ModulatedMLP] * 2
+    plain = "generator.returns_modulate=false"
+    assert kinds("task.scored=false", plain, modulated[1]) == [MLP, ModulatedMLP]
 
 
 def test_the_lowest_of_several_values_counts_or_their_mean() -> None:
