@@ -33,7 +33,11 @@ STRIDED = (
     "value.hidden_dims=[16]",
     "planner.refine_steps=1",
 )
-KINDS = {"small": (), "strided": STRIDED, **{n: (f"algorithm={n}",) for n in ("rcbc", "iql")}}
+KINDS = {
+    "small": (),
+    "strided": STRIDED,
+    **{n: (f"algorithm={n}",) for n in ("rcbc", "rcbc_ensemble", "iql")},
+}
 
 
 def words_of(kind: str) -> list[str]:
@@ -151,6 +155,7 @@ def test_a_run_says_where_it_started_and_goes_on_without_it(
         ),
         ("small", ("task.returns_scale=5",), "need task.returns_scale=100, this run"),
         ("rcbc", ("algorithm.hidden_dims=[8]",), r"need algorithm.hidden_dims=\[256,256\], this"),
+        ("rcbc_ensemble", ("algorithm.members=2",), "need algorithm.members=3, this run has algor"),
         ("strided", ("task.stride=4",), "need task.stride=8, this run has task.stride=4"),
     ],
 )

@@ -20,7 +20,10 @@ from torchrl_td.errors import InputError
 _PARTS = ("generator", "refiner", "inverse_dynamics", "critic", "value", "returns_limit")
 # What says which networks the weights are of, and what they read and write.
 _NETWORKS = (
-    *(f"algorithm.{name}" for name in ("hidden_dims", "context", "width", "layers", "heads")),
+    *(
+        f"algorithm.{name}"
+        for name in ("hidden_dims", "members", "context", "width", "layers", "heads")
+    ),
     *(
         "generator.",
         "refiner.",
