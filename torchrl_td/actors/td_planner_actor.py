@@ -176,12 +176,11 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
     def spec(self) -> Composite:
         """Of what the actor writes for one environment: action, within its bounds, and plans."""
         low, high = self.action_low, self.action_high
+        plan = Unbounded((self.horizon, self.normalizer.loc.shape[0]))
         if self.choices is not None:
-            plan = Unbounded((self.horizon, self.normalizer.loc.shape[0]))
             return self.specify(self.choices.clone(), plan, plan)
         width = self.planner.inverse_dynamics.action_dim
         action = None if width is None else Unbounded((width,))
-        plan = Unbounded((self.horizon, self.normalizer.loc.shape[0]))
         return self.specify(action if low is None else Bounded(low, high), plan, plan)
 
     @property
