@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
+from torchrl_td.comparison.intervals import bootstrap_mean
+from torchrl_td.comparison.tables import REFINED, Row, lead, rows
+
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 _ONE_VALUE = "compare_one_value"  # made when preset strided had `value.members=1`
+_TABLE = "compare"  # the planner and its baselines on every task
+# Folders of results beside it, of other settings, and what is other there.
+_RCBC = {
+    "compare_rcbc_ensemble": "three networks, whose actions' mean is taken",
+    "compare_rcbc_30000": "30,000 steps, as the planner",
+    "compare_rcbc_paper_returns": "asked for the return that the paper asks for",
+    "compare_returns_as_input": "asked for the return of the data's best hundredth",
+    "compare_rcbc_modulated": "the return scales and shifts the layers",
+}
+_PLANNERS = {
+    "compare_one_network": "one network each for generator and inverse dynamics",
+    "compare_fast_products": "the same (mazes have one), trained by oneDNN's products",
+    "compare_medium_15000": "15,000 steps",
+    "compare_own_goals": "the value learns of the data's own goals alone; medium: 15,000 steps",
+}
 # What the files call a way to plan, and what a reader is told.
 _VARIANTS = {
     "naive": "naive port of the pseudo-code",
@@ -44,10 +63,36 @@ def comparison(folder: str) -> str:
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
 
 
+def results_of(folder: str) -> list[Row]:
+    """One row a task and method there."""
+    paths = sorted((RESULTS / folder).rglob("*-seed*.json"))
+    return rows([json.loads(path.read_text(encoding="utf-8")) for path in paths])
+
+
+def beside(folders: dict[str, str], what: Callable[[str], bool]) -> str:
+    """The planner's lead over methods with other settings, or with no place in its table.
+
+    Args:
+        folders: of their results, and what is other there; an empty text shows the method.
+        what: whether a method is wanted.
+    """
+    planner = {row.task: row for row in results_of(_TABLE) if row.method.endswith(REFINED)}
+    lines: list[list[object]] = []
+    for folder, other in folders.items():
+        for row in results_of(folder):
+            if what(row.method):
+                low, high = bootstrap_mean(row.scores)
+                score = f"{row.scores.mean():.1f} ± {row.scores.std():.1f}"
+                cells = [row.task, other or row.method, score, f"{low:.1f} to {high:.1f}"]
+                lines.append([*cells, lead(planner[row.task], row), f"`{folder}/`"])
+    head = ["task", "what is other" if any(folders.values()) else "method", "score"]
+    return markdown([*head, "95 % interval", "the planner's lead, its interval", "files"], lines)
+
+
 def controllers() -> str:
     """The scripted controllers that made the mazes' data, at full skill."""
     rows: list[list[object]] = []
-    folder = RESULTS / "compare"
+    folder = RESULTS / _TABLE
     for path in sorted(folder.rglob("controller.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         entry = found["results"][0] if "results" in found else found
@@ -151,7 +196,10 @@ def write_tables(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     h200 = ["h200/planner_speed_hopper.json", "h200/planner_speed_others.json"]
     tables = {
-        "comparison": comparison("compare"),
+        "comparison": comparison(_TABLE),
+        "beside_critics": beside({"compare_iql_td3_bc": ""}, lambda method: True),
+        "beside_rcbc": beside(_RCBC, lambda method: method.startswith("rcbc")),
+        "beside_planners": beside(_PLANNERS, lambda method: method.endswith(REFINED)),
         "comparison_one_value": comparison(_ONE_VALUE),
         "controllers": controllers(),
         "seeds": seeds("zoo_hopper_medium_expert_small.json"),

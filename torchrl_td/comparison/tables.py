@@ -21,7 +21,7 @@ ORIGINS = {
     "minari": "Minari's recordings",
     "other": "other data",
 }
-_REFINED = ", refined"
+REFINED = ", refined"
 _WHERE = ("PointMaze", "AntMaze")  # environments whose score is time at the goal
 
 
@@ -53,7 +53,7 @@ def method_of(result: Result, entry: dict[str, Any]) -> str:
         return str(result["algorithm"])
     if result["algorithm"] != "trajectory_diffuser":
         return f"{result['algorithm']} {result['preset']}"
-    what = ", draft" if entry["name"] == "generator" else _REFINED
+    what = ", draft" if entry["name"] == "generator" else REFINED
     return f"planner {result['preset']}{what}"
 
 
@@ -111,7 +111,7 @@ def _task_lines(task: str, mine: Sequence[Row], results: Sequence[Result]) -> li
         "goal reached | seeds × episodes | training, s | ms a plan |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    refined = next((row for row in mine if row.method.endswith(_REFINED)), None)
+    refined = next((row for row in mine if row.method.endswith(REFINED)), None)
     for row in mine:
         low, high = bootstrap_mean(row.scores)
         reached = "" if row.reached is None else f"{100 * row.reached:.0f} %"
@@ -119,22 +119,22 @@ def _task_lines(task: str, mine: Sequence[Row], results: Sequence[Result]) -> li
         plan = "" if row.milliseconds is None else f"{row.milliseconds:.2f}"
         lines.append(
             f"| {row.method} | {row.scores.mean():.1f} ± {row.scores.std():.1f} | {low:.1f} to "
-            f"{high:.1f} | {_lead(refined, row)} | {reached} | {row.scores.shape[0]} × "
+            f"{high:.1f} | {lead(refined, row)} | {reached} | {row.scores.shape[0]} × "
             f"{row.scores.shape[1]} | {seconds} | {plan} |"
         )
     return lines
 
 
-def _lead(refined: Row | None, row: Row) -> str:
+def lead(refined: Row | None, row: Row) -> str:
     """By how much the refined planner is better, seed by seed and start by start."""
     if refined is None or row is refined:
         return ""
     seeds, episodes = refined.scores.shape
     if row.scores.shape not in ((seeds, episodes), (1, episodes)):
         return ""
-    lead = refined.scores - row.scores
-    low, high = bootstrap_mean(lead)
-    return f"{lead.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+    ahead = refined.scores - row.scores
+    low, high = bootstrap_mean(ahead)
+    return f"{ahead.mean():+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _origin(result: Result) -> str | None:
