@@ -131,3 +131,11 @@ def test_the_readmes_scores_are_those_of_the_comparison() -> None:
         score, interval = re.fullmatch(r"(.*?) \((.*)\)", rcbc).groups()  # type: ignore[union-attr]
         assert f"| rcbc | {score} | {interval} |" in comparison, row
         assert f"| bc_best | {best} |" in comparison, row
+
+
+def test_every_folder_of_results_is_explained() -> None:
+    text = (ROOT / "docs/how_to/reproduce.md").read_text(encoding="utf-8")
+    folders = [path for path in (ROOT / "benchmarks/results").glob("compare*") if path.is_dir()]
+    assert len(folders) > 1
+    for folder in folders:
+        assert f"`{folder.name}`" in text or f"/{folder.name}/`" in text, folder.name
