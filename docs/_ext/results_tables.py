@@ -69,18 +69,18 @@ def results_of(folder: str) -> list[Row]:
     return rows([json.loads(path.read_text(encoding="utf-8")) for path in paths])
 
 
-def beside(folders: dict[str, str], what: Callable[[str], bool]) -> str:
+def beside(folders: dict[str, str], wanted: Callable[[str], bool]) -> str:
     """The planner's lead over methods with other settings, or with no place in its table.
 
     Args:
         folders: of their results, and what is other there; an empty text shows the method.
-        what: whether a method is wanted.
+        wanted: whether a method is to be shown.
     """
     planner = {row.task: row for row in results_of(_TABLE) if row.method.endswith(REFINED)}
     lines: list[list[object]] = []
     for folder, other in folders.items():
         for row in results_of(folder):
-            if what(row.method):
+            if wanted(row.method):
                 low, high = bootstrap_mean(row.scores)
                 score = f"{row.scores.mean():.1f} ± {row.scores.std():.1f}"
                 cells = [row.task, other or row.method, score, f"{low:.1f} to {high:.1f}"]

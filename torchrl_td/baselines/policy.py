@@ -125,7 +125,7 @@ def make_policy(
     modulated: bool = False,
     **settings: Any,
 ) -> Policy:
-    """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``, or ``algorithm.members``.
+    """A :class:`Policy` around an MLP of ``algorithm.hidden_dims``, or ``algorithm.members`` such.
 
     Args:
         config: the run's settings.
