@@ -61,7 +61,7 @@ def test_the_results_page_has_what_the_files_say(tmp_path: Path) -> None:
         assert f"generated/{name}" in included
     assert "| one CUDA graph | 7.3 | 9.5 | 12.9 |" in tables["plans_h200.inc.md"]
     lead = "| zoo/hopper/medium-expert | td3_bc | 82.8 ± 35.6 | 56.3 to 102.3 | +30.1 ("
-    assert lead in tables["beside_critics.inc.md"]
+    assert lead in tables["beside_others.inc.md"]
     assert (
         "| paper | NVIDIA H200 | 16 | cudagraph | 116.7 | – | 14.4 |" in tables["training.inc.md"]
     )

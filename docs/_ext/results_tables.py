@@ -197,7 +197,7 @@ def write_tables(folder: Path) -> None:
     h200 = ["h200/planner_speed_hopper.json", "h200/planner_speed_others.json"]
     tables = {
         "comparison": comparison(_TABLE),
-        "beside_critics": beside({"compare_iql_td3_bc": ""}, lambda method: True),
+        "beside_others": beside({"compare_iql_td3_bc": "", "compare_dt": ""}, lambda method: True),
         "beside_rcbc": beside(_RCBC, lambda method: method.startswith("rcbc")),
         "beside_planners": beside(_PLANNERS, lambda method: method.endswith(REFINED)),
         "comparison_one_value": comparison(_ONE_VALUE),
