@@ -26,6 +26,7 @@ _RCBC = {
 _PLANNERS = {
     "compare_one_network": "one network each for generator and inverse dynamics",
     "compare_fast_products": "the same (mazes have one), trained by oneDNN's products",
+    "compare_one_generator": "one network for the generator, three for inverse dynamics",
     "compare_medium_15000": "15,000 steps",
     "compare_own_goals": "the value learns of the data's own goals alone; medium: 15,000 steps",
 }
