@@ -18,7 +18,8 @@ from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 class PlanGeneratorLoss(WindowLoss):
     """Mean squared error of a plan's displacements, in units of their root mean square.
 
-    Each network of an ensemble learns as it would alone.
+    Each network of an ensemble learns from its own error: its gradient is the one that it would
+    have alone, divided by their number.
 
     The plan is the last H entries of the window, from the present on, which carries no loss.
 
@@ -107,8 +108,9 @@ class PlanGeneratorLoss(WindowLoss):
 class PlanInverseDynamicsLoss(WindowLoss):
     """Mean squared error of the action, from the plan that the planner would make there.
 
-    Cross entropy where the actions are choices. Each network of an ensemble learns as it would
-    alone, from the ensemble's drafts.
+    Cross entropy where the actions are choices. Each network of an ensemble learns from its own
+    error on the ensemble's drafts: its gradient is the one that it would have alone, divided by
+    their number.
 
     Args:
         inverse_dynamics_network (PlanInverseDynamics): the inverse dynamics.
