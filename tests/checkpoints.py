@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torchrl.data import Bounded
 
+from tests.settings import composed
 from torchrl_td.checkpoint import describe, described_action, save_checkpoint
 from torchrl_td.checkpoint.build import build_model
 from torchrl_td.config import (
@@ -20,6 +21,7 @@ from torchrl_td.config import (
     InverseDynamicsConfig,
     RefinerConfig,
     TaskConfig,
+    plan_horizon,
 )
 from torchrl_td.data import Normalizer
 from torchrl_td.modules.trajectory_diffuser import Scales
@@ -64,6 +66,15 @@ def untrained_checkpoint(folder: Path) -> Path:
     normalizer = Normalizer(torch.zeros(3), torch.ones(3), 100.0)
     model = build_model(pendulum_config(), 3, 1, normalizer, Scales.empty(8, 3))
     return save_checkpoint(folder, 1, about(), model.state_dict(), {"step": 1})
+
+
+def untrained_maze_checkpoint(folder: Path) -> Path:
+    """Likewise, of the default planner for PointMaze medium."""
+    config, bound = composed("task=pointmaze/medium"), torch.ones(2)
+    normalizer = Normalizer(torch.zeros(6), torch.ones(6), config.task.returns_scale)
+    model = build_model(config, 6, 2, normalizer, Scales.empty(plan_horizon(config), 6))
+    said = describe(config, 1, 6, described_action(Bounded(-bound, bound)), DATASET)
+    return save_checkpoint(folder, 1, said, model.state_dict(), {"step": 1})
 
 
 def forge(path: Path, component: str, content: bytes) -> None:
