@@ -2,7 +2,7 @@
 
     python benchmarks/training_speed.py --presets strided,small,paper --steps 20 --json speed.json
 
-For each preset and device: the trainer's step; where
+For each preset, task and device: the trainer's step; where
 :func:`~torchrl_td.training.products.products_of` chose other products than PyTorch's own, the step
 without; the paper's step as a straightforward loop takes it (windows cut in Python one by one,
 three optimisers with PyTorch's plain loops, an averaged copy updated weight by weight, every loss
@@ -31,22 +31,28 @@ from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
 
 from torchrl_td.comparison.collecting import machine
-from torchrl_td.config import CONFIGS, Config, check_config
+from torchrl_td.config import CONFIGS, Config, check_config, plan_horizon
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.run_folder import versions
 from torchrl_td.training.trainer import Trainer
 from torchrl_td.training.trajectory_diffuser import make_losses
 
-# Horizon, observation and action widths of METHOD's settings table.
-SIZES = {"hopper": (16, 11, 3), "halfcheetah": (8, 17, 6), "walker2d": (32, 17, 6)}
+# Widths of a task's observations and actions. Preset strided asks for returns on Gym, in mazes for
+# scores.
+SIZES = {
+    "hopper/medium-expert": (11, 3),
+    "halfcheetah/medium-expert": (17, 6),
+    "walker2d/medium-expert": (17, 6),
+    "maze2d/umaze": (4, 2),
+}
 _TURN = 5  # steps in a row
 _CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: 5 sets the peak back to what is in use
 
 
-def settings(preset: str, horizon: int, words: list[str]) -> Config:
-    """A preset at a task's horizon."""
+def settings(preset: str, task: str, words: list[str]) -> Config:
+    """A preset's for a task."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        overrides = [f"preset={preset}", f"task.horizon={horizon}", "dataset.validation_share=0"]
+        overrides = [f"preset={preset}", f"task={task}", "dataset.validation_share=0"]
         return check_config(compose("td_offline", overrides=[*overrides, *words]))
 
 
@@ -211,10 +217,10 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # ever since the start
 
 
-def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, steps: int) -> dict:
+def measure(config: Config, device: torch.device, steps: int) -> dict:
     """One row of the table."""
     forget_peak_memory(device)
-    trainer = Trainer(config, random_episodes(*sizes[1:]), device)
+    trainer = Trainer(config, random_episodes(*SIZES[config.task.name]), device)
     turn(trainer.train_step, device)  # sets up, compiles and captures
     peak = peak_memory(device)
     loops = {"step": trainer.train_step}
@@ -237,7 +243,7 @@ def measure(config: Config, sizes: tuple[int, int, int], device: torch.device, s
                 seconds[name].append(spent)
     trainer.check_health()
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    return describe(trainer, median, list(pieces)) | {"horizon": sizes[0], "peak_memory_mib": peak}
+    return describe(trainer, median, list(pieces)) | {"peak_memory_mib": peak}
 
 
 def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> dict[str, Any]:
@@ -250,6 +256,8 @@ def describe(trainer: Trainer, median: dict[str, float], pieces: list[str]) -> d
     }
     return {
         "preset": config.preset,
+        "task": config.task.name,
+        "horizon": plan_horizon(config),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "batch": config.training.batch_size,
@@ -274,7 +282,7 @@ def line(row: dict[str, Any]) -> str:
     compared = "".join(f"{times:5.2f}x {words}  " for words, times in found.items() if times)
     count = sum(row["parameters"].values()) / 1e6
     return (
-        f"{row['preset']:10s} {row['device']:12s} {row['threads']} threads  "
+        f"{row['preset']:10s} {row['task']} {row['device']:12s} {row['threads']} threads  "
         f"{row['steps_per_second']:8.2f} steps/s  "
         f"{compared}{count:.1f} M parameters  {row['peak_memory_mib']:.0f} MiB\n           {shares}"
     )
@@ -283,7 +291,7 @@ def line(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", default="strided,small,paper")
-    parser.add_argument("--size", default="hopper", choices=sorted(SIZES))
+    parser.add_argument("--task", default="hopper/medium-expert", choices=sorted(SIZES))
     parser.add_argument("--devices", default="cpu" + ",cuda" * torch.cuda.is_available())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=20)
@@ -295,14 +303,14 @@ def main() -> None:
     )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    sizes, rows = SIZES[given.size], []
+    rows = []
     for preset in given.presets.split(","):
         for device in given.devices.split(","):
             words = given.words
             if device == "cpu":
                 words = [word for word in words if not word.startswith("training.cudagraph")]
-            config = settings(preset, sizes[0], words)
-            rows.append(measure(config, sizes, torch.device(device), given.steps))
+            config = settings(preset, given.task, words)
+            rows.append(measure(config, torch.device(device), given.steps) | {"settings": words})
             sys.stdout.write(line(rows[-1]) + "\n")
             sys.stdout.flush()
     if given.json:

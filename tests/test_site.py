@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,14 @@ def test_the_results_page_has_what_the_files_say(tmp_path: Path) -> None:
     included = (DOCS / "results.md").read_text(encoding="utf-8")
     for name in tables:
         assert f"generated/{name}" in included
+    for name, text in tables.items():  # each row is as wide as the head of its table
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+            widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
+            assert len(widths) == 1, (name, table)
     assert "| one CUDA graph | 7.3 | 9.5 | 12.9 |" in tables["plans_h200.inc.md"]
     lead = "| zoo/hopper/medium-expert | td3_bc | 82.8 ± 35.6 | 56.3 to 102.3 | +30.1 ("
     assert lead in tables["beside_others.inc.md"]
     assert (
-        "| paper | NVIDIA H200 | 16 | cudagraph | 116.7 | – | 14.4 |" in tables["training.inc.md"]
+        "| paper | hopper/medium-expert | NVIDIA H200 | 16 | cudagraph | 116.7 | – | 14.4 |"
+        in tables["training.inc.md"]
     )

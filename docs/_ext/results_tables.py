@@ -146,15 +146,23 @@ def training(*names: str) -> str:
     """Optimisation steps a second."""
     rows: list[list[object]] = []
     for entry in (entry for name in names for entry in read(name)):
-        how = [w for w in ("cudagraph", "compile", "autocast") if entry[w]] or ["as it stands"]
-        cells = [entry["preset"], entry["device"], entry["horizon"], ", ".join(how)]
+        settings = [w for w in ("cudagraph", "compile", "autocast") if entry[w]]
+        settings += [w for w in entry.get("settings", ()) if not w.startswith("training.")]
+        task = entry.get("task", "hopper/medium-expert")  # of before, and its horizon the task's
+        cells = [
+            entry["preset"],
+            task,
+            entry["device"],
+            entry["horizon"],
+            ", ".join(settings) or "–",
+        ]
         # Neither is there for every preset, nor the first in results of before.
         compared = (entry.get("times_default_products"), entry["times_straightforward"])
         ratios = ["–" if times is None else f"{times:.1f}" for times in compared]
         speed, memory = entry["steps_per_second"], entry["peak_memory_mib"]
         rows.append([*cells, f"{speed:.1f}", *ratios, f"{memory:.0f}"])
-    head = ["preset", "device", "horizon", "how", "steps a second", "× PyTorch's own products"]
-    return markdown([*head, "× a straightforward loop", "MiB"], rows)
+    head = ["preset", "task", "device", "horizon", "settings", "steps a second"]
+    return markdown([*head, "× PyTorch's own products", "× a straightforward loop", "MiB"], rows)
 
 
 def price() -> str:
@@ -188,7 +196,7 @@ def loading() -> str:
         "memory, × the data in single precision",
     ]
     return "\n\n".join(
-        [markdown(head, files), markdown(["transitions", "ms to draw a batch"], draws)]
+        [markdown(head, files), markdown(["transitions", "windows", "ms to draw them"], draws)]
     )
 
 
@@ -196,6 +204,8 @@ def write_tables(folder: Path) -> None:
     """One file a table, which `results.md` includes."""
     folder.mkdir(parents=True, exist_ok=True)
     h200 = ["h200/planner_speed_hopper.json", "h200/planner_speed_others.json"]
+    speeds = [f"training_speed{of}.json" for of in ("_maze", "_one_network", "")]
+    speeds += ["h200/training_speed_cudagraph.json"]
     tables = {
         "comparison": comparison(_TABLE),
         "beside_others": beside({"compare_iql_td3_bc": "", "compare_dt": ""}, lambda method: True),
@@ -207,7 +217,7 @@ def write_tables(folder: Path) -> None:
         "runs": runs("door_human_small.json", "h200/paper_zoo_hopper_medium_expert_seed0.json"),
         "plans_cpu": plans("planner_speed.json", key="processor_ms"),
         "plans_h200": plans(*h200, key="median_ms"),
-        "training": training("training_speed.json", "h200/training_speed_cudagraph.json"),
+        "training": training(*speeds),
         "price": price(),
         "loading": loading(),
     }

@@ -17,6 +17,7 @@ from torchrl_td.training.trainer import Trainer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "training_speed.py"
 TINY = ("generator.width=16", "generator.layers=1", "refiner.channels=8", "training.batch_size=3")
+MAZE, GYM = "maze2d/umaze", "hopper/medium-expert"  # asked for scores and for returns
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +29,30 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("preset", ["small", "strided"])
+@pytest.mark.parametrize(
+    ("preset", "task", "value"),
+    [("small", GYM, set()), ("strided", GYM, {"returns_limit"}), ("strided", MAZE, {"plan_value"})],
+)
 def test_reports_where_the_time_goes(
     preset: str,
+    task: str,
+    value: set[str],
     script: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    words = ["--presets", preset, "--devices", "cpu", "--threads", "1", "--steps", "2"]
+    words = ["--presets", preset, "--task", task, "--devices", "cpu", "--threads", "1"]
     output = tmp_path / "speed.json"
-    monkeypatch.setattr(sys, "argv", ["training_speed", *words, "--json", str(output), *TINY])
+    monkeypatch.setattr(
+        sys, "argv", ["speed", *words, "--steps", "2", "--json", str(output), *TINY]
+    )
     script.main()
     assert "steps/s" in capsys.readouterr().out
     (row,) = json.loads(output.read_text())
     assert row["steps_per_second"] > 0 and row["peak_memory_mib"] > 0
     parts = {"generator", "refiner", "inverse_dynamics", "sampling", "preparing", "optimiser"}
-    assert row["share"].keys() == parts | ({"plan_value"} if preset == "strided" else set())
+    assert row["share"].keys() == parts | value
     chosen = preset == "strided" and _onednn_is_faster()
     assert (row["times_default_products"] is not None) == chosen
     assert (row["times_straightforward"] is None) == (preset == "strided")
@@ -73,11 +81,11 @@ def test_a_cuda_graph_is_for_the_rows_of_a_gpu(
     words = ["--presets", "small", "--devices", "cpu", "--steps", "1", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["speed", *words, *TINY, "training.cudagraph=true"])
     script.main()
-    assert "small      cpu" in capsys.readouterr().out
+    assert "small      hopper/medium-expert cpu" in capsys.readouterr().out
 
 
 def test_the_straightforward_loop_cuts_the_same_windows(script: ModuleType) -> None:
-    config = script.settings("small", 8, list(TINY))
+    config = script.settings("small", GYM, ["task.horizon=8", *TINY])
     trainer = Trainer(config, script.random_episodes(3, 2, steps=5000), torch.device("cpu"))
     plain = script.StraightforwardLoop(trainer).batch()
     ours = trainer.buffer.sample()
