@@ -82,8 +82,9 @@ def test_the_place_is_found_where_the_task_names_it(task: TaskConfig) -> None:
     assert torch.equal(told["observation"][:, -2:], torch.tensor(state[-2:]).float().expand(3, 2))
     assert told["next", "reward"].flatten().tolist() == [1.0, 1.0, 1.0]
     pose = replace(ant, observation_keys=["observation", "desired_goal"])
+    posed = load_episodes([{**walk, "observations": steps[:, 2:]}])
     with pytest.raises(InputError, match="what is achieved in environment 'AntMaze"):
-        tell_played_goals(load_episodes([walk]), pose, seed=0)
+        tell_played_goals(posed, pose, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +161,36 @@ def test_the_value_alone_learns_of_them(
     assert any(not torch.equal(x, y) for x, y in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("word", [f"{SHARE}=0.0", "task.scored=false", "task.pays_any_goal=false"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        f"{SHARE}=0.0",
+        "task.scored=false",
+        "task.pays_any_goal=false",
+        "algorithm=rcbc",
+    ],
+)
 def test_training_leaves_it_out(
-    tiny_config: Callable[..., Config], episodes: TensorDictBase, word: str
+    tiny_config: Callable[..., Config],
+    episodes: TensorDictBase,
+    word: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def told(*_: object) -> None:
+        raise AssertionError("episodes are told a goal that nothing learns from")
+
+    monkeypatch.setattr("torchrl_td.training.trainer.with_played_goals", told)
     config = tiny_config("preset=strided", "dataset.validation_share=0", word)
-    trainer = Trainer(config, episodes, torch.device("cpu"))
-    assert "played_to_go" not in trainer.buffer[:].keys()
+    Trainer(config, episodes, torch.device("cpu"))
+
+
+def test_data_of_another_width_are_trained_on_as_they_are(
+    episodes: TensorDictBase, task: TaskConfig
+) -> None:
+    narrow = episodes.copy()
+    for key in ("observation", ("next", "observation")):
+        narrow[key] = episodes[key][:, :4]
+    assert with_played_goals(narrow, task, seed=0) is narrow
 
 
 @pytest.mark.parametrize("word", ["task.scored=false", "task.pays_any_goal=false"])

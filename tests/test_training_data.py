@@ -26,19 +26,19 @@ def numbered(*lengths: int) -> TensorDict:
 
 def test_split_holds_whole_episodes_out() -> None:
     episodes = numbered(*[7] * 10)
-    train, validation = split_episodes(episodes, 0.3, seed=1, horizon=4)
+    train, validation = split_episodes(episodes, 0.3, seed=1, window=4)
     assert validation is not None and len(validation) == 21 and len(train) == 49
     assert set(episodes["episode"][train].tolist()).isdisjoint(
         episodes["episode"][validation].tolist()
     )
     assert sorted(torch.cat([train, validation]).tolist()) == list(range(70))
-    again, other = (split_episodes(episodes, 0.3, seed=s, horizon=4)[1] for s in (1, 2))
+    again, other = (split_episodes(episodes, 0.3, seed=s, window=4)[1] for s in (1, 2))
     assert torch.equal(validation, again) and not torch.equal(validation, other)
 
 
 def test_a_split_of_long_episodes_is_the_plain_draw() -> None:
     chosen = torch.randperm(10, generator=torch.Generator().manual_seed(5))[:3]
-    validation = split_episodes(numbered(*range(10, 20)), 0.3, seed=5, horizon=10)[1]
+    validation = split_episodes(numbered(*range(10, 20)), 0.3, seed=5, window=10)[1]
     assert validation is not None
     held_out = numbered(*range(10, 20))["episode"][validation].unique()
     assert held_out.tolist() == sorted(chosen.tolist())
@@ -50,15 +50,19 @@ def test_both_parts_have_an_episode_of_the_horizon(seed: int, long: int) -> None
     """Few long ones might all be trained on, or with a large share all be held out."""
     episodes = numbered(*[3] * (40 - long), *[9] * long)
     for share in (0.025, 0.5):
-        for rows in split_episodes(episodes, share, seed, horizon=9):
+        for rows in split_episodes(episodes, share, seed, window=9):
             assert rows is not None
             assert torch.bincount(episodes["episode"][rows]).max() == 9
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "words", [[], ["preset=strided", "task.strided_horizon=4", "task.stride=2"]]
+)
 def test_held_out_episodes_that_are_short_are_trained_with(
-    tiny_config: Callable[..., Config],
+    words: list[str], seed: int, tiny_config: Callable[..., Config]
 ) -> None:
-    """Episodes of which nine in ten are shorter than the horizon are sound data."""
+    """Episodes of which nine in ten are shorter than a plan are sound data."""
     lengths = [5] * 27 + [20] * 3
     count = sum(lengths)
     done = torch.zeros(count, 1, dtype=torch.bool)
@@ -77,7 +81,7 @@ def test_held_out_episodes_that_are_short_are_trained_with(
             batch_size=[count],
         )
     )
-    config = tiny_config("dataset.validation_share=0.05")
+    config = tiny_config("dataset.validation_share=0.05", f"seed={seed}", *words)
     trainer = Trainer(config, episodes, torch.device("cpu"))
     assert all(torch.tensor(value).isfinite() for value in trainer.validate(2).values())
 
@@ -86,7 +90,7 @@ def test_held_out_episodes_that_are_short_are_trained_with(
     ("lengths", "share", "says"),
     [
         ([9] * 12, 0.05, r"none of the 12 episodes .* set it to 0\.09 "),
-        ([9] + [3] * 30, 0.2, r"1 of 31 reach task\.horizon=8, two are needed"),
+        ([9] + [3] * 30, 0.2, "1 of 31 have the 8 steps of a plan, two are needed"),
     ],
 )
 def test_a_warning_says_that_nothing_is_held_out(
@@ -95,7 +99,7 @@ def test_a_warning_says_that_nothing_is_held_out(
     warn_once.cache_clear()
     with patch.object(torchrl_logger, "warning") as warning:
         for share_now in (share, share, 0.0):  # once, and not where none is wanted
-            train, validation = split_episodes(numbered(*lengths), share_now, seed=0, horizon=8)
+            train, validation = split_episodes(numbered(*lengths), share_now, seed=0, window=8)
             assert validation is None and len(train) == sum(lengths)
     warning.assert_called_once()
     (line,) = warning.call_args.args
@@ -106,9 +110,9 @@ def test_the_share_that_the_warning_names_holds_one_out() -> None:
     for count in range(2, 200):
         warn_once.cache_clear()
         with patch.object(torchrl_logger, "warning") as warning:
-            split_episodes(numbered(*[2] * count), 1e-4, seed=0, horizon=2)
+            split_episodes(numbered(*[2] * count), 1e-4, seed=0, window=2)
         share = float(warning.call_args.args[0].split("set it to ")[1].split()[0])
-        validation = split_episodes(numbered(*[2] * count), share, seed=0, horizon=2)[1]
+        validation = split_episodes(numbered(*[2] * count), share, seed=0, window=2)[1]
         assert validation is not None and 0.01 <= share <= 0.5
 
 

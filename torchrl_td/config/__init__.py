@@ -1,6 +1,6 @@
 """Every setting, typed and checked: a wrong key or value stops a run before it starts."""
 
-from torchrl_td.config.checks import check_read, limits_returns, unread_settings
+from torchrl_td.config.checks import check_read, limits_returns, reads, unread_settings
 from torchrl_td.config.folder import CONFIGS
 from torchrl_td.config.limits import FROM_NOISE, PLANNERS
 from torchrl_td.config.reading import check_config, override_config, to_dict
@@ -50,6 +50,7 @@ __all__ = [
     "plan_horizon",
     "plan_stride",
     "read_yaml",
+    "reads",
     "stored_config",
     "to_dict",
     "unread_settings",

@@ -147,9 +147,15 @@ def unread_settings(config: Config) -> tuple[str, ...]:
     return tuple(name for names, read in read_where if not read for name in names)
 
 
+def reads(config: Config, setting: str) -> bool:
+    """Whether the run's algorithm has a use for a section, or for a setting and its section."""
+    section = setting.partition(".")[0]
+    return not {setting, section} & set(unread_settings(config))
+
+
 def limits_returns(config: Config) -> bool:
     """Whether no more is asked for at a reset than the data's returns-to-go from there."""
-    return config.returns_limit.enabled and "returns_limit" not in unread_settings(config)
+    return config.returns_limit.enabled and reads(config, "returns_limit")
 
 
 def _check_algorithm(config: Any) -> None:

@@ -72,7 +72,8 @@ def tell_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> 
 
     Raises:
         InputError: if the environment shows no goal or pays none by ``compute_reward``, what is
-            achieved is not observed, or it would pay the data's own goals otherwise.
+            achieved is not observed, the data's observations are of another width, or it would pay
+            their own goals otherwise.
 
     Examples:
         >>> import torch
@@ -98,7 +99,7 @@ def tell_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> 
     env = make_gym_env(task)
     try:
         resets = [env.reset(seed=seed + i)[0] for i in range(int(number.max()) + 1)]
-        places, shown = _columns(task, resets)
+        places, shown = _columns(task, resets, episodes["observation"].shape[-1])
         _check_rewards(env, episodes, places, shown)
         told = episodes.copy()
         goals = torch.from_numpy(np.stack([reset[_DESIRED] for reset in resets])).float()  # [E, G]
@@ -119,14 +120,19 @@ def tell_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> 
     return told
 
 
-def _columns(task: TaskConfig, resets: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Of the observation vector: where it holds what is achieved, and where the goal, [G] each."""
+def _columns(task: TaskConfig, resets: Sequence[Any], width: int) -> tuple[Tensor, Tensor]:
+    """In the data's observations [width]: where what is achieved is, and the goal, [G] each."""
     first = resets[0]
     shown = observation_keys(first) if isinstance(first, Mapping) else []
     keys = named_keys(task.observation_keys) or shown
     if _DESIRED not in keys or _ACHIEVED not in first:
         raise InputError(f"{_OFF}: environment {task.env!r} shows no {_DESIRED} to be told")
     sizes = [np.size(first[key]) for key in keys]
+    if sum(sizes) != width:
+        raise InputError(
+            f"{_OFF}: the data's observations are of {width} numbers, those of environment "
+            f"{task.env!r} of {sum(sizes)}"
+        )
     columns = dict(zip(keys, torch.arange(sum(sizes)).split(sizes), strict=True))
     if _ACHIEVED in columns:
         return columns[_ACHIEVED], columns[_DESIRED]

@@ -103,18 +103,18 @@ def restore_draws(buffer: ReplayBuffer, state: Mapping[str, Tensor | None]) -> N
 
 
 def split_episodes(
-    episodes: TensorDictBase, share: float, seed: int, horizon: int
+    episodes: TensorDictBase, share: float, seed: int, window: int
 ) -> tuple[Tensor, Tensor | None]:
     """Holds a share of whole episodes out for validation.
 
-    Both parts get an episode as long as the horizon, without which they hold no whole window.
+    Both parts get an episode as long as a plan's window, without which they hold no whole one.
     Where the share is above 0 and nothing can be held out, a warning says so.
 
     Args:
         episodes: dataset [N] with ``episode``.
         share: of the episodes.
         seed: of the choice.
-        horizon: H.
+        window: (H − 1) m + 1, steps from a plan's first state to its last.
 
     Returns:
         Row numbers of the training and of the validation data; ``None`` for the latter if the
@@ -125,10 +125,10 @@ def split_episodes(
     count = len(lengths)
     held_out = int(share * count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    long = torch.nonzero(lengths[order] >= horizon).flatten()  # places in the order
+    long = torch.nonzero(lengths[order] >= window).flatten()  # places in the order
     if held_out == 0 or len(long) < 2:
         if share > 0 and len(long):  # data without a long one is refused anyway
-            warn_once(_why_nothing_held_out(share, count, len(long), horizon))
+            warn_once(_why_nothing_held_out(share, count, len(long), window))
         return torch.arange(len(number)), None
     # The first long one goes first, to be held out, and the last one last, to be trained on.
     first, last = int(long[0]), int(long[-1])
@@ -140,13 +140,13 @@ def split_episodes(
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
-def _why_nothing_held_out(share: float, count: int, long: int, horizon: int) -> str:
+def _why_nothing_held_out(share: float, count: int, long: int, window: int) -> str:
     """The line that says that there will be no validation, and what to do."""
     none = "is held out, so there are no validation losses"
     if long < 2:
         return (
-            f"dataset.validation_share={share}: no episode {none}: {long} of {count} reach "
-            f"task.horizon={horizon}, two are needed; record more, or set the share to 0"
+            f"dataset.validation_share={share}: no episode {none}: {long} of {count} have the "
+            f"{window} steps of a plan, two are needed; record more, or set the share to 0"
         )
     enough = math.ceil(100 / count) / 100
     return (

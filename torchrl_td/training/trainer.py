@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchrl_td.checkpoint.model import make_model
 from torchrl_td.checkpoint.start import Start
-from torchrl_td.config import Config, plan_horizon, plan_stride, unread_settings
+from torchrl_td.config import Config, plan_horizon, plan_stride, reads
 from torchrl_td.data.choices import are_choices, with_float_actions
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.envs import with_played_goals
@@ -58,17 +58,16 @@ class Trainer:
         action_bounds: tuple[Tensor, Tensor] | None = None,
         start: Start | None = None,
     ) -> None:
-        settings, horizon = config.training, plan_horizon(config)
+        settings, horizon, stride = config.training, plan_horizon(config), plan_stride(config)
         self.config, self.device, self.world = config, device, world or World()
         if settings.cudagraph:
             check_cuda_graph(device, self.world)
         self.step = 0
         seed_everything(config.seed)
-        tells = "value.played_goal_share" not in unread_settings(config)
-        if tells and config.value.played_goal_share:
+        if config.value.played_goal_share and reads(config, "value.played_goal_share"):
             episodes = with_played_goals(episodes, config.task, config.seed)
         self.rows, validation = split_episodes(
-            episodes, config.dataset.validation_share, config.seed, horizon
+            episodes, config.dataset.validation_share, config.seed, (horizon - 1) * stride + 1
         )
         train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)
@@ -79,7 +78,7 @@ class Trainer:
         if validation is not None:
             held_out = with_float_actions(normalizer.apply_to(episodes[validation]))
         bounds = action_bounds or _bounds(train)
-        scales = Scales.fit(train, horizon, plan_stride(config))
+        scales = Scales.fit(train, horizon, stride)
         choices = are_choices(episodes)
         model = make_model(config, normalizer, scales, *bounds, choices=choices).to(device)
         if start is not None:
