@@ -83,6 +83,18 @@ def test_a_choice_that_was_made_stays() -> None:
         torch.backends.mkldnn.matmul.fp32_precision = "none"
 
 
+def test_a_choice_for_all_of_pytorch_is_not_made_one_of_its_own() -> None:
+    torch.backends.fp32_precision = "ieee"
+    try:
+        with fast_products():
+            assert precision() == "ieee"
+        torch.backends.fp32_precision = "tf32"
+        assert precision() == "tf32"
+    finally:
+        torch.backends.fp32_precision = "none"
+    assert precision() == "none"
+
+
 def test_is_over_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), fast_products():
         raise ZeroDivisionError

@@ -114,12 +114,36 @@ def test_settings_make_ensembles_of_what_is_asked_for_returns() -> None:
     assert not any(isinstance(network, Ensemble) for network in scores)
 
 
-def test_an_ensemble_of_another_width_is_refused() -> None:
-    networks = [MLP(O + 2 * O + 1, A, num_cells=[8]) for _ in range(2)]  # of two states, not three
-    with pytest.raises(InputError, match=r"inverse dynamics reads 10 numbers, but .* given 13"):
+READS = O + 2 * O + 1
+
+
+@pytest.mark.parametrize(
+    ("drafting", "acting", "scale", "says"),
+    [
+        ((), (READS + 1, A), H, r"inverse dynamics reads 11 numbers, but .* given 10"),
+        ((), (READS, A + 1), H, "a network of the inverse dynamics gives 3 numbers, not 2"),
+        ((O, (H - 1) * O), (), H, r"generator reads 3 numbers, but .* given 4"),
+        ((O + 1, H * O), (), H, "a network of the generator gives 12 numbers, not 9"),
+        ((), (), H + 1, r"generator's scale has shape \[5, 3\], but .* need \[4, 3\]"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(
+    drafting: tuple[int, ...], acting: tuple[int, ...], scale: int, says: str
+) -> None:
+    """The last of several, too, after others that do."""
+    drafts, acts = generators(), inverse_dynamics()
+    drafts += [MLP(*drafting, num_cells=[8])] if drafting else []
+    acts += [MLP(*acting, num_cells=[8])] if acting else []
+    with pytest.raises(InputError, match=says):
         TrajectoryPlanner(
-            PlanGenerator(Ensemble(generators()), torch.ones(H, O)),
+            PlanGenerator(Ensemble(drafts), torch.ones(scale, O)),
             DiffusionRefiner(PlanDenoiser(O, H, (8,)), NoiseSchedule()),
-            PlanInverseDynamics(Ensemble(networks), torch.ones(H, O), plan_states=3),
+            PlanInverseDynamics(Ensemble(acts), torch.ones(H, O)),
             horizon=H,
         )
+
+
+def test_a_network_may_be_one_layer() -> None:
+    layers = [torch.nn.Linear(READS, A) for _ in range(2)]
+    assert PlanInverseDynamics(Ensemble(layers), torch.ones(H, O)).action_dim == A
+    assert PlanInverseDynamics(layers[0], torch.ones(H, O)).action_dim == A

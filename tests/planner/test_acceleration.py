@@ -16,7 +16,8 @@ from torchrl_td.inference.runners import PlannerRunner
 
 def test_tensors_are_watched():
     layer = torch.nn.BatchNorm1d(3)
-    whole = torch.nn.Sequential(torch.nn.ReLU(), layer)
+    several = torch.nn.ModuleList([torch.nn.Linear(3, 3)])
+    whole = torch.nn.Sequential(torch.nn.ReLU(), layer, several)
     watch = PlannerWatch(whole)
     assert [watch.moved(), watch.moved()] == [True, False]
     for change in (
@@ -24,6 +25,9 @@ def test_tensors_are_watched():
         lambda: setattr(layer.weight, "data", layer.weight.data.clone()),
         lambda: setattr(layer, "running_mean", layer.running_mean.clone()),
         lambda: setattr(whole, "0", torch.nn.Tanh()),
+        lambda: several.append(torch.nn.Linear(3, 3)),
+        lambda: several.pop(1),
+        lambda: several.insert(0, torch.nn.Linear(3, 3)),
     ):
         change()
         assert [watch.moved(), watch.moved()] == [True, False]

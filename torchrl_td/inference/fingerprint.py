@@ -28,27 +28,25 @@ class PlannerWatch:
 
     def __init__(self, planner: nn.Module) -> None:
         self._planner = planner
-        self._modules: list[tuple[dict, str, nn.Module]] = []
+        self._modules: list[tuple[nn.Module, dict[str, nn.Module | None]]] = []
         self._tensors: list[tuple[dict, str, Tensor, int]] = []
         self._versions: list[int] = []
         self._probes: list[Tensor] = []
         self._probed: Tensor | None = None
 
     def moved(self) -> bool:
-        """Whether a tensor or a part was replaced or lies elsewhere in memory; True at first."""
+        """Whether a tensor or a part is another, or lies elsewhere in memory; True at first."""
         if (
             self._tensors
             and all(
                 owner.get(name) is tensor and tensor.data_ptr() == address
                 for owner, name, tensor, address in self._tensors
             )
-            and all(owner.get(name) is part for owner, name, part in self._modules)
+            and all(owner._modules == parts for owner, parts in self._modules)
         ):
             return False
         owners = list(self._planner.modules())
-        self._modules = [
-            (m._modules, name, part) for m in owners for name, part in m.named_children()
-        ]
+        self._modules = [(m, m._modules.copy()) for m in owners]
         self._tensors = [
             (owner, name, tensor, tensor.data_ptr())
             for m in owners

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrl_td.errors import InputError
 
@@ -64,6 +64,16 @@ def get_entry(reader: object, tensordict: TensorDictBase, key: NestedKey) -> Ten
             f"{type(reader).__name__} found no {key!r}; add it, or rename the keys that are read"
         )
     return value
+
+
+def last_width(network: nn.Module) -> int | None:
+    """Numbers that a network gives, as far as its last layer tells.
+
+    >>> last_width(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))), last_width(nn.Identity())
+    (5, None)
+    """
+    *_, last = [network, *network.children()]
+    return getattr(last, "out_features", None)
 
 
 def per_step(mask: Tensor, like: Tensor, key: NestedKey) -> Tensor:

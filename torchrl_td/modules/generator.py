@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules.choices import chosen
-from torchrl_td.modules.common import KeyedModule, dispatched, get_entry, per_step
+from torchrl_td.modules.common import KeyedModule, dispatched, get_entry, last_width, per_step
 
 Predict = Literal["state", "change"]
 _PREDICTIONS = (("predicted", "observation"), ("predicted", "returns_to_go"))
@@ -278,8 +278,7 @@ class InverseDynamics(KeyedModule):
     @property
     def action_dim(self) -> int | None:
         """A, as far as the network's last layer tells it."""
-        *_, last = self.network.children()
-        return getattr(last, "out_features", None)
+        return last_width(self.network)
 
     @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

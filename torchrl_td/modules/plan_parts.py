@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrl.modules import symexp, symlog
 
 from torchrl_td.modules.choices import chosen
-from torchrl_td.modules.common import KeyedModule, dispatched
+from torchrl_td.modules.common import KeyedModule, dispatched, last_width
 
 _FARTHEST = 8.0  # planned changes are clipped to so many times their root mean square
 Combine = Literal["lowest", "mean"]
@@ -152,8 +152,7 @@ class PlanInverseDynamics(KeyedModule):
     @property
     def action_dim(self) -> int | None:
         """A, as far as the network's last layer tells it."""
-        *_, last = members_of(self.network)[0].children()
-        return getattr(last, "out_features", None)
+        return last_width(members_of(self.network)[0])
 
     @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

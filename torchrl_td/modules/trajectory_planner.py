@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_whole
+from torchrl_td.modules.fit import (
+    check_generator,
+    check_inverse_dynamics,
+    check_precision,
+    check_refiner,
+)
 from torchrl_td.modules.generator import InverseDynamics, TrajectoryGenerator
 from torchrl_td.modules.plan_critic import PlanCritic
-from torchrl_td.modules.plan_parts import (
-    PlanGenerator,
-    PlanInverseDynamics,
-    PlanValue,
-    members_of,
-)
+from torchrl_td.modules.plan_parts import PlanGenerator, PlanInverseDynamics, PlanValue
 from torchrl_td.modules.refiner import DiffusionRefiner
 
 # Draft [B, H, O], its returns-to-go [B, H, 1], refined plan [B, H, O], action [B, A].
@@ -123,39 +124,11 @@ class TrajectoryPlanner(nn.Module):
         # The parts may be on a GPU already.
         fixed = fixed.to(refiner.schedule.beta.device)
         self.register_buffer("candidate_noise", fixed, persistent=False)
-        self._check_fit()
-
-    def _check_fit(self) -> None:
-        """Raises where the parts, or one and the horizon, do not go together."""
-        horizon, width = self.horizon, self.observation_dim
-        multiple = getattr(self.refiner.network, "horizon_multiple", 1)
-        scale = self.refiner.coordinates.scale
-        if self.refiner.steps and horizon % multiple:
-            raise InputError(
-                f"horizon must be divisible by {multiple} for this U-Net, got {horizon}"
-            )
-        if self.refiner.steps and scale is not None and scale.shape != (horizon, width):
-            raise InputError(
-                f"the coordinates' scale has shape {list(scale.shape)}, but horizon and U-Net need "
-                f"{[horizon, width]}"
-            )
-        if self.generator is not None:
-            _check_sequence_model(self.generator.network, horizon, width)
-        network, needed = members_of(self.inverse_dynamics.network)[0], 2 * width
-        first = getattr(network, "0", network)
-        if isinstance(self.inverse_dynamics, PlanInverseDynamics):
-            needed = (1 + self.inverse_dynamics.plan_states) * width + 1
-        if getattr(first, "in_features", needed) != needed:
-            raise InputError(
-                f"the inverse dynamics reads {first.in_features} numbers, but of states of the "
-                f"U-Net's width {width} it is given {needed}"
-            )
-        for name, parameter in self.named_parameters():
-            if parameter.is_floating_point() and parameter.dtype != torch.float32:
-                raise InputError(
-                    f"{name} is {parameter.dtype}, but plans are made in single precision; call "
-                    f"float() on the parts"
-                )
+        check_refiner(refiner, horizon, width)
+        if generator is not None:
+            check_generator(generator, horizon, width)
+        check_inverse_dynamics(inverse_dynamics, width)
+        check_precision(self)
 
     def noise_shape(self, batch: int) -> tuple[int, ...]:
         """Shape of the noise that :meth:`plan` takes: [B, N, draws, H, O], for N plans."""
@@ -296,16 +269,3 @@ class TrajectoryPlanner(nn.Module):
             value = value - torch.empty_like(value).exponential_().log()
         rows = torch.arange(batch, device=draft.device) * count + value.argmax(-1)
         return refined[rows], action[rows]
-
-
-def _check_sequence_model(network: nn.Module, horizon: int, width: int) -> None:
-    """Raises where the generator's network is of another width, or too short; it need not say."""
-    its_width = getattr(network, "observation_dim", width)
-    if its_width != width:
-        raise InputError(f"the generator's states have width {its_width}, the U-Net's {width}")
-    needed = 2 * horizon - 3  # the history, and all of the draft but the present and the last
-    if getattr(network, "max_length", needed) < needed:
-        raise InputError(
-            f"horizon {horizon} needs a generator of max_length {2 * horizon - 2}, but this one's "
-            f"is {network.max_length}"
-        )

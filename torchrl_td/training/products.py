@@ -46,13 +46,14 @@ def fast_products() -> Iterator[None]:
     loses more by it than it gains, so it is for training alone. The switch is the process'.
     """
     settings = _ONEDNN.matmul
-    before = settings.fp32_precision
-    if before == "none":  # a user's choice stays
+    chosen = settings.fp32_precision != "none"  # by the user, here or for all of PyTorch
+    if not chosen:
         settings.fp32_precision = "bf16"
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        if not chosen:
+            settings.fp32_precision = "none"
 
 
 @cache
