@@ -2,12 +2,12 @@
 
     python benchmarks/compare.py tasks=pointmaze/umaze algorithms=trajectory_diffuser,rcbc,iql
     python benchmarks/compare.py tasks=... algorithms=... seeds=0,1 training.evaluate_every=500
-    python benchmarks/compare.py tasks=... algorithms=... run=false
+    python benchmarks/compare.py tasks=... algorithms=... results=FOLDER run=false
 
 Every run is one of examples/td_offline.py in its folder under ``runs=`` (outputs/compare): one that
 was cut off is resumed, one that is done is not repeated. If it is to be asked for another return,
 to plan otherwise or to start elsewhere, its checkpoint is played again. What it came to goes to one
-JSON file under ``results=`` (benchmarks/results/compare), with the return of every episode;
+JSON file under ``results=`` (outputs/compare, too), with the return of every episode;
 ``comparison.md`` and ``comparison.png`` there are written anew from the files that were asked for.
 Files made with other data, versions, settings or episodes are never averaged with the rest: the
 first is named, and the program ends. Beside ``seeds=`` (0,1,2) and ``jobs=`` (runs side by side,
@@ -41,7 +41,7 @@ from torchrl_td.comparison.results import (
     settings_read,
 )
 from torchrl_td.comparison.tables import markdown
-from torchrl_td.config import CONFIGS, PLANNERS, Config, check_config
+from torchrl_td.config import CONFIGS, PLANNERS, Config, check_config, check_read
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import explain
 from torchrl_td.experiment.cli import main as run_program
@@ -95,7 +95,7 @@ class Options:
     algorithms: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     runs: Path = Path("outputs/compare")
-    results: Path = ROOT / "benchmarks" / "results" / "compare"
+    results: Path = Path("outputs/compare")
     jobs: int = 1
     run: bool = True
     words: tuple[str, ...] = ()
@@ -114,11 +114,10 @@ def read_words(words: list[str]) -> Options:
             raise InputError(f"{word!r} is not of the form key=value")
         if key in ("tasks", "algorithms"):
             setattr(options, key, [name for name in value.split(",") if name])
-        elif key in ("seeds", "jobs"):
-            numbers = value.split(",")
-            if not all(number.isdigit() for number in numbers) or (value == "0" and key == "jobs"):
-                raise InputError(f"{word}; allowed are whole numbers, as in seeds=0,1,2 or jobs=2")
-            setattr(options, key, [int(n) for n in numbers] if key == "seeds" else int(numbers[0]))
+        elif key == "seeds":
+            options.seeds = whole_numbers(word, value.split(","))
+        elif key == "jobs":
+            (options.jobs,) = whole_numbers(word, [value], least=1)
         elif key in ("runs", "results"):
             setattr(options, key, Path(value))
         elif key == "run":
@@ -132,18 +131,29 @@ def read_words(words: list[str]) -> Options:
     return options
 
 
+def whole_numbers(word: str, numbers: list[str], least: int = 0) -> list[int]:
+    """The numbers that a word gives.
+
+    Raises:
+        InputError: one is none, or too small.
+    """
+    if not all(number.isdecimal() and int(number) >= least for number in numbers):
+        raise InputError(f"{word}; allowed are whole numbers, as in seeds=0,1,2 or jobs=2")
+    return [int(number) for number in numbers]
+
+
 def compare(options: Options) -> str:
     """Makes what is missing and returns the tables, which it also writes.
 
     Raises:
         InputError: a word is wrong, a result cannot be compared, or a run failed.
     """
-    asked = [
+    asked = dict.fromkeys(  # each once
         Asked(task, algorithm, seed, options.words)
         for task in options.tasks
         for algorithm in options.algorithms
         for seed in (options.seeds if algorithm != CONTROLLER else [0])
-    ]
+    )
     configs = {one: one.config() for one in asked}
     files = {one: result_file(options.results, one) for one in asked}
     found = {one: read_result(file) for one, file in files.items() if file.exists()}
@@ -152,6 +162,9 @@ def compare(options: Options) -> str:
     missing = [one for one in asked if one not in found]
     if missing and not options.run:
         raise InputError(f"{files[missing[0]]} is missing, and run=false")
+    for one in missing:  # now, and not when its turn has come
+        if one.algorithm != CONTROLLER:
+            check_read(configs[one], one.words)
     if "dataset.source" not in {word.partition("=")[0] for word in options.words}:
         for config in {one.task: configs[one] for one in missing}.values():
             ensure_recorded(config.dataset.source)

@@ -41,6 +41,10 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
         ("task=pointmaze/no", "pointmaze/umaze"),
         ("preset=no", "unknown preset 'no'; allowed are fast, paper, reference, small"),
         ("logger=no", "unknown logger 'no'; allowed are csv, tensorboard, wandb"),
+        (
+            "algorithm.members=3",
+            "algorithm.members is read by algorithm=rcbc_ensemble alone; choose",
+        ),
         ("trainig.steps=1", "unknown setting 'trainig'; allowed are algorithm, critic, "),
         ("training.stepz=1", "unknown setting 'training.stepz'; allowed are autocast, "),
         ("+training.stepz=1", "unknown setting 'training.stepz'; allowed are autocast, "),

@@ -29,6 +29,7 @@ UNPLAYED = ("training.steps=3", "training.stop_after=2")
 STRIDED = (
     "preset=strided",
     "generator.layers=1",
+    "generator.width=16",
     "refiner.hidden_dims=[16]",
     "value.hidden_dims=[16]",
     "planner.refine_steps=1",
@@ -36,6 +37,7 @@ STRIDED = (
 KINDS = {
     "small": (),
     "strided": STRIDED,
+    "returns": (*STRIDED, "task.scored=false", "generator.members=2"),
     **{n: (f"algorithm={n}",) for n in ("rcbc", "rcbc_ensemble", "iql")},
 }
 
@@ -157,6 +159,14 @@ def test_a_run_says_where_it_started_and_goes_on_without_it(
         ("rcbc", ("algorithm.hidden_dims=[8]",), r"need algorithm.hidden_dims=\[256,256\], this"),
         ("rcbc_ensemble", ("algorithm.members=2",), "need algorithm.members=3, this run has algor"),
         ("strided", ("task.stride=4",), "need task.stride=8, this run has task.stride=4"),
+        # Of what only one of them reads, only its own is named: the other takes none.
+        ("strided", ("task.scored=false",), r"need task.scored=True, this run has generator.ret"),
+        (
+            "returns",
+            ("task.scored=true",),
+            "need task.scored=False generator.returns_modulate=True generator.members=2 .*, "
+            "this run has task.scored=True; give",
+        ),
     ],
 )
 def test_other_networks_are_refused_by_their_settings(

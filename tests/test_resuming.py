@@ -92,6 +92,15 @@ def test_resume_refuses_other_settings(tiny_config: MakeConfig, tmp_path: Path) 
     assert run(tiny_config(*words), words)["training_steps"] == 2
 
 
+def test_auto_goes_on_though_a_default_that_is_not_read_is_another(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    """As a maze's run of before plans had several networks, which scores still have none of."""
+    run(tiny_config("training.stop_after=1", "evaluation.episodes=1", "algorithm=bc"))
+    words = ["resume=auto", "evaluation.episodes=1", "algorithm=bc"]
+    assert run(tiny_config(*words, "generator.width=32"))["training_steps"] == 12
+
+
 def test_resume_refuses_changed_data(
     tiny_config: MakeConfig, tmp_path: Path, tiny_pointmaze: str
 ) -> None:

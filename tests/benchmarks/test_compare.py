@@ -122,6 +122,9 @@ def test_words(words: list[str]) -> None:
         (["tasks=a"], "which algorithms"),
         (["algorithms=bc"], "which tasks"),
         (["tasks=a", "algorithms=bc", "seeds=x"], "seeds=x; allowed are whole numbers"),
+        (["tasks=a", "algorithms=bc", "seeds=²"], "seeds=²; allowed are whole numbers"),
+        (["tasks=a", "algorithms=bc", "jobs=00"], "jobs=00; allowed are whole numbers"),
+        (["tasks=a", "algorithms=bc", "jobs=1,2"], "jobs=1,2; allowed are whole numbers"),
         (["tasks=a", "algorithms=bc", "seeds"], "'seeds' is not of the form"),
     ):
         with pytest.raises(InputError, match=message):
@@ -134,6 +137,22 @@ def test_words(words: list[str]) -> None:
         given = [w for w in words if not w.startswith(key)]
         with pytest.raises(InputError, match=message):
             compare(read_words([*given, name]))
+
+
+def test_a_setting_that_one_of_them_does_not_read_is_refused_before_any_runs(
+    words: list[str], in_process: list[str]
+) -> None:
+    given = [*words, "algorithms=trajectory_diffuser,bc", "planner.refine_steps=2"]
+    given = [w for w in given if w != "algorithms=bc,controller"]
+    with pytest.raises(InputError, match=r"algorithm=bc does not read planner\.refine_steps"):
+        compare(read_words(given))
+    assert not in_process
+
+
+def test_what_is_asked_for_twice_is_made_once(words: list[str], in_process: list[str]) -> None:
+    given = [w.replace("seeds=0,1", "seeds=0,0") for w in words]
+    assert "1 × 2" in compare(read_words([*given, "jobs=2"]))
+    assert in_process == ["bc0"]
 
 
 def test_a_failed_run_is_named(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

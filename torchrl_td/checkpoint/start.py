@@ -13,7 +13,7 @@ from torchrl import torchrl_logger
 
 from torchrl_td.checkpoint.contents import load_about, load_payload
 from torchrl_td.checkpoint.folder import find_checkpoint
-from torchrl_td.config import PLANNERS, Config, check_config, to_dict, unread_settings
+from torchrl_td.config import PLANNERS, Config, check_config, reads, to_dict
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
 
@@ -155,7 +155,7 @@ def _check_same(config: Config, source: Config, keep: bool) -> None:
         here, there = {"algorithm": config.algorithm.name}, {"algorithm": source.algorithm.name}
     names = [name for name in here | there if here.get(name) != there.get(name)]
     if names:
-        mine, theirs = (" ".join(_word(k, s.get(k)) for k in names) for s in (here, there))
+        mine, theirs = (" ".join(_word(k, s[k]) for k in names if k in s) for s in (here, there))
         raise InputError(
             f"the weights of init_from={config.init_from} need {theirs}, this run has {mine}; "
             f"give the former, too"
@@ -165,7 +165,6 @@ def _check_same(config: Config, source: Config, keep: bool) -> None:
 def _network_settings(config: Config, keep: bool) -> dict[str, Any]:
     """The settings that weights depend on, by name, without those that are not read."""
     settings = to_dict(config)
-    unread = unread_settings(config)
     keys = [f"{part}.{name}" for part in ("algorithm", *_PARTS) for name in settings[part]]
     keys = [key for key in keys if key.startswith(_NETWORKS) and key not in _TRAINING]
     if config.algorithm.name in PLANNERS:
@@ -176,8 +175,10 @@ def _network_settings(config: Config, keep: bool) -> dict[str, Any]:
     found = {}
     for key in keys:
         section, name = key.split(".")
-        if key not in unread and section not in unread:
+        if reads(config, key):
             found[key] = settings[section][name]
+    if config.generator.kind == "plan" and "value.enabled" in found:
+        found["task.scored"] = found.pop("value.enabled")  # the setting by which it is given
     return found
 
 

@@ -26,6 +26,7 @@ from torchrl_td.config import (
     check_stored_env,
     override_config,
 )
+from torchrl_td.config.limits import ALGORITHMS
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import evaluate
@@ -153,6 +154,9 @@ def _unknown_setting(key: str) -> str:
             where = ".".join(parts[: depth + 1])
             return f"unknown setting {where!r}; allowed are {', '.join(sorted(names)) or 'none'}"
         known = None if OmegaConf.is_missing(known, part) else known[part]
+    if parts[0] == "algorithm":
+        readers = " or ".join(name for name, reads in ALGORITHMS.items() if parts[1] in reads)
+        return f"{key} is read by algorithm={readers} alone; choose it, or leave {key} out"
     return f"the files composed here do not give {key!r}; add it with a plus: +{key}=<value>"
 
 

@@ -13,7 +13,7 @@ from torchrl_td.checkpoint import (
     rename_damaged_after,
     tidy_checkpoints,
 )
-from torchrl_td.config import Config, check_config, check_stored_env, to_dict
+from torchrl_td.config import Config, check_config, check_stored_env, reads, to_dict
 from torchrl_td.config.limits import FREE_FORM
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run_folder import SETTINGS, holds_run, read_settings
@@ -156,7 +156,12 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
     before, now = _flat(to_dict(stored)), _flat(to_dict(given))
     if given.resume == "auto":
         # The same words as at the start: all that they mean has to be the same.
-        _check_same(before, now, given.output_dir)
+        # But where nothing reads them: their defaults may be others than they were.
+        started, meant = (
+            {key: value for key, value in one.items() if reads(stored, key)}
+            for one in (before, now)
+        )
+        _check_same(started, meant, given.output_dir)
     check_stored_env(stored, given.task.env if whole or "task.env" in named else None)
     for key in named if given.resume != "auto" else ():
         if stored.evaluation.episodes == 0 and key in _PLAYS:
