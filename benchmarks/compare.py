@@ -41,7 +41,7 @@ from torchrl_td.comparison.results import (
     settings_read,
 )
 from torchrl_td.comparison.tables import markdown
-from torchrl_td.config import CONFIGS, PLANNERS, Config, check_config, check_read
+from torchrl_td.config import CONFIGS, Config, check_config, check_read
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import explain
 from torchrl_td.experiment.cli import main as run_program
@@ -65,7 +65,7 @@ class Asked:
 
     def overrides(self) -> list[str]:
         """As td_offline.py takes them."""
-        none = ("evaluation.baseline=null",) if self.algorithm in PLANNERS else ()
+        none = ("evaluation.baseline=null",) if self.algorithm == "trajectory_diffuser" else ()
         named = (f"task={self.task}", f"algorithm={self.algorithm}", f"seed={self.seed}")
         return [*named, *none, *self.words]
 

@@ -11,6 +11,8 @@ import pytest
 from benchmarks import compare as script
 from benchmarks.compare import compare, read_words
 from tests.baselines.test_baselines import RUN
+from torchrl_td.config import check_read
+from torchrl_td.config.limits import ALGORITHMS
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run import run
 
@@ -147,6 +149,12 @@ def test_a_setting_that_one_of_them_does_not_read_is_refused_before_any_runs(
     with pytest.raises(InputError, match=r"algorithm=bc does not read planner\.refine_steps"):
         compare(read_words(given))
     assert not in_process
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_reads_what_it_is_given(algorithm: str) -> None:
+    asked = script.Asked("pointmaze/umaze", algorithm, 0, ())
+    check_read(asked.config(), asked.overrides())
 
 
 def test_what_is_asked_for_twice_is_made_once(words: list[str], in_process: list[str]) -> None:
