@@ -144,6 +144,18 @@ class Breaks(Point):
         raise RuntimeError("the motor\nis off")
 
 
+class BreaksLater(Point):
+    """After some steps, before it has reported anything."""
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def step(self, action: Any):
+        if self.t > 3:
+            raise ValueError("the motor\nis off")
+        return super().step(action)
+
+
 def register() -> None:
     """Makes each known to Gymnasium by its own name."""
     for kind in [Point, *Point.__subclasses__()]:

@@ -249,12 +249,15 @@ def test_pictures_get_every_plan() -> None:
     assert rollout["plan", "refined"].shape == (1, 6, 8, 6)
 
 
-def test_a_failing_environment_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError])
+def test_a_failing_environment_is_one_line(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: HopperEnv, action: np.ndarray) -> Any:
-        raise RuntimeError("the simulation diverged\nat step 3")
+        raise kind("the simulation diverged\nat step 3")
 
     monkeypatch.setattr(HopperEnv, "step", broken)
-    with pytest.raises(InputError, match=r"failed during evaluation \(the simulation diverged\)"):
+    with pytest.raises(InputError, match=r"failed during evaluation \('?the simulation diverged"):
         evaluate(tiny_actor(11, 3), settings(HOPPER, episodes=1))
 
 

@@ -65,6 +65,14 @@ def test_a_torn_line_costs_no_other(torn: str, tmp_path: Path) -> None:
     assert path.read_text() == whole
 
 
+def test_a_file_is_left_as_it_is_where_it_is_only_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,x\n1,1\n2,0.")
+    before = path.stat().st_ino
+    assert MetricsFile(path, keep_until=9, read_only=True).series("x") == ([1, 2], [1.0, 0.0])
+    assert (path.stat().st_ino, path.read_text()) == (before, "step,x\n1,1\n2,0.")
+
+
 def test_a_file_of_before_goes_on_under_the_names_of_today(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,lr/all,eval/score/refined\n2,0.001,50\n")

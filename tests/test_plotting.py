@@ -31,6 +31,7 @@ def rollout(steps: int, width: int, horizon: int = 8) -> TensorDict:
     return TensorDict(
         {
             "observation": states,
+            "desired_goal": torch.tensor([1.0, -2.0]).expand(steps, 2),
             "action": torch.zeros(steps, 3),
             "plan": {
                 "draft": states.unsqueeze(1).repeat(1, horizon, 1),
@@ -82,10 +83,26 @@ def test_training_curves_of_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "training.png").exists()
 
 
-def test_plans_in_a_maze(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
-    env = make_gym_env(tiny_config().task)
-    plot_plans(rollout(40, 6), tmp_path / "plans.png", env.unwrapped)
+@pytest.mark.parametrize("width", [6, 4])  # PointMaze shows the goal, Maze2D does not
+def test_plans_in_a_maze(
+    width: int,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env, seen, save = make_gym_env(tiny_config().task), [], plotting._save
+
+    def noted(figure: Figure, path: Path, **layout: Any) -> None:
+        seen.append(figure)
+        save(figure, path, **layout)
+
+    monkeypatch.setattr(plotting, "_save", noted)
+    plot_plans(rollout(40, width), tmp_path / "plans.png", env.unwrapped)
     assert colours(tmp_path / "plans.png") > 20
+    for axis in seen[0].axes:
+        (star,) = (line for line in axis.lines if line.get_label() == "goal")
+        assert star.get_marker() == "*"
+        np.testing.assert_array_equal(star.get_xydata(), [[1.0, -2.0]])
     maze: Any = env.unwrapped
     frame = draw_frame(rollout(40, 6), 3, maze.maze)
     assert frame.ndim == 3 and frame.dtype == np.uint8 and frame.std() > 0

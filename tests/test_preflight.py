@@ -63,6 +63,11 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Point-v0", {"reset_options": {"impossible": True}}, "no such start.*task.reset_options"),
         ("Point-v0", {"env_kwargs": {"speed": 3}}, "'speed'.*; check task.env, task.env_kwargs"),
         ("Breaks-v0", {}, "fails at a step .RuntimeError: the motor.; check task.env_kwargs"),
+        (
+            "BreaksLater-v0",
+            {"success_key": "is_success"},
+            "fails at a step .ValueError: the motor.; check task.env_kwargs",
+        ),
         ("NeverFinite-v0", {}, "'observation' holds NaN or Inf"),
         ("IntegerAction-v0", {}, "planned are a Box of floats"),
         ("Pair-v0", {}, "the observation is a Tuple"),

@@ -15,14 +15,14 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message; its type's name if it has none.
+    """The first line of an exception's message that says something, or its type's name.
 
     Examples:
         >>> from torchrl_td.errors import first_line
-        >>> first_line(RuntimeError("no memory\\nat 0x7f")), first_line(KeyError())
+        >>> first_line(RuntimeError("\\nno memory\\nat 0x7f")), first_line(KeyError())
         ('no memory', 'KeyError')
     """
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def check_whole(name: str, value: int, low: int, high: int | None = None, why: str = "") -> None:

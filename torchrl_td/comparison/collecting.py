@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def collect(folder: Path, algorithm: str) -> dict[str, Any]:
 
 def curves(folder: Path) -> dict[str, list[list[float]]]:
     """By an entry's name: training seconds, score and its deviation, of each evaluation."""
-    metrics = MetricsFile(folder / "metrics.csv", keep_until=2**62)
-    timing = MetricsFile(folder / "timing.csv", keep_until=2**62)
+    metrics, timing = (
+        MetricsFile(folder / name, keep_until=sys.maxsize, read_only=True)
+        for name in ("metrics.csv", "timing.csv")
+    )
     times = dict(zip(*timing.series("time/seconds"), strict=True))
     found: dict[str, list[list[float]]] = {}
     for name in (c for c in metrics.columns if c.startswith("evaluation/score/")):

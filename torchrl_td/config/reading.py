@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torchrl_td.config.checks import check_values
 from torchrl_td.config.limits import FREE_FORM
 from torchrl_td.config.settings import Config
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, first_line
 
 
 def check_config(config: DictConfig | dict[str, Any]) -> Config:
@@ -46,8 +46,8 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
-        first_line = str(error).splitlines()[0]
-        raise InputError(f"setting {key!r}: {first_line}" if key else first_line) from None
+        says = first_line(error)
+        raise InputError(f"setting {key!r}: {says}" if key else says) from None
     assert isinstance(settings, Config)
     settings.dataset.source = settings.dataset.sources.get(
         settings.dataset.source, settings.dataset.source
@@ -90,7 +90,7 @@ def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Co
     try:
         given = OmegaConf.from_dotlist(overrides)
     except Exception as error:  # yaml errors of many kinds
-        raise InputError(f"cannot read {overrides}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"cannot read {overrides}: {first_line(error)}") from None
     base = OmegaConf.structured(config)
     _check_keys(given, base, "")
     return check_config(OmegaConf.to_container(OmegaConf.merge(to_dict(config), given)))  # type: ignore[arg-type]

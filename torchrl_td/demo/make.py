@@ -7,7 +7,7 @@ Any run's checkpoint becomes a small one like this; all that plays a checkpoint 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -48,4 +48,8 @@ def _halved(value: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main(lambda: make_small(*map(Path, sys.argv[1:3])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run's folder, or a checkpoint in it")
+    parser.add_argument("folder", type=Path, help="gets the new checkpoint")
+    given = parser.parse_args()
+    main(lambda: make_small(given.run, given.folder))

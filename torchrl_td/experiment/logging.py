@@ -34,18 +34,21 @@ class MetricsFile:
         path: the CSV file.
         keep_until: drop rows of later steps, which a resumed run writes again; ``None``
             starts anew.
+        read_only: whether the file is left as it is.
 
     Raises:
         InputError: if the file cannot be written, in use too.
     """
 
-    def __init__(self, path: Path, keep_until: int | None = None) -> None:
+    def __init__(
+        self, path: Path, keep_until: int | None = None, *, read_only: bool = False
+    ) -> None:
         self.path = path
         self.rows: dict[int, dict[str, str]] = {}
         self.columns: list[str] = []
         if keep_until is not None:
             self._read(keep_until)
-        if path.exists():
+        if path.exists() and not read_only:
             self._rewrite()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -151,10 +151,12 @@ def play(env: EnvBase, actor: Any, max_steps: int) -> TensorDictBase:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """A worker's death, or a planner that its fast mode fails, as an error in one line."""
+    """What an environment, its worker or a planner's fast mode fails at, in one line."""
     try:
         yield
-    except (RuntimeError, EOFError, ConnectionError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # an environment's, of any kind
         reason = first_line(error)
         raise InputError(
             f"an environment or the planner failed during evaluation ({reason}); "

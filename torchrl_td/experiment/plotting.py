@@ -183,7 +183,8 @@ def _draw_maze_plan(
     style: dict[str, Any] = {"color": _REFINED, "lw": 1.4, "ls": "--", **dots}
     axis.plot(*refined[:, :2].T, label="refined", zorder=5, **style)
     axis.plot(*states[moment, :2], "o", color="black", ms=4, label="present", zorder=6)
-    axis.plot(*states[moment, 4:6], "*", color="#d1345b", ms=13, label="goal", zorder=6)
+    goal = rollout["desired_goal"][moment].numpy()  # which the observation need not show
+    axis.plot(*goal, "*", color="#d1345b", ms=13, label="goal", zorder=6)
 
 
 def _draw_state_plan(

@@ -20,6 +20,9 @@ from torchrl_td.experiment.acting import make_actor
 from torchrl_td.training.random_state import own_randomness
 
 _STEPS = 2
+# How an environment fails, and which setting may be at fault.
+_RESET = ("cannot be reset", "task.reset_options")
+_STEP = ("fails at a step", "task.env_kwargs")
 
 
 def check_data(episodes: TensorDictBase, env: EnvBase, name: str) -> None:
@@ -81,9 +84,9 @@ def check_playable(model: Any, config: Config, env: EnvBase) -> None:
         env = env.append_transform(planning_transforms(settings.target_return))
         primer = actor.make_tensordict_primer()
         env = env if primer is None else env.append_transform(primer)
-        step = _tried(env.reset, task, "cannot be reset", "task.reset_options")
+        step = _tried(env.reset, task, *_RESET)
         for _ in range(_STEPS):
-            step = _tried(env.step, task, "fails at a step", "task.env_kwargs", actor(step))
+            step = _tried(env.step, task, *_STEP, actor(step))
             if step["next", "done"].any():
                 break
             step = env.step_mdp(step)
@@ -97,10 +100,11 @@ def _check_report(task: TaskConfig, seed: int) -> None:
         return
     env = make_report_env(task, seed)
     try:
-        env.reset()
+        _tried(env.reset, task, *_RESET)
         env.action_space.seed(seed)
-        while env.unreported and not any(env.step(env.action_space.sample())[2:4]):
-            pass
+        over = False
+        while env.unreported and not over:
+            over = any(_tried(env.step, task, *_STEP, env.action_space.sample())[2:4])
     finally:
         env.close()
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchrl import torchrl_logger
 
 from torchrl_td.advice import install
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, first_line
 from torchrl_td.inference.fingerprint import PlannerWatch, digest
 from torchrl_td.inference.openvino_model import convert, import_openvino, openvino_installed
 from torchrl_td.inference.program_cache import load_program, store_program
@@ -114,10 +114,7 @@ class OpenVINOPlanner(PlannerRunner):
         try:
             return _Program(_compiled(method, given, self._precision, key))
         except Exception as error:  # whatever the networks do that one of the compilers cannot
-            reason = str(error).strip().splitlines()
-            torchrl_logger.warning(
-                f"plans are made without OpenVINO, slower: {reason[0] if reason else error!r}"
-            )
+            torchrl_logger.warning(f"plans are made without OpenVINO, slower: {first_line(error)}")
             return None
 
 
@@ -190,7 +187,7 @@ def _compiled(method: _Method, given: list[Tensor], precision: str, key: Hashabl
         try:
             return core.import_model(stored, "CPU", settings)
         except RuntimeError as error:
-            torchrl_logger.warning(f"a stored program is not used: {str(error).splitlines()[0]}")
+            torchrl_logger.warning(f"a stored program is not used: {first_line(error)}")
     compiled = core.compile_model(convert(method, given), "CPU", settings)
     if planner:
         exported = compiled.export_model()
