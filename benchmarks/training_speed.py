@@ -35,7 +35,7 @@ from torchrl_td.config import CONFIGS, Config, check_config, plan_horizon
 from torchrl_td.data import load_episodes
 from torchrl_td.experiment.run_folder import versions
 from torchrl_td.training.trainer import Trainer
-from torchrl_td.training.trajectory_diffuser import make_losses
+from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
 
 # Widths of a task's observations and actions. Preset strided asks for returns on Gym, in mazes for
 # scores.
@@ -89,7 +89,7 @@ class StraightforwardLoop:
     def __init__(self, trainer: Trainer) -> None:
         self.config, self.device = trainer.config, trainer.device
         self.model = copy.deepcopy(trainer.model)
-        self.losses = make_losses(self.model, self.config, delay_refiner=False)
+        self.losses = TrajectoryDiffuserTraining(self.model, self.config).losses
         self.average = copy.deepcopy(self.model.refiner_network)
         rate = self.config.training.learning_rate
         self.optimizers = [

@@ -248,12 +248,6 @@ def test_constraints_satisfy_the_project() -> None:
     assert Version(next(iter(known["mujoco"].specifier)).version) < Version("3.12")
 
 
-def test_version_is_one() -> None:
-    assert Version(torchrl_td.__version__)
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert "## [Unreleased]" in changelog
-
-
 def test_readme_commands_are_what_ci_runs() -> None:
     """The README's two lines are set-up plus one command; CI's are the same but for the folder."""
     setups = [line for line in readme_commands() if "-m venv" in line]

@@ -13,7 +13,7 @@ from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.training.joint_loss import JointLoss
 from torchrl_td.training.trainer import Trainer
-from torchrl_td.training.trajectory_diffuser import make_losses
+from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def test_a_step_is_the_one_written_by_hand(
     trainer = make_trainer(*words, "training.ema_decay=0.9")
     settings = trainer.config.training
     model = copy.deepcopy(trainer.model)
-    losses = make_losses(model, trainer.config, delay_refiner=False)
+    losses = TrajectoryDiffuserTraining(model, trainer.config).losses
     average = copy.deepcopy(model.refiner_network)
     parameters = {name: list(loss.parameters()) for name, loss in losses.items()}
     optimizer = torch.optim.AdamW(

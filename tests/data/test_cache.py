@@ -19,7 +19,7 @@ import torch
 
 from tests.data.helpers import SAMPLE, forked, same
 from torchrl_td.data import cache as cache_module
-from torchrl_td.data import dataset_identity, load_episodes, load_with_identity
+from torchrl_td.data import load_episodes, load_with_identity
 from torchrl_td.data import source as source_module
 from torchrl_td.data.cache import cache_root
 from torchrl_td.data.source import files_identity
@@ -217,14 +217,14 @@ def test_a_killed_process_leaves_nothing_that_is_believed(
 
 def test_two_processes_at_once(root: Path, file: Path, tmp_path: Path) -> None:
     def load(number: int) -> None:
-        found = dataset_identity(f"d4rl:{file}")["hash"]
+        found = load_with_identity(f"d4rl:{file}")[1]["hash"]
         (tmp_path / f"said{number}").write_text(found)
 
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(lambda number: forked(lambda: load(number)), range(2)))
     assert ended == [0, 0]
     said = [(tmp_path / f"said{number}").read_text() for number in range(2)]
-    assert said == [dataset_identity(f"d4rl:{file}")["hash"]] * 2
+    assert said == [load_with_identity(f"d4rl:{file}")[1]["hash"]] * 2
     assert not list(root.glob(".*"))
 
 
@@ -301,20 +301,20 @@ def test_where_caches_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_identity_follows_the_values_and_not_the_place(
     root: Path, file: Path, tmp_path: Path
 ) -> None:
-    first = dataset_identity(f"d4rl:{file}")
+    first = load_with_identity(f"d4rl:{file}")[1]
     assert json.loads(json.dumps(first)) == first
     assert first["source"] == f"d4rl:{file}" and first["path"] == str(file)
     assert first["size"] == file.stat().st_size
     assert (first["transitions"], first["episodes"]) == (600, 4)
-    moved = dataset_identity(f"d4rl:{shutil.copy(file, tmp_path / 'door-moved.hdf5')}")
+    moved = load_with_identity(f"d4rl:{shutil.copy(file, tmp_path / 'door-moved.hdf5')}")[1]
     assert moved["hash"] == first["hash"] and moved["path"] != first["path"]
     data = load_episodes(f"d4rl:{file}")
-    from_python = dataset_identity(data)
+    from_python = load_with_identity(data)[1]
     assert from_python["source"] == "tensordict" and from_python["path"] is None
     assert from_python["hash"] == first["hash"]
     data["action"][300, 2] += 1e-3
-    assert dataset_identity(data)["hash"] != first["hash"]
-    assert dataset_identity(data)["transitions"] == 600
+    assert load_with_identity(data)[1]["hash"] != first["hash"]
+    assert load_with_identity(data)[1]["transitions"] == 600
 
 
 def test_episodes_and_identity_of_one_reading(
@@ -328,6 +328,6 @@ def test_episodes_and_identity_of_one_reading(
     episodes, identity = load_with_identity(f"d4rl:{file}")
     assert len(looked) == 1
     assert same(episodes, load_episodes(f"d4rl:{file}"))
-    assert identity == dataset_identity(f"d4rl:{file}")
+    assert identity == load_with_identity(f"d4rl:{file}")[1]
     data, identity = load_with_identity(episodes)
-    assert same(data, episodes) and identity == dataset_identity(episodes)
+    assert same(data, episodes) and identity == load_with_identity(episodes)[1]

@@ -22,7 +22,7 @@ from torchrl.data import (
 from torchrl.envs import CatTensors, Compose, DoubleToFloat, GymWrapper, SerialEnv, TransformedEnv
 
 from tests.data.helpers import same
-from torchrl_td.data import dataset_identity, load_episodes
+from torchrl_td.data import load_episodes, load_with_identity
 from torchrl_td.data.mazes.pointmaze import make_pointmaze
 from torchrl_td.errors import InputError
 
@@ -236,7 +236,7 @@ def test_any_storage_of_steps(storage: type) -> None:
     assert same(load_episodes(buffer), load_episodes(ted()))
     kept = TensorDictReplayBuffer(storage=LazyTensorStorage(8))
     kept.extend(ted())
-    identities = [dataset_identity(source) for source in (buffer, kept)]
+    identities = [load_with_identity(source)[1] for source in (buffer, kept)]
     assert identities[0] == identities[1] and identities[0]["episodes"] == 3
 
 

@@ -143,7 +143,8 @@ class PlannerPrimer(TensorDictPrimer):
         """The environment's input spec, as it is.
 
         Raises:
-            InputError: if its action is not of real numbers.
+            InputError: if its action is of another kind than the planner's: real numbers, or
+                choices written as it writes them.
         """
         actions = input_spec["full_action_spec"]
         spec = actions[self.action_key] if self.action_key in actions.keys(True, True) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -106,6 +107,12 @@ class Algorithm(ABC):
     def acting_state(self) -> Mapping[str, Tensor]:
         """State dict of the model as it is to act: with averaged weights, where there are."""
         return self.model.state_dict()
+
+    def acting_model(self) -> Any:
+        """A copy of the model as it is to act."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.acting_state())
+        return model.eval()
 
     def networks_to_compile(self) -> list[nn.Module]:
         """What ``training.compile`` compiles."""

@@ -18,6 +18,7 @@ from torchrl_td.baselines.algorithm import Baseline
 from torchrl_td.baselines.policy import Policy
 from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.data.statistics import numbered_returns
 from torchrl_td.data.transitions import successor_known
 
 _SPREAD = (-5.0, 2.0)  # of the logarithm of IQL's standard deviation, as in its authors' code
@@ -156,9 +157,7 @@ def trained(parameters: TensorDictParams) -> Iterator[nn.Parameter]:
 
 def reward_scale(episodes: TensorDictBase) -> float:
     """What brings the difference between the best and the worst return to 1000 (IQL's recipe)."""
-    _, number = episodes["episode"].reshape(-1).unique(return_inverse=True)
-    returns = torch.zeros(int(number.max()) + 1, dtype=torch.float64, device=number.device)
-    returns.index_add_(0, number, episodes["next", "reward"].reshape(-1).double())
+    returns, _ = numbered_returns(episodes)
     spread = float(returns.max() - returns.min())
     return 1000 / spread if spread > 0 else 1.0
 

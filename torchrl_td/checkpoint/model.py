@@ -41,20 +41,18 @@ def make_model(
         InputError: the algorithm acts by numbers alone.
     """
     baseline = BASELINES.get(config.algorithm.name)
-    if baseline is not None and choices:
-        if not baseline.chooses:
-            choosing = ", ".join(name for name, known in BASELINES.items() if known.chooses)
-            raise InputError(
-                f"algorithm={config.algorithm.name} acts by numbers, and these actions are "
-                f"{len(action_low)} choices; allowed are trajectory_diffuser, {choosing}"
-            )
-        model: Any = baseline.build(config, normalizer, action_low, action_high)
-        model.choices = True
-        return model
-    if baseline is not None:
-        return baseline.build(config, normalizer, action_low, action_high)
-    widths = (normalizer.loc.shape[0], action_low.shape[0])
-    return build_model(config, *widths, normalizer, scales, choices)
+    if baseline is None:
+        widths = (normalizer.loc.shape[0], action_low.shape[0])
+        return build_model(config, *widths, normalizer, scales, choices)
+    if choices and not baseline.chooses:
+        choosing = ", ".join(name for name, known in BASELINES.items() if known.chooses)
+        raise InputError(
+            f"algorithm={config.algorithm.name} acts by numbers, and these actions are "
+            f"{len(action_low)} choices; allowed are trajectory_diffuser, {choosing}"
+        )
+    model: Any = baseline.build(config, normalizer, action_low, action_high)
+    model.choices = choices
+    return model
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[Any, dict[str, Any]]:

@@ -26,7 +26,7 @@ def plot_comparison(results: Sequence[Result], path: Path) -> None:
     """Writes the picture; bars are 95 % intervals, lines the scores during training.
 
     Args:
-        results: as :func:`torchrl_td.comparison.tables.read_result` reads them.
+        results: as :func:`torchrl_td.comparison.results.read_result` reads them.
         path: the PNG file.
     """
     table = rows(results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchrl_td.data.keys import observation_keys
-from torchrl_td.data.load import dataset_identity, load_episodes, load_with_identity
+from torchrl_td.data.load import load_episodes, load_with_identity
 from torchrl_td.data.mazes.pointmaze import ensure_pointmaze, record_pointmaze
 from torchrl_td.data.normalizer import Normalizer, displacement_scale
 from torchrl_td.data.transitions import returns_to_go
@@ -14,7 +14,6 @@ __all__ = [
     "Normalizer",
     "WindowSampler",
     "check_matches_env",
-    "dataset_identity",
     "displacement_scale",
     "ensure_pointmaze",
     "load_episodes",

@@ -114,13 +114,31 @@ def load_with_identity(
     max_episode_steps: int | None = None,
     progress: bool = True,
 ) -> tuple[TensorDict, dict[str, Any]]:
-    """The episodes of :func:`load_episodes` and their :func:`dataset_identity`, of one reading.
+    """The episodes of :func:`load_episodes`, and what tells them from other data, for JSON.
 
     Args:
         source, observation_keys, max_episode_steps, progress: as for :func:`load_episodes`.
 
+    Returns:
+        The episodes, and ``source``; ``path`` it was resolved to (None for data from Python);
+        ``size`` in bytes of its files, or of the tensors; ``hash`` of the loaded values, the same
+        wherever the data lies and whatever form it had; ``transitions``; ``episodes``.
+
     Raises:
         InputError: the data cannot be loaded.
+
+    >>> import torch
+    >>> from tensordict import TensorDict
+    >>> data = TensorDict({
+    ...     "observation": torch.ones(4, 3), "action": torch.ones(4, 2),
+    ...     "next": {
+    ...         "observation": torch.ones(4, 3), "reward": torch.ones(4, 1),
+    ...         "done": torch.tensor([[False], [True], [False], [True]]),
+    ...     },
+    ... }, batch_size=[4])
+    >>> _, identity = load_with_identity(data)
+    >>> identity["source"], identity["transitions"], identity["episodes"]
+    ('tensordict', 4, 2)
     """
     episodes, files, found = _read(source, observation_keys, max_episode_steps, progress)
     path: str | None = None
@@ -138,44 +156,6 @@ def load_with_identity(
         "episodes": int(episodes["episode"][-1]) + 1,
     }
     return episodes, identity
-
-
-def dataset_identity(
-    source: str | InMemory,
-    *,
-    observation_keys: Sequence[str | Key] | None = None,
-    max_episode_steps: int | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """What tells one dataset from another, ready for JSON.
-
-    Args:
-        source, observation_keys, max_episode_steps, progress: as for :func:`load_episodes`,
-            whose cache makes this quick for data from files.
-
-    Returns:
-        ``source``; ``path`` it was resolved to (None for data from Python); ``size`` in
-        bytes of its files, or of the tensors; ``hash`` of the loaded values, the same
-        wherever the data lies and whatever form it had; ``transitions``; ``episodes``.
-
-    Raises:
-        InputError: the data cannot be loaded.
-
-    >>> import torch
-    >>> from tensordict import TensorDict
-    >>> data = TensorDict({
-    ...     "observation": torch.ones(4, 3), "action": torch.ones(4, 2),
-    ...     "next": {
-    ...         "observation": torch.ones(4, 3), "reward": torch.ones(4, 1),
-    ...         "done": torch.tensor([[False], [True], [False], [True]]),
-    ...     },
-    ... }, batch_size=[4])
-    >>> identity = dataset_identity(data)
-    >>> identity["source"], identity["transitions"], identity["episodes"]
-    ('tensordict', 4, 2)
-    """
-    reading: dict[str, Any] = {"max_episode_steps": max_episode_steps, "progress": progress}
-    return load_with_identity(source, observation_keys=observation_keys, **reading)[1]
 
 
 def _read(

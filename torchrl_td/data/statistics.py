@@ -26,10 +26,8 @@ def episode_returns(episodes: TensorDictBase) -> tuple[torch.Tensor, torch.Tenso
         Undiscounted returns [E] float64, NaN or Inf where one of the episode's rewards is, and
         lengths [E] int64.
     """
-    number = episodes["episode"].reshape(-1)  # [N]
-    lengths = torch.bincount(number)  # [E]
-    reward = episodes["next", "reward"].reshape(-1).double()
-    return reward.new_zeros(len(lengths)).index_add_(0, number, reward), lengths
+    returns, number = numbered_returns(episodes)
+    return returns, torch.bincount(number)
 
 
 def numbered_returns(episodes: TensorDictBase) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,7 +202,7 @@ def quality_warnings(episodes: TensorDictBase, info: SourceInfo | None = None) -
     broken = broken_successors(episodes)
     found += [broken] if broken else unlikely_ends(episodes)
     short = int((lengths == 1).sum())
-    if short:
+    if short and not any("have a single step" in line for line in found):
         found.append(f"{short} of {len(lengths)} episodes have a single step")
     return found
 

@@ -16,10 +16,11 @@ _NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinar
 
 
 class FlatSpaces(gymnasium.Wrapper):
-    """Makes every entry of the observation, and the action, a vector of floats.
+    """Makes every entry of the observation, and an action of numbers, a vector of floats.
 
     Arrays are flattened row by row, integers become floats, a Discrete entry a vector with a 1 at
-    its value (as TorchRL gives it). A Dict, nested or not, stays a Dict.
+    its value (as TorchRL gives it). A Dict, nested or not, stays a Dict; an action that is one
+    choice (Discrete) stays one.
 
     Args:
         env: the environment.
@@ -27,7 +28,8 @@ class FlatSpaces(gymnasium.Wrapper):
             such as a Text, are left out.
 
     Raises:
-        InputError: if an entry that is read is no array of numbers, or the action none of floats.
+        InputError: if an entry that is read is no array of numbers, or the action neither
+            floats nor one choice.
 
     Examples:
         >>> import gymnasium

@@ -50,7 +50,7 @@ def make_gym_env(
 
     Raises:
         InputError: if the environment is unknown, its package is missing, it cannot be built, or
-            its actions are not continuous.
+            its actions are neither numbers of a Box nor one choice.
 
     Examples:
         >>> from torchrl_td.config import TaskConfig

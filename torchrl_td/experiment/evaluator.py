@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from torchrl import torchrl_logger
-from torchrl.data import Bounded
 
 from torchrl_td.config import Config
-from torchrl_td.data.choices import choices_of
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.evaluate import EvaluationResult, evaluate
 from torchrl_td.experiment.logging import Metrics
@@ -46,10 +44,7 @@ class Evaluator:
 
     def actor(self, model: Any, refine_steps: int | None = None) -> Any:
         """The policy that the settings describe, or the planner with other refine steps."""
-        spec = self.action_spec
-        if choices_of(spec) is None:
-            spec = Bounded(spec.space.low, spec.space.high)
-        return make_actor(model, self.config, spec.to(self.device), refine_steps)
+        return make_actor(model, self.config, self.action_spec.to(self.device), refine_steps)
 
     def score(
         self,

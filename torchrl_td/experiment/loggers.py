@@ -92,7 +92,7 @@ def log_artifact(logger: Any, folder: Path) -> None:
 
     Args:
         logger: of any kind.
-        folder: the run's of its checkpoints.
+        folder: of the run's checkpoints.
     """
     if not hasattr(logger.experiment, "log_artifact"):
         return

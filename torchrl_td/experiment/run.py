@@ -18,7 +18,7 @@ from torchrl_td.data.choices import are_choices, choices_of, widened
 from torchrl_td.data.keys import named_keys
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import source_info
-from torchrl_td.data.statistics import extremes
+from torchrl_td.data.statistics import extremes, numbered_returns
 from torchrl_td.envs import make_base_env, opened
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.evaluate import normalized_score
@@ -36,7 +36,7 @@ def run(
     overrides: Sequence[str] | None = None,
     data: InMemory | None = None,
 ) -> dict[str, Any]:
-    """Trains on offline data and evaluates; the whole of ``examples/td_offline.py``.
+    """Trains on offline data and evaluates: ``examples/td_offline.py`` but for the baseline beside.
 
     Args:
         config: checked settings; ``config.resume`` continues an interrupted run.
@@ -122,12 +122,10 @@ def _known_actions(source: str, episodes: TensorDictBase) -> TensorSpec:
 
 def describe_returns(config: Config, episodes: TensorDictBase) -> dict[str, float]:
     """Mean and best return and score of the data's own episodes."""
-    number = episodes["episode"].reshape(-1)
-    reward = episodes["next", "reward"].reshape(-1).double()
-    returns = torch.zeros(int(number.max()) + 1, dtype=torch.float64)
-    returns.index_add_(0, number, reward)
+    returns, number = numbered_returns(episodes)
     scored = returns
     if config.task.score_key is not None:  # as in kitchen: the most sub-tasks done at a time
+        reward = episodes["next", "reward"].reshape(-1).double()
         scored = torch.zeros_like(returns).index_reduce_(0, number, reward, "amax")
     score = normalized_score(scored, config.task)
     return {

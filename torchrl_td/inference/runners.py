@@ -1,4 +1,4 @@
-"""Ways to run the very same plan: as it stands, by OpenVINO, torch.compile or CUDA graphs."""
+"""Ways to run the very same plan: as it stands, by torch.compile or CUDA graphs."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey
@@ -64,6 +65,16 @@ def get_entry(reader: object, tensordict: TensorDictBase, key: NestedKey) -> Ten
             f"{type(reader).__name__} found no {key!r}; add it, or rename the keys that are read"
         )
     return value
+
+
+def inverse(scale: Tensor) -> Tensor:
+    """1 / scale, and 0 where the scale is 0, as of a dimension that never changes.
+
+    >>> import torch
+    >>> inverse(torch.tensor([2.0, 0.0]))
+    tensor([0.5000, 0.0000])
+    """
+    return torch.where(scale > 0, 1 / scale.clamp(min=1e-12), 0.0)
 
 
 def last_width(network: nn.Module) -> int | None:

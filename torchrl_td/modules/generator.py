@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules.choices import chosen
-from torchrl_td.modules.common import KeyedModule, dispatched, get_entry, last_width, per_step
+from torchrl_td.modules.common import (
+    KeyedModule,
+    dispatched,
+    get_entry,
+    inverse,
+    last_width,
+    per_step,
+)
 
 Predict = Literal["state", "change"]
 _PREDICTIONS = (("predicted", "observation"), ("predicted", "returns_to_go"))
@@ -212,8 +219,8 @@ class TrajectoryGenerator(KeyedModule):
         if self.predict == "state":
             return next_observation, next_returns_to_go
         change = next_observation - observation
-        inverse = torch.where(self.change_scale > 0, 1 / self.change_scale, 0.0)
-        return change * inverse, (next_returns_to_go - returns_to_go) / self.returns_change_scale
+        returns_change = (next_returns_to_go - returns_to_go) / self.returns_change_scale
+        return change * inverse(self.change_scale), returns_change
 
     def _predict(
         self, observation: Tensor, returns_to_go: Tensor, state_out: Tensor, returns_out: Tensor
@@ -270,10 +277,8 @@ class InverseDynamics(KeyedModule):
         self.network, self.choices = network, choices
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
-        inverse = None
-        if change_scale is not None:
-            inverse = torch.where(change_scale > 0, 1 / change_scale.clamp(min=1e-12), 0.0).float()
-        self.register_buffer("inverse_change_scale", inverse)
+        kept = None if change_scale is None else inverse(change_scale).float()
+        self.register_buffer("inverse_change_scale", kept)
 
     @property
     def action_dim(self) -> int | None:

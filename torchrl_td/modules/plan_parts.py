@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrl.modules import symexp, symlog
 
 from torchrl_td.modules.choices import chosen
-from torchrl_td.modules.common import KeyedModule, dispatched, last_width
+from torchrl_td.modules.common import KeyedModule, dispatched, inverse, last_width
 
 _FARTHEST = 8.0  # planned changes are clipped to so many times their root mean square
 Combine = Literal["lowest", "mean"]
@@ -146,8 +146,7 @@ class PlanInverseDynamics(KeyedModule):
         self.plan_states = plan_states
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
-        used = scale[1 : 1 + plan_states].float()
-        self.register_buffer("inverse_scale", torch.where(used > 0, 1 / used.clamp(min=1e-12), 0.0))
+        self.register_buffer("inverse_scale", inverse(scale[1 : 1 + plan_states].float()))
 
     @property
     def action_dim(self) -> int | None:

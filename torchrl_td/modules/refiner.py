@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_td.errors import InputError, check_number
-from torchrl_td.modules.common import KeyedModule, dispatched
+from torchrl_td.modules.common import KeyedModule, dispatched, inverse
 from torchrl_td.modules.noise_schedule import NoiseSchedule
 
 Sampler = Literal["ddpm", "ddim"]
@@ -61,8 +61,7 @@ class PlanCoordinates(nn.Module):
             return plan
         present = plan[:, :1]
         # Taken from the scale each time: a copy kept beside it would outlive a loaded checkpoint.
-        inverse = torch.where(self.scale > 0, 1 / self.scale.clamp(min=1e-12), 0.0)[1:]
-        return torch.cat([present, (plan[:, 1:] - present) * inverse], 1)
+        return torch.cat([present, (plan[:, 1:] - present) * inverse(self.scale[1:])], 1)
 
     def decode(self, x: Tensor) -> Tensor:
         """Coordinates [B, H, O] -> plan [B, H, O] of normalised states."""
@@ -174,13 +173,6 @@ class DiffusionRefiner(KeyedModule):
                 f"this schedule leaves {left:.0%} of the plan; train with schedule='cosine', and "
                 f"set refine_steps to its denoising_steps"
             )
-
-    @property
-    def settings(self) -> tuple[str | float, ...]:
-        """The names and numbers that :meth:`refine` depends on: a recording of it holds for one set
-        of them."""
-        how = (self.sampler, self.guidance_scale, self.temperature, self.add_noise, self.init)
-        return (*how, *self.steps)
 
     @property
     def noise_draws(self) -> int:

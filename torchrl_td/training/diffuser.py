@@ -8,7 +8,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import nn
 
-from torchrl_td.config import Config
 from torchrl_td.modules.refiner import DiffusionRefiner
 from torchrl_td.modules.value_guidance import GuidedDiffuser
 from torchrl_td.objectives import DiffusionRefinerLoss, InverseDynamicsLoss
@@ -21,24 +20,21 @@ class DiffuserTraining(TrajectoryDiffuserTraining):
     shares_batches = False
 
     def make_losses(self) -> dict[str, Any]:
-        assert isinstance(self.model, GuidedDiffuser)
-        return make_losses(self.model, self.config)
+        model, horizon = self.model, self.config.task.horizon
+        assert isinstance(model, GuidedDiffuser)
+        plain = DiffusionRefiner(
+            model.refiner_network, model.schedule, refine_steps=0, coordinates=model.coordinates
+        )
+        return {
+            "refiner": DiffusionRefinerLoss(
+                plain, horizon, condition_dropout=1.0, delay_refiner=True
+            ),
+            "inverse_dynamics": InverseDynamicsLoss(model.inverse_dynamics),
+            "noisy_value": NoisyPlanValueLoss(model, horizon),
+        }
 
     def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
         return [(name, loss, "") for name, loss in self.losses.items()]
-
-
-def make_losses(model: GuidedDiffuser, config: Config) -> dict[str, Any]:
-    """The loss module of each trained part, by the part's name."""
-    plain = DiffusionRefiner(
-        model.refiner_network, model.schedule, refine_steps=0, coordinates=model.coordinates
-    )
-    horizon = config.task.horizon
-    return {
-        "refiner": DiffusionRefinerLoss(plain, horizon, condition_dropout=1.0, delay_refiner=True),
-        "inverse_dynamics": InverseDynamicsLoss(model.inverse_dynamics),
-        "noisy_value": NoisyPlanValueLoss(model, horizon),
-    }
 
 
 class NoisyPlanValueLoss(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -198,9 +197,7 @@ class Trainer:
 
     def planner_model(self) -> Any:
         """A copy of the model as it acts, for evaluation."""
-        model = copy.deepcopy(self.model)
-        model.load_state_dict(self.planner_state())
-        return model.eval()
+        return self.algorithm.acting_model()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs to continue bit for bit."""
@@ -279,19 +276,18 @@ class Trainer:
 
     def _clip_gradients(self) -> dict[str, Tensor]:
         """Norm of each part's gradient before clipping; clips each part or the whole."""
-        groups = {
-            group["name"]: [p.grad for p in group["params"] if p.grad is not None]
+        norms = {
+            group["name"]: nn.utils.get_total_norm(
+                [p.grad for p in group["params"] if p.grad is not None]
+            )
             for group in self.optimizer.param_groups
         }
-        norms = {name: nn.utils.get_total_norm(grads) for name, grads in groups.items()}
         settings = self.config.training
         if settings.gradient_clip is not None:
             whole = torch.linalg.vector_norm(torch.stack(list(norms.values())))
-            for name, grads in groups.items():
-                norm = norms[name] if settings.clip_each_part else whole
-                factor = (settings.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
-                if grads:
-                    torch._foreach_mul_(grads, factor)
+            for group in self.optimizer.param_groups:
+                norm = norms[group["name"]] if settings.clip_each_part else whole
+                nn.utils.clip_grads_with_norm_(group["params"], settings.gradient_clip, norm)
         return {_NORM + name: norm for name, norm in norms.items()}
 
 

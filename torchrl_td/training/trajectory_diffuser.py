@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torchrl.objectives import LossModule, SoftUpdate, TargetNetUpdater
 
 from torchrl_td.baselines import Algorithm
 from torchrl_td.checkpoint.build import sampler_settings
-from torchrl_td.config import Config
+from torchrl_td.config import plan_horizon
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.objectives import (
     DiffusionRefinerLoss,
@@ -22,34 +21,6 @@ from torchrl_td.objectives import (
     TrajectoryGeneratorLoss,
 )
 from torchrl_td.training.buffers import make_buffer
-
-
-def make_losses(
-    model: TrajectoryDiffuser, config: Config, *, delay_refiner: bool = True
-) -> dict[str, Any]:
-    """The loss module of each trained part, by the part's name.
-
-    Args:
-        model: the parts.
-        config: the run's settings.
-        delay_refiner: whether the refiner's loss keeps averaged weights (the EMA).
-    """
-    losses: dict[str, Any] = {}
-    if model.generator is not None:
-        losses["generator"] = TrajectoryGeneratorLoss(model.generator)
-    losses |= {
-        "refiner": DiffusionRefinerLoss(
-            model.refiner(**sampler_settings(config.planner)),
-            config.task.horizon,
-            condition_dropout=config.refiner.condition_dropout,
-            max_step=config.refiner.max_step,
-            delay_refiner=delay_refiner,
-        ),
-        "inverse_dynamics": InverseDynamicsLoss(model.inverse_dynamics),
-    }
-    if model.critic is not None:
-        losses["critic"] = PlanCriticLoss(model.critic)
-    return losses
 
 
 class SoftUpdateAtOnce(SoftUpdate):
@@ -85,7 +56,24 @@ class TrajectoryDiffuserTraining(Algorithm):
     model: TrajectoryDiffuser
 
     def make_losses(self) -> dict[str, Any]:
-        return make_losses(self.model, self.config)
+        model, losses = self.model, {}
+        if model.generator is not None:
+            losses["generator"] = TrajectoryGeneratorLoss(model.generator)
+        losses["refiner"] = self.refiner_loss(model)
+        losses["inverse_dynamics"] = InverseDynamicsLoss(model.inverse_dynamics)
+        if model.critic is not None:
+            losses["critic"] = PlanCriticLoss(model.critic)
+        return losses
+
+    def refiner_loss(self, model: Any, *, delay: bool = True) -> DiffusionRefinerLoss:
+        """The loss of a model's refiner, which keeps averaged weights (the EMA) if ``delay``."""
+        return DiffusionRefinerLoss(
+            model.refiner(**sampler_settings(self.config.planner)),
+            plan_horizon(self.config),
+            condition_dropout=self.config.refiner.condition_dropout,
+            max_step=self.config.refiner.max_step,
+            delay_refiner=delay,
+        )
 
     def make_updaters(self) -> list[TargetNetUpdater]:
         decay = self.config.training.ema_decay
@@ -106,14 +94,8 @@ class TrajectoryDiffuserTraining(Algorithm):
 
     def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
         """The parts', and the refiner's with its averaged weights."""
-        refiner = make_losses(self.averaged_model(), self.config, delay_refiner=False)["refiner"]
-        return [*super().validation_losses(), ("refiner", refiner, "_ema")]
-
-    def averaged_model(self) -> TrajectoryDiffuser:
-        """A copy of the model with the refiner's averaged weights."""
-        averaged = copy.deepcopy(self.model)
-        averaged.load_state_dict(self.acting_state())
-        return averaged
+        averaged = self.refiner_loss(self.acting_model(), delay=False)
+        return [*super().validation_losses(), ("refiner", averaged, "_ema")]
 
     def acting_state(self) -> dict[str, Tensor]:
         """Of the parts, with the refiner's averaged weights."""

@@ -11,11 +11,9 @@ from torchrl.data import TensorDictReplayBuffer
 from torchrl.objectives import TargetNetUpdater
 from torchrl.objectives.value.functional import reward2go
 
-from torchrl_td.checkpoint.build import sampler_settings
 from torchrl_td.config import Config, plan_horizon, plan_stride
 from torchrl_td.modules import PlanGenerator, PlanValue
 from torchrl_td.objectives import (
-    DiffusionRefinerLoss,
     PlanGeneratorLoss,
     PlanInverseDynamicsLoss,
     PlanValueLoss,
@@ -51,7 +49,7 @@ class StridedTraining(TrajectoryDiffuserTraining):
         model = self.model
         losses = {
             "generator": PlanGeneratorLoss(self.generator),
-            "refiner": self._refiner_loss(model, delay=True),
+            "refiner": self.refiner_loss(model),
             "inverse_dynamics": PlanInverseDynamicsLoss(model.inverse_dynamics),
         }
         if model.returns_limit is not None:
@@ -73,12 +71,6 @@ class StridedTraining(TrajectoryDiffuserTraining):
         if "returns_limit" in self.losses:
             parts["returns_limit"] = batch.select("observation", "returns_to_go")[:, 0]
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
-
-    def validation_losses(self) -> list[tuple[str, nn.Module, str]]:
-        """The parts', and the refiner's with its averaged weights."""
-        averaged = self.averaged_model()
-        parts = [(name, loss, "") for name, loss in self.losses.items()]
-        return [*parts, ("refiner", self._refiner_loss(averaged, delay=False), "_ema")]
 
     def networks_to_compile(self) -> list[nn.Module]:
         return [self.model.refiner_network]
@@ -125,15 +117,6 @@ class StridedTraining(TrajectoryDiffuserTraining):
             "refiner": plans[: self.config.refiner.batch_size],
             "inverse_dynamics": acting,
         }
-
-    def _refiner_loss(self, model: Any, *, delay: bool) -> DiffusionRefinerLoss:
-        return DiffusionRefinerLoss(
-            model.refiner(**sampler_settings(self.config.planner)),
-            plan_horizon(self.config),
-            condition_dropout=self.config.refiner.condition_dropout,
-            max_step=self.config.refiner.max_step,
-            delay_refiner=delay,
-        )
 
 
 class ValueGuidedTraining(StridedTraining):
