@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-import sys
-
 from torchrl_td.commands.data import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

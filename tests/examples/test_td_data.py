@@ -37,7 +37,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "td_data.py"
 @pytest.fixture(scope="module")
 def pendulum() -> str:
     command = ["record", "Pendulum-v1", "--dataset", "test/example-v0", "--steps", "400"]
-    assert main(command) == 0
+    main(command)
     return "minari:test/example-v0"
 
 
@@ -47,7 +47,7 @@ def test_record_then_describe(
     picture, numbers = tmp_path / "look.png", tmp_path / "look.json"
     files = ["--picture", str(picture), "--json", str(numbers)]
     references = ["--ref-min", "-1600", "--ref-max", "-150"]
-    assert main(["describe", pendulum, *files, *references]) == 0
+    main(["describe", pendulum, *files, *references])
     found = json.loads(numbers.read_text(encoding="utf-8"))
     assert (found["transitions"], found["episodes"], found["truncations"]) == (400, 2, 2)
     assert found["environment"] == "Pendulum-v1" and -100 < found["score"]["mean"] < 100
@@ -64,14 +64,15 @@ def test_a_maze_is_recorded_and_described(
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     for what in ("maze2d/umaze", "pointmaze/umaze"):
-        assert main(["record", what, "--steps", "400", "--seed", "2"]) == 0
-        assert main(["record", what]) == 1  # not twice
+        main(["record", what, "--steps", "400", "--seed", "2"])
+        with pytest.raises(SystemExit, match="2"):  # not twice
+            main(["record", what])
         assert "--overwrite" in capsys.readouterr().err
-    assert main(["describe", "minari:maze2d/umaze-v0"]) == 0
+    main(["describe", "minari:maze2d/umaze-v0"])
     out = capsys.readouterr().out
     assert "observation, 4 numbers" in out and "600" in out and "PointMaze_UMaze-v3" in out
     keys = ["--observation-keys", "achieved_goal", "observation", "desired_goal"]
-    assert main(["describe", "minari:pointmaze/umaze-v0", *keys]) == 0
+    main(["describe", "minari:pointmaze/umaze-v0", *keys])
     out = capsys.readouterr().out
     assert "observation, 8 numbers" in out and "repeats itself in dimension 2 (of 0)" in out
 
@@ -88,7 +89,7 @@ def test_damaged_data_is_described_with_a_warning(
         file["rewards"] = reward
         file["terminals"] = np.arange(12) % 6 == 5
     files = ["--picture", str(picture), "--json", str(numbers)]
-    assert main(["describe", f"d4rl:{path}", *files]) == 0
+    main(["describe", f"d4rl:{path}", *files])
     out = capsys.readouterr().out
     assert "warning: reward holds NaN or Inf in 2 of 12 steps, first in row 2 (episode 0)" in out
     assert "warning: 100 % of the actions lie outside [-1, 1], first in row 0" in out
@@ -137,7 +138,8 @@ def test_mistakes_are_one_line(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([a.format(pendulum=pendulum, tmp=tmp_path) for a in arguments]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main([a.format(pendulum=pendulum, tmp=tmp_path) for a in arguments])
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0] and lines[-1] == errors[0]
@@ -179,7 +181,7 @@ def test_a_planner_records_what_its_actor_does(
     monkeypatch.setattr(TDPlannerActor, "forward", spy)
     command = ["record", "Pendulum-v1", "--dataset", "test/planned-v0", "--steps", "20"]
     extra = ["--max-episode-steps", "10", "--checkpoint", str(checkpoint), "--seed", "3"]
-    assert main([*command, *extra]) == 0
+    main([*command, *extra])
     data = load_episodes("minari:test/planned-v0")
     assert torch.equal(data["action"], torch.cat([call["action"] for call in seen]))
     assert torch.equal(data["observation"], torch.cat([call["observation"] for call in seen]))
@@ -209,7 +211,7 @@ def test_a_planner_records_its_own_environment_with_noise(checkpoint: Path) -> N
     for name, extra in (("plain", []), ("noisy", ["--noise", "0.2"]), ("sampled", ["--sample"])):
         for again in ("a", "b"):
             dataset = f"test/{name}-{again}-v0"
-            assert main([*command, "--dataset", dataset, *extra]) == 0
+            main([*command, "--dataset", dataset, *extra])
             found[name, again] = load_episodes(f"minari:{dataset}")["action"]
         assert torch.equal(found[name, "a"], found[name, "b"])  # of the same seed
     plain = found["plain", "a"]
@@ -229,5 +231,5 @@ def test_from_the_command_line(
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "describe", "nothing"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(EXAMPLE), run_name="__main__")
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")

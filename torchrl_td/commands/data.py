@@ -17,31 +17,18 @@ recorded is loaded by its id: `dataset.source=minari:my/hopper/random-v0`.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from torchrl_td.commands.describing import run_describe
 from torchrl_td.commands.recording import run_record
 from torchrl_td.commands.usage import usage
-from torchrl_td.errors import InputError
-from torchrl_td.experiment.streams import close_streams, prepare_streams, write_to
+from torchrl_td.experiment import cli
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status is 1 where the user has something to mend."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; the exit status is 2 where the user has something to mend."""
     options = parser().parse_args(arguments)
-    prepare_streams()
-    try:
-        options.run(options)
-    except InputError as error:
-        write_to(sys.stderr, f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        write_to(sys.stderr, "stopped; nothing was written\n")
-        return 130
-    finally:
-        close_streams()
-    return 0
+    cli.main(lambda: options.run(options))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     settings = "settings to train on it go here, my_task.yaml into a folder task"
     look.add_argument("--write-task", type=Path, metavar="FILE", help=settings)
     entries = "entries of a Dict observation to join, in this order, nested ones as goal/kettle"
-    look.add_argument("--observation-keys", nargs="+", type=entry, metavar="KEY", help=entries)
+    look.add_argument("--observation-keys", nargs="+", metavar="KEY", help=entries)
     look.add_argument("--ref-min", type=float, help="return that scores 0")
     look.add_argument("--ref-max", type=float, help="return that scores 100")
     look.set_defaults(run=run_describe)
@@ -81,8 +68,3 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("--ref-max", type=float, help="return that scores 100")
     record.set_defaults(run=run_record)
     return out
-
-
-def entry(key: str) -> str | tuple[str, ...]:
-    """An entry of an observation as it is written on the command line."""
-    return tuple(key.split("/")) if "/" in key else key

@@ -16,6 +16,7 @@ from tensordict import TensorDictBase
 
 from torchrl_td.advice import command
 from torchrl_td.data import load_episodes
+from torchrl_td.data.keys import named_keys
 from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import describe, episode_returns, quality_warnings
 from torchrl_td.data.task_file import write_task
@@ -28,13 +29,13 @@ _UNKNOWN = "no finite number"
 
 def run_describe(options: argparse.Namespace) -> None:
     """Load a dataset, print its table and warnings, write picture and JSON if asked."""
-    references = given_references(options)
+    references, keys = given_references(options), named_keys(options.observation_keys)
     for path in (options.picture, options.json):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}; make it first")
         if path is not None and path.is_dir():
             raise InputError(f"{path}: is a folder; name a file")
-    load = partial(load_episodes, options.source, observation_keys=options.observation_keys)
+    load = partial(load_episodes, options.source, observation_keys=keys)
     try:
         episodes = load()
     except NotFiniteError:  # the warnings say where
@@ -56,7 +57,6 @@ def run_describe(options: argparse.Namespace) -> None:
         draw_histograms(options.source, episodes, options.picture)
         write_to(sys.stdout, f"picture: {options.picture}\n")
     if options.write_task is not None:
-        keys = options.observation_keys
         file = write_task(options.write_task, options.source, episodes, info, keys)
         words = f"--config-dir {file.parent.parent} task={file.stem}"
         write_to(sys.stdout, f"task: {file}; train on it: {command('td-offline')} {words}\n")
