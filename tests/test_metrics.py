@@ -73,15 +73,6 @@ def test_a_file_is_left_as_it_is_where_it_is_only_read(tmp_path: Path) -> None:
     assert (path.stat().st_ino, path.read_text()) == (before, "step,x\n1,1\n2,0.")
 
 
-def test_a_file_of_before_goes_on_under_the_names_of_today(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    path.write_text("step,lr/all,eval/score/refined\n2,0.001,50\n")
-    file = MetricsFile(path, keep_until=2)
-    file.write(4, {"train/learning_rate": 5e-4, "evaluation/score/refined": 60.0})
-    assert file.series("evaluation/score/refined") == ([2, 4], [50.0, 60.0])
-    assert path.read_text().split()[0] == "step,train/learning_rate,evaluation/score/refined"
-
-
 def test_a_new_run_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,x\n1,1\n")

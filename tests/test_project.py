@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import os
 import re
 import sys
@@ -18,7 +17,6 @@ from packaging.version import Version
 from tensordict import TensorDict
 from torchrl.envs import step_mdp
 
-import torchrl_td
 from tests.tiny import tiny_actor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,16 +171,6 @@ def test_an_action_is_ten_files_away_from_the_actor() -> None:
     finally:
         sys.setprofile(before)
     assert len(ran.intersection(library_files())) <= 10
-
-
-@pytest.mark.parametrize("old", torchrl_td._MOVED)
-def test_an_old_import_says_the_new_one(old: str) -> None:
-    new = f"torchrl_td.{torchrl_td._MOVED[old]}"
-    with pytest.raises(ModuleNotFoundError, match=f"is now {re.escape(new)};"):
-        importlib.import_module(f"torchrl_td.{old}")
-    importlib.import_module(new)
-    with pytest.raises(ModuleNotFoundError, match="No module named"):
-        importlib.import_module(f"torchrl_td.{old}s.none")
 
 
 def test_import_rule_finds_a_wrong_import() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, Any
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
@@ -68,36 +66,8 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# Where modules that examples and documents have named stand now.
-_MOVED = {
-    "cli": "experiment.cli",
-    "data.checks": "data.validation",
-    "data.describe": "data.statistics",
-    "data.maze2d": "data.mazes.maze2d",
-    "data.minari": "data.sources.minari",
-    "data.pointmaze": "data.mazes.pointmaze",
-    "data.recording": "data.mazes.record",
-    "data.suspicions": "data.statistics",
-    "evaluation": "experiment.evaluate",
-    "planner": "actors.td_planner_actor",
-    "run": "experiment.run",
-}
-
-
-class _Moved(MetaPathFinder):
-    """Asked last, of a module that nobody found."""
-
-    def find_spec(self, fullname: str, *_: Any) -> None:
-        new = _MOVED.get(fullname.removeprefix("torchrl_td."))
-        if new is not None and fullname.startswith("torchrl_td."):
-            words = f"{fullname} is now torchrl_td.{new}; import it from there"
-            raise ModuleNotFoundError(words, name=fullname)
-
 
 def __getattr__(name: str) -> Any:
     if name == "train":  # it brings hydra and pictures, which whoever plays needs not
         return import_module("torchrl_td.experiment.train").train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-sys.meta_path.append(_Moved())

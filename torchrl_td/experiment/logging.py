@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +76,7 @@ class MetricsFile:
             return
         with self.path.open(newline="", errors="replace") as file:
             header, *lines = list(csv.reader(line.replace("\0", "") for line in file)) or [[]]
-        self.columns = [_renamed(name) for name in header[1:]]
+        self.columns = header[1:]
         for cells in lines:
             # A line that a full disk or a power cut left unfinished belongs to a later step.
             if len(cells) != len(header) or not cells[0].isdigit() or int(cells[0]) > keep_until:
@@ -104,11 +103,6 @@ class MetricsFile:
             f"cannot write {self.path}: {error.strerror}; free some space or make the folder "
             f"writable, then resume"
         )
-
-
-def _renamed(name: str) -> str:
-    """A column's name, as files of before have it, by its name of today."""
-    return re.sub("^eval/", "evaluation/", re.sub("^lr/all$", "train/learning_rate", name))
 
 
 class Metrics:

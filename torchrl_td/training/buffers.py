@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl import torchrl_logger
 from torchrl.data import ReplayBuffer, TensorDictReplayBuffer, TensorStorage
 
 from torchrl_td.data.return_tilt import tilted_weights
@@ -83,23 +82,10 @@ def draws_state(buffer: ReplayBuffer) -> dict[str, Tensor]:
     return {} if generator is None else {"generator": generator.get_state()}
 
 
-def restore_draws(buffer: ReplayBuffer, state: Mapping[str, Tensor | None]) -> None:
-    """Restores :func:`draws_state`.
-
-    In older checkpoints windows were drawn on the GPU where there was one, whose state does not
-    fit; or nothing had been drawn, and there is none.
-    """
-    generator, kept = buffer.sampler._rng, state.get("generator")
-    if generator is None or kept is None:
-        return
-    if kept.numel() == generator.get_state().numel():
-        generator.set_state(kept.cpu())
-        return
-    torchrl_logger.warning(
-        "the windows' random state was saved on another kind of device: from here on other "
-        "windows are drawn than would have been there"
-    )
-    generator.manual_seed(generator.initial_seed() + 1)  # not the windows of the start again
+def restore_draws(buffer: ReplayBuffer, state: Mapping[str, Tensor]) -> None:
+    """Restores :func:`draws_state`."""
+    if buffer.sampler._rng is not None:
+        buffer.sampler._rng.set_state(state["generator"].cpu())
 
 
 def split_episodes(

@@ -54,11 +54,9 @@ class RandomState:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores them; on another kind of device than the saving one's, all but its own."""
-        every = state.get("torch_cuda")  # as checkpoints had it that hold no "device"
-        own = state.get("device", every[0] if every else None)
         GlobalRNGState().load_state_dict({name: state[name] for name in _HOST})
-        if self._device.type == "cuda" and own is not None:
-            torch.cuda.set_rng_state(own.cpu(), self._device)
+        if self._device.type == "cuda" and "device" in state:
+            torch.cuda.set_rng_state(state["device"].cpu(), self._device)
 
 
 @contextmanager

@@ -221,10 +221,8 @@ class Trainer:
         restart_schedule(self.optimizer, self.scheduler)
         fit_for_capture(self.optimizer, self.config.training.cudagraph)
         self._optimize = self._optimization()  # a graph would go on with the states replaced
-        # Checkpoints made before there were several have the one's state as "sampler".
-        samplers = state.get("samplers") or {"windows": state["sampler"]}
         for name, buffer in self.buffers.items():
-            restore_draws(buffer, samplers[name])
+            restore_draws(buffer, state["samplers"][name])
         self.means.load_state_dict(state["means"], self.device)
         self.watch.load_state_dict(state["watch"])
         RandomState(self.device).load_state_dict(state["rng"])
