@@ -36,9 +36,8 @@ def reference(kind: type, ours: NoiseSchedule, **kwargs):
     return kind(
         ours.denoising_steps,
         trained_betas=ours.beta[1:].tolist(),
-        clip_sample=False,
         prediction_type="epsilon",
-        **kwargs,
+        **{"clip_sample": False, **kwargs},
     )
 
 
@@ -125,6 +124,26 @@ def test_ddim_step(schedule: NoiseSchedule, data) -> None:
     want = theirs.step(predicted, k - 1, x, eta=0.0).prev_sample
     got = schedule.ddim_step(x, predicted, k, max(k - gap, 0))
     assert torch.allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=40)
+@given(schedules(), st.data(), st.floats(0.1, 3.0))
+def test_a_clipped_step(schedule: NoiseSchedule, data, limit: float) -> None:
+    """Clipping the noise is what diffusers' clipping of the clean sample comes to."""
+    k = data.draw(st.integers(1, schedule.denoising_steps))
+    x, predicted = draw(1), draw(2)
+    noise = schedule.clipped_noise(x, predicted, k, limit)
+    clip = {"clip_sample": True, "clip_sample_range": limit}
+    theirs = reference(DDPMScheduler, schedule, variance_type="fixed_small", **clip)
+    step = in_double(theirs, schedule).step(
+        predicted, k - 1, x, generator=torch.Generator().manual_seed(3)
+    )
+    got = schedule.ddpm_step(x, noise, k, draw(3))
+    assert torch.allclose(got, step.prev_sample, rtol=1e-6, atol=1e-6)
+    theirs = in_double(reference(DDIMScheduler, schedule, set_alpha_to_one=True, **clip), schedule)
+    theirs.set_timesteps(schedule.denoising_steps)
+    want = theirs.step(predicted, k - 1, x, use_clipped_model_output=True).prev_sample
+    assert torch.allclose(schedule.ddim_step(x, noise, k, k - 1), want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])

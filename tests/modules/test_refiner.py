@@ -200,6 +200,20 @@ def test_ddim_with_fewer_evaluations(network, k_and_evaluations) -> None:
     assert torch.equal(got[:, 0], draft[:, 0])
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_a_plan_from_noise_stays_within_the_clip_range(network, draft, target, sampler) -> None:
+    """An untrained network's errors are as large as 1 / the signal left at the first step."""
+    whole = {"schedule": NoiseSchedule(100, "cosine"), "refine_steps": 100, "init": "noise"}
+    plans = {}
+    for limit in (None, 2.0):
+        refiner = DiffusionRefiner(network, **whole, sampler=sampler, clip_range=limit)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            plans[limit] = refiner.refine(draft, target, draws(refiner))[:, 1:]
+    assert plans[None].abs().max() > 10
+    assert plans[2.0].abs().max() <= 2.0 + 1e-5
+
+
 def test_one_ddim_evaluation_with_perfect_noise_gives_the_clean_plan(
     network, draft, target
 ) -> None:
@@ -295,6 +309,7 @@ def test_renamed_and_nested_keys(network, draft, target) -> None:
         ({"refine_steps": -1}, r"0\.\.100"),
         ({"refine_steps": 2.0}, "refine_steps must be a whole number, got 2.0"),
         ({"temperature": -0.1}, "temperature must not be negative"),
+        ({"clip_range": -1.0}, "clip_range must not be negative"),
         ({"temperature": math.nan}, "temperature must be a finite number, got nan"),
         ({"guidance_scale": math.nan}, "guidance_scale must be a finite number, got nan"),
         ({"init": "noise"}, "at refine_steps=5 this schedule leaves 100% of the plan"),

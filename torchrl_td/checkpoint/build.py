@@ -55,6 +55,7 @@ _SAMPLER = (
     "guidance_scale",
     "temperature",
     "add_noise",
+    "clip_range",
 )
 
 

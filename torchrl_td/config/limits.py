@@ -188,6 +188,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 POSITIVE = (
     "task.returns_scale",
     "value.symlog_unit",
+    "planner.clip_range",
     "task.learning_rate",
     "training.learning_rate",
     "training.gradient_clip",
@@ -195,6 +196,7 @@ POSITIVE = (
 OFF = {
     "training.gradient_clip": ", or null for no clipping",
     "value.symlog_unit": ", or null for the values themselves",
+    "planner.clip_range": ", or null for none",
 }
 WIDTHS = (
     "algorithm.hidden_dims",

@@ -164,6 +164,7 @@ class PlannerConfig:
     guidance_scale: float = 1.2
     temperature: float = 1.0
     add_noise: bool = True
+    clip_range: float | None = None
     candidates: int = 1
     plan_scores: list[float] | None = None
     replan_every: int = 1

@@ -107,6 +107,22 @@ class NoiseSchedule(nn.Module):
         alpha_bar = self._alpha_bar[step]
         return (x - math.sqrt(1 - alpha_bar) * predicted_noise) / math.sqrt(alpha_bar)
 
+    def clipped_noise(self, x: Tensor, predicted_noise: Tensor, step: int, limit: float) -> Tensor:
+        """The noise prediction nearest to one given by which the clean sample lies within ±limit.
+
+        From pure noise a small error of the prediction is a large one of the clean sample that it
+        implies, by 1 / √ᾱ_k, which no later step takes back.
+
+        Args:
+            x: x_k, shape [B, ...].
+            predicted_noise: ε̂, same shape.
+            step: k in 1..K.
+            limit: the largest |x_0|.
+        """
+        alpha_bar = self._alpha_bar[step]
+        clean = self.predict_clean(x, predicted_noise, step).clamp(-limit, limit)
+        return (x - math.sqrt(alpha_bar) * clean) / math.sqrt(1 - alpha_bar)
+
     def ddpm_step(
         self,
         x: Tensor,

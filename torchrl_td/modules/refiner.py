@@ -96,6 +96,8 @@ class DiffusionRefiner(KeyedModule):
         add_noise: whether the draft is noised to step k first (Algorithm 1, line 1).
         init: ``"draft"`` or ``"noise"``.
         coordinates: the space the diffusion runs in; ``None`` takes the plan itself.
+        clip_range: largest entry of the clean plan that a step may predict, in these coordinates;
+            ``None`` for any.
         in_keys: keys of the draft [..., H, O] and of the present returns-to-go [..., 1], or of a
             history of them [..., T, 1], whose last is taken.
         out_keys: key of the refined plan [..., H, O].
@@ -135,6 +137,7 @@ class DiffusionRefiner(KeyedModule):
         add_noise: bool = True,
         init: Init = "draft",
         coordinates: PlanCoordinates | None = None,
+        clip_range: float | None = None,
         in_keys: Sequence[NestedKey] = (("plan", "draft"), "returns_to_go"),
         out_keys: Sequence[NestedKey] = (("plan", "refined"),),
     ) -> None:
@@ -147,6 +150,7 @@ class DiffusionRefiner(KeyedModule):
             raise InputError("evaluations below refine_steps need sampler='ddim', got 'ddpm'")
         check_number("temperature", temperature, negative=False)
         check_number("guidance_scale", guidance_scale)
+        check_number("clip_range", clip_range, negative=False)
         self.network: Any = network
         self.schedule = schedule
         self.coordinates = coordinates or PlanCoordinates()
@@ -156,6 +160,7 @@ class DiffusionRefiner(KeyedModule):
         self.temperature = temperature
         self.add_noise = add_noise
         self.init = init
+        self.clip_range = clip_range
         self.steps = schedule.sampling_steps(refine_steps, evaluations)
         self._check_start()
         steps = torch.tensor(self.steps, dtype=torch.int64, device=schedule.beta.device)
@@ -218,6 +223,8 @@ class DiffusionRefiner(KeyedModule):
         following = [*self.steps[1:], 0]
         for i, (step, to_step) in enumerate(zip(self.steps, following, strict=True)):
             predicted = self._guided_noise(x, predict, i)
+            if self.clip_range is not None:
+                predicted = self.schedule.clipped_noise(x, predicted, step, self.clip_range)
             if self.sampler == "ddim":
                 x = self.schedule.ddim_step(x, predicted, step, to_step)
             else:
