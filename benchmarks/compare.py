@@ -29,6 +29,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
+from torchrl_td.commands.usage import help_asked
 from torchrl_td.comparison.collecting import collect
 from torchrl_td.comparison.controller import play_controller
 from torchrl_td.comparison.data import ensure_recorded
@@ -266,4 +267,5 @@ def train(asked: Asked, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_program(lambda: compare(read_words(sys.argv[1:])))
+    if not help_asked(__doc__):
+        run_program(lambda: compare(read_words(sys.argv[1:])))

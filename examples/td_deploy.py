@@ -1,7 +1,7 @@
 """A planner that `actor.export(path)` wrote, at work without TorchRL or this library.
 
     python examples/td_deploy.py exported/
-    python examples/td_deploy.py exported/ --rate 50 --steps 500 --precision bf16 --threads 4
+    python examples/td_deploy.py exported/ --rate 50 --steps 500 --threads 4
 
 Checks that it acts as the actor did when it was exported, then plans at a fixed rate and says how
 long a step takes. OpenVINO models need OpenVINO and numpy, `torch.export` archives PyTorch and
@@ -48,12 +48,13 @@ def torch_model(path: Path, threads: int, precision: str, cache: Path | None) ->
     """A `torch.export` archive as a function of arrays in the order they are given."""
     import torch
 
+    if precision == "bf16":
+        sys.exit("error: bf16 is for planners exported with format='openvino'; leave it out")
     torch.set_num_threads(threads)
     model = torch.export.load(path).module()
 
     def run(inputs: dict[str, Any]) -> list[np.ndarray]:
-        bfloat16 = precision == "bf16"
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.inference_mode():
             found = model(*(torch.from_numpy(np.array(array)) for array in inputs.values()))
         return [output.numpy() for output in found]
 
@@ -66,13 +67,18 @@ class ExportedPlanner:
     Args:
         folder: what was exported.
         threads: of the processor.
-        precision: ``"f32"`` or ``"bf16"``.
+        precision: ``"f32"``, or with OpenVINO ``"bf16"``.
         cache: a folder for OpenVINO's compiled models, so that the next start is faster.
     """
 
     def __init__(
-        self, folder: Path, threads: int = 1, precision: str = "f32", cache: Path | None = None
+        self,
+        folder: Path | str,
+        threads: int = 1,
+        precision: str = "f32",
+        cache: Path | None = None,
     ) -> None:
+        folder = Path(folder)
         self.about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))
         load, ending = {"openvino": (openvino_model, "xml"), "torch": (torch_model, "pt2")}[
             self.about["format"]
@@ -111,13 +117,26 @@ class ExportedPlanner:
 
         Returns:
             ``action`` [B, A], and ``draft`` and ``refined`` plan [B, H, O].
+
+        Raises:
+            ValueError: one is of another shape, or not finite; the history is as it was.
         """
-        inputs = {
+        observation, target_return = np.asarray(observation), np.asarray(target_return)
+        is_init = np.asarray(is_init, bool)
+        given = {
             "observation": observation.astype(np.float32),
             "target_return": target_return.astype(np.float32),
             "is_init": is_init,
-            **self.state,
         }
+        for name, array in given.items():
+            wanted = self.about["inputs"][name]["shape"]
+            if list(array.shape) != wanted:
+                raise ValueError(
+                    f"{name} has shape {list(array.shape)}, the planner reads {wanted}"
+                )
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds NaN or Inf; act on the last plan, or stop")
+        inputs = {**given, **self.state}
         if "noise" in self.about["inputs"]:
             shape = self.about["inputs"]["noise"]["shape"]
             noise = self.random.standard_normal(shape, dtype=np.float32)

@@ -188,6 +188,15 @@ def test_the_wrapper_passes_on_what_it_does_not_set() -> None:
     ]
 
 
+def test_a_seed_that_is_set_takes_the_place_of_the_first() -> None:
+    starts = {}
+    for seed in (7, 9):
+        env = make_base_env(UMAZE, seed=0)
+        env.set_seed(seed)
+        starts[seed] = env.reset()["observation"]
+    assert not torch.equal(starts[7], starts[9])
+
+
 def test_an_exact_goal_lies_at_its_cells_middle_whatever_the_seed() -> None:
     """Data without the goal in it is paid for that place; gymnasium-robotics shifts the goal."""
     task = replace(UMAZE, exact_goal=True, observation_keys=["observation"])

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import GymEnv, SerialEnv, StepCounter, TransformedEnv
@@ -19,7 +19,7 @@ from tests import small_envs
 from tests.settings import TINY_RUN
 from torchrl_td import InputError, TDPlannerActor, load_episodes, train
 from torchrl_td.config import TaskConfig
-from torchrl_td.envs import make_base_env, make_env, opened, register_factory
+from torchrl_td.envs import free_name, make_base_env, make_env, opened, register_factory
 
 STEPS = 12
 TINY = (*(word for word in TINY_RUN if not word.startswith("task.")), "task.horizon=8")
@@ -144,6 +144,9 @@ def _walk(**changed: Any) -> list[dict[str, Any]]:
         (_walk(actions=None), "trajectory 0 has no 'actions', only observations, rewards"),
         (_walk(rewards=np.ones(3)), "rewards has 3 rows where there are 4 actions"),
         (_walk(terminals=[0, 1, 0, 1]), "terminals mark another step than the last of 4"),
+        (_walk(timeouts=[0, 1, 0, 1]), "timeouts mark another .* give the mapping itself"),
+        (_walk(terminals=[0, 0, 0, 1])[0], "mapping of arrays has no 'timeouts', only obs"),
+        (_walk(terminals=[0, 1], timeouts=[0, 1])[0], "terminals has 2 rows where there are 4"),
         (_walk(observations=np.zeros((4, 40, 40))), r"image of shape \[40, 40\].* no encoder"),
         ([*_walk(), *_walk(observations=np.zeros((4, 2)))], "differ in size"),
     ],
@@ -152,6 +155,45 @@ def test_bad_trajectories_are_one_line(data: Any, match: str) -> None:
     with pytest.raises(InputError, match=match) as caught:
         load_episodes(data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_d4rls_mapping_is_cut_where_its_flags_say(known: bool) -> None:
+    """Terminals, timeouts, and what is unfinished at its end left out."""
+    rng = np.random.default_rng(0)
+    state = rng.random((8, 3), dtype=np.float32)
+    flags = {"terminals": [0, 0, 1, 0, 0, 0, 0], "timeouts": [0, 0, 0, 0, 0, 1, 0]}
+    data = {"observations": state[:-1], "actions": rng.random((7, 2)), "rewards": np.ones(7)}
+    if known:
+        data["next_observations"] = state[1:]
+    episodes = load_episodes(data | {key: np.array(value) for key, value in flags.items()})
+    assert episodes["episode"].flatten().tolist() == [0, 0, 0, 1, 1, 1]
+    assert episodes["returns_to_go"].flatten().tolist() == [3, 2, 1, 3, 2, 1]
+    assert episodes["next", "terminated"].flatten().tolist() == [0, 0, 1, 0, 0, 0]
+    assert episodes["next", "truncated"].flatten().tolist() == [0, 0, 0, 0, 0, 1]
+    inner = [0, 1, 3, 4]
+    assert np.array_equal(episodes["next", "observation"][inner], state[[1, 2, 4, 5]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16, torch.int64])
+def test_observations_of_any_numbers_are_floats(dtype: torch.dtype) -> None:
+    state = (torch.rand(41, 3) > 0.5).to(dtype)
+    done = torch.zeros(40, 1, dtype=torch.bool)
+    done[19::20] = True
+    after = TensorDict(observation=state[1:], reward=torch.ones(40, 1), done=done, batch_size=[40])
+    steps = TensorDict(
+        observation=state[:-1], action=torch.rand(40, 2), next=after, batch_size=[40]
+    )
+    for data in (steps, steps.exclude(("next", "observation"))):
+        assert torch.equal(load_episodes(data)["observation"], state[:-1].float())
+
+
+def test_functions_of_one_name_make_environments_of_two() -> None:
+    made = [free_name("own/<lambda>", f) for f in (gym_pendulum, gym_pendulum, torchrl_pendulum)]
+    assert made == ["own/<lambda>"] * 3  # none is registered so far
+    register_factory("own/<lambda>", gym_pendulum)
+    assert free_name("own/<lambda>", gym_pendulum) == "own/<lambda>"
+    assert free_name("own/<lambda>", torchrl_pendulum) == "own/<lambda>-2"
 
 
 def _picture() -> gymnasium.Env:
@@ -188,7 +230,9 @@ def test_an_environment_that_does_not_fit_is_refused_before_training(tmp_path: P
         (["training.stepz=3"], "unknown setting 'training.stepz'; allowed are "),
         (["preset=nope"], "unknown preset 'nope'; allowed are fast, "),
         (["steps"], "missing EQUAL"),
-        ("preset=small", r"is one string; give a list of words: \['preset=small'\]"),
+        ("preset=small", r"'preset=small' is a str; give a list of words"),
+        ({"preset": "small"}, "is a dict; give a list of words"),
+        (["output_dir=elsewhere"], "output_dir= is an argument of its own"),
     ],
 )
 def test_wrong_settings_are_one_line(words: Any, match: str, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_choices_are_recorded_and_other_kinds_of_actions_refused() -> None:
     assert (data["action"].sum(1) == 1).all() and data["action"].any(0).all()
     with pytest.raises(InputError, match="action 2 is none"):
         record("test/none-v0", env=make_environment("CartPole-v1"), policy=lambda *_: 2)
+    record("test/lake-v0", env=make_environment("FrozenLake-v1"))  # its choices are keys of a dict
     env = make_environment("CartPole-v1")
     env.action_space = gymnasium.spaces.MultiBinary(2)
     with pytest.raises(InputError, match="are MultiBinary; recorded are a Box of numbers or a"):

@@ -107,6 +107,26 @@ def test_the_script_needs_no_torchrl(tmp_path: Path, form, absent: tuple[str, ..
     assert re.search(r"median \d+\.\d+ ms, 95 % \d+\.\d+ ms, 99 % \d+\.\d+ ms", done.stdout)
 
 
+def test_a_reading_that_is_none_is_refused_and_leaves_no_trace(tmp_path: Path, monkeypatch):
+    """A NaN would stay in the history until the next reset."""
+    actor = tiny_actor(**QUICK)
+    exported = ExportedPlanner(str(actor.export(tmp_path / "exported", format="torch")))
+    observation, target, begins = np.zeros((1, 6)), np.full((1, 1), 90.0), np.ones((1, 1), int)
+    for wrong, says in (
+        ((np.full((1, 6), np.nan), target, begins), "observation holds NaN or Inf"),
+        ((np.zeros((1, 5)), target, begins), r"observation has shape \[1, 5\], .* reads \[1, 6\]"),
+        ((observation, 90.0, begins), r"target_return has shape \[\], .* reads \[1, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            exported.act(*wrong)
+    both(actor, exported, 1, 2)
+    monkeypatch.setattr(
+        sys, "argv", ["td_deploy.py", str(tmp_path / "exported"), "--precision", "bf16"]
+    )
+    with pytest.raises(SystemExit, match="error: bf16 is for planners exported with"):
+        main()
+
+
 def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
     folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="torch")
     about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))

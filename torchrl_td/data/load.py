@@ -18,7 +18,7 @@ from torchrl_td.data.source import Counts, Source
 from torchrl_td.data.sources.d4rl import d4rl_source
 from torchrl_td.data.sources.minari import minari_source
 from torchrl_td.data.sources.tensordict import buffer_contents, steps_from_tensordict
-from torchrl_td.data.sources.trajectories import steps_from_trajectories
+from torchrl_td.data.sources.trajectories import steps_from_trajectories, steps_of_flat
 from torchrl_td.data.transitions import finish
 from torchrl_td.data.validation import (
     broken_successors,
@@ -28,7 +28,9 @@ from torchrl_td.data.validation import (
 )
 from torchrl_td.errors import InputError
 
-InMemory: TypeAlias = TensorDictBase | ReplayBuffer | Sequence[Mapping[str, Any]]
+InMemory: TypeAlias = (
+    TensorDictBase | ReplayBuffer | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+)
 """What Python holds, in place of a source by name."""
 
 
@@ -64,6 +66,8 @@ def load_episodes(
             * a list of trajectories, each a mapping of arrays ``observations``, ``actions``,
               ``rewards`` and, where known, ``terminals`` and ``next_observations``, as the
               Decision Transformer's data is.
+            * D4RL's mapping of such arrays over all steps (``env.get_dataset()``), whose
+              episodes end where ``terminals`` or ``timeouts`` say so.
         observation_keys: entries of a Dict observation to join, in this order. By
             default the order of :func:`torchrl_td.data.keys.observation_keys`.
         max_episode_steps: where a D4RL file marks no timeouts, the environment's step
@@ -213,12 +217,15 @@ def find_source(
 def _from_memory(
     source: InMemory, keys: Sequence[str | Key] | None, finite: bool = True
 ) -> TensorDict:
-    """The episodes of a tensordict or replay buffer, on the CPU."""
+    """The episodes of what Python holds, on the CPU."""
     name, counts = _kind(source), Counts()
     if isinstance(source, Sequence):
         steps = steps_from_trajectories(source, name, keys)
     else:
-        raw = buffer_contents(source) if isinstance(source, ReplayBuffer) else source
+        if isinstance(source, ReplayBuffer):
+            raw = buffer_contents(source)
+        else:
+            raw = source if isinstance(source, TensorDictBase) else steps_of_flat(source, name)
         steps = steps_from_tensordict(raw.cpu(), name, keys)
     episodes = finish(steps, name, counts, finite=finite)
     warning = counts.warning(name)
@@ -236,9 +243,12 @@ def _kind(source: Any) -> str:
         return "tensordict"
     if isinstance(source, (list, tuple)):
         return "list of trajectories"
+    if isinstance(source, Mapping):
+        return "mapping of arrays"
     raise InputError(
         f"unknown data source of type {type(source).__name__}: use 'minari:<id>', "
-        "'d4rl:<id or path>', a TensorDict, a replay buffer or a list of trajectories"
+        "'d4rl:<id or path>', a TensorDict, a replay buffer, a list of trajectories or D4RL's "
+        "mapping of arrays"
     )
 
 

@@ -39,7 +39,10 @@ class EpisodeStart(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         # The seed stays in force until the first step: building an environment may reset it too.
-        seed = self._seed if seed is None else seed
+        if seed is None:
+            seed = self._seed
+        elif self._seed is not None:
+            self._seed = seed  # the caller's takes its place
         return self.env.reset(seed=seed, options={**self._options, **(options or {})} or None)
 
     def step(self, action: Any):

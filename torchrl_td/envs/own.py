@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,12 @@ def register_factory(name: str, factory: Factory) -> str:
     """
     _FACTORIES[name] = factory
     return name
+
+
+def free_name(name: str, factory: Factory) -> str:
+    """A name that no other function has: this one, or with a number, ``own/make-2``."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(one for one in names if _FACTORIES.get(one, factory) is factory)
 
 
 def factory_of(task: TaskConfig) -> Factory | None:

@@ -13,22 +13,22 @@ import gymnasium
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from tensordict import TensorDictBase
-from torchrl.data import ReplayBuffer
+from torchrl.envs import EnvBase
 
 from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
 from torchrl_td.config import CONFIGS, Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.data.keys import named_keys
+from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import SourceInfo, source_info
 from torchrl_td.data.task_file import write_task
-from torchrl_td.envs import register_factory
+from torchrl_td.envs import free_name, register_factory
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.cli import explain
 from torchrl_td.experiment.run import run
 
-Data: TypeAlias = str | TensorDictBase | ReplayBuffer | Sequence[Mapping[str, Any]]
+Data: TypeAlias = str | InMemory
 Environment: TypeAlias = str | Callable[[], Any]
 
 
@@ -89,10 +89,13 @@ def train(
         >>> trained.actor.spec["action"].shape
         torch.Size([2])
     """
-    if isinstance(settings, str):
+    if isinstance(settings, (str, Mapping)):
         raise InputError(
-            f"settings={settings!r} is one string; give a list of words: [{settings!r}]"
+            f"settings={settings!r} is a {type(settings).__name__}; give a list of words, as in "
+            f"['training.steps=2000']"
         )
+    if any(word.lstrip("+").startswith("output_dir=") for word in settings):
+        raise InputError("output_dir= is an argument of its own, and none of settings")
     config = _settings(data, env, observation_keys, list(settings), str(output_dir))
     results = run(config, None, None if isinstance(data, str) else data)
     folder = Path(config.output_dir)
@@ -136,9 +139,10 @@ def _name(env: Environment | None) -> str | None:
     """What settings call an environment."""
     if env is None or isinstance(env, str):
         return env
-    if not callable(env):
+    if not callable(env) or isinstance(env, EnvBase):
         raise InputError(
             f"env is a {type(env).__name__}; give a Gymnasium id or a function that makes the "
             f"environment, of which evaluation makes several"
         )
-    return register_factory(f"own/{getattr(env, '__name__', type(env).__name__)}", env)
+    name = f"own/{getattr(env, '__name__', type(env).__name__)}"
+    return register_factory(free_name(name, env), env)

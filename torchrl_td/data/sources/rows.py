@@ -149,6 +149,11 @@ def broken_off(
         InputError: it breaks off so often that the numbers cannot be right.
     """
     within = ~ends[:-1] & ~begins[1:]
+    # PyTorch knows no difference of booleans, and of unsigned integers a wrong one.
+    observation, following = (
+        x if x.is_floating_point() or x.is_complex() else x.float()
+        for x in (observation, following)
+    )
     near = _ROUNDING * observation.float().std(0, correction=0) + 1e-5 * observation[1:].abs()
     elsewhere = within & ((following[:-1] - observation[1:]).abs() > near).any(-1)
     count, steps = int(elsewhere.sum()), int(within.sum())

@@ -1,4 +1,4 @@
-"""Steps from lists of trajectories, each a mapping of arrays, as the Decision Transformer's."""
+"""Steps from mappings of arrays: the Decision Transformer's list of them, or D4RL's single one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 
 from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
@@ -21,6 +22,7 @@ _NAMES = {
     "actions": ("actions", "acts"),
     "rewards": ("rewards", "rews"),
     "terminals": ("terminals", "terminations", "terminated", "dones"),
+    "timeouts": ("timeouts", "truncations", "truncated"),
 }
 
 
@@ -31,7 +33,8 @@ def steps_from_trajectories(
 
     A trajectory has ``observations`` [T, O] or, with the state after the last step, [T + 1, O],
     or a mapping of such arrays; ``actions`` [T, A]; ``rewards`` [T]; and, where they are known,
-    ``next_observations`` and ``terminals`` [T]. One whose last step is no terminal was truncated.
+    ``next_observations``, ``terminals`` and ``timeouts`` [T]. One whose last step is no terminal
+    was truncated.
 
     Args:
         trajectories: one mapping of arrays, tensors or lists each.
@@ -60,6 +63,46 @@ def steps_from_trajectories(
     return steps._replace(action=actions)
 
 
+def steps_of_flat(data: Mapping[str, Any], name: str) -> TensorDict:
+    """D4RL's form in TorchRL's: arrays of all steps, whose episodes end where flags say so.
+
+    Args:
+        data: ``observations`` [N, O], ``actions`` [N, A], ``rewards``, ``terminals`` and
+            ``timeouts`` [N], and ``next_observations`` if they are known.
+        name: of the source, for messages.
+
+    Returns:
+        The steps [N].
+
+    Raises:
+        InputError: an array is missing or of another length.
+
+    >>> import numpy as np
+    >>> data = {name: np.zeros((4, 1)) for name in ("observations", "actions")}
+    >>> flags = {"terminals": np.array([0, 0, 0, 1]), "timeouts": np.array([0, 1, 0, 0])}
+    >>> steps_of_flat({**data, "rewards": np.ones(4), **flags}, "mine")["next", "done"].flatten()
+    tensor([False,  True, False,  True])
+    """
+    found = {key: next((data[n] for n in _NAMES[key] if n in data), None) for key in _NAMES}
+    for key, value in found.items():
+        if value is None and key != "next_observations":
+            raise InputError(f"{name} has no {key!r}, only {', '.join(map(str, data))}")
+    arrays = {key: _tensor(value) for key, value in found.items() if value is not None}
+    count = len(arrays["actions"])
+    for key, value in arrays.items():
+        if len(value) != count:
+            raise InputError(f"{name}: {key} has {len(value)} rows where there are {count} actions")
+    terminated, truncated = (
+        as_flags(arrays[key], name, key).reshape(-1, 1) for key in ("terminals", "timeouts")
+    )
+    following = {"reward": arrays["rewards"].reshape(-1, 1)}
+    following |= {"terminated": terminated, "truncated": truncated, "done": terminated | truncated}
+    if "next_observations" in arrays:
+        following["observation"] = arrays["next_observations"]
+    steps = {"observation": arrays["observations"], "action": arrays["actions"]}
+    return TensorDict({**steps, "next": following}, batch_size=[count])
+
+
 def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Steps:
     """One trajectory's."""
     if not isinstance(trajectory, Mapping):
@@ -85,10 +128,15 @@ def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Step
         if len(value) != count or not count:
             raise InputError(f"{name}: {key} has {len(value)} rows where there are {count} actions")
     terminated = torch.zeros(count, dtype=torch.bool)
-    if found["terminals"] is not None:
-        terminated = as_flags(_tensor(found["terminals"]), name, "terminals")
-        if len(terminated) != count or terminated[:-1].any():
-            raise InputError(f"{name}: terminals mark another step than the last of {count}")
+    for key in ("terminals", "timeouts"):
+        if found[key] is not None:
+            flags = as_flags(_tensor(found[key]), name, key)
+            if len(flags) != count or flags[:-1].any():
+                raise InputError(
+                    f"{name}: {key} mark another step than the last of {count}; where one mapping "
+                    f"holds several episodes, as D4RL's does, give the mapping itself, in no list"
+                )
+            terminated = flags if key == "terminals" else terminated
     ends = torch.zeros(count, dtype=torch.bool)
     ends[-1] = True
     action = action.reshape(count, -1) if action.ndim > 1 else action
