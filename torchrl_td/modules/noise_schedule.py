@@ -117,7 +117,7 @@ class NoiseSchedule(nn.Module):
             x: x_k, shape [B, ...].
             predicted_noise: ε̂, same shape.
             step: k in 1..K.
-            limit: the largest |x_0|.
+            limit: the largest entry of the clean sample, of either sign.
         """
         alpha_bar = self._alpha_bar[step]
         clean = self.predict_clean(x, predicted_noise, step).clamp(-limit, limit)
