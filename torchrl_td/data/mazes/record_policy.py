@@ -153,8 +153,8 @@ def _play(env: gymnasium.Env, policy: Policy, start: dict[str, Any], limit: int)
     while not done:
         action = _checked(policy(observation, reward, not actions), env.action_space)
         choice = isinstance(env.action_space, gymnasium.spaces.Discrete)
-        done_by = int(action) if choice else action  # some environments look a choice up by it
-        observation, paid, terminated, truncated, _ = env.step(done_by)
+        handed = int(action) if choice else action  # some environments look a choice up by it
+        observation, paid, terminated, truncated, _ = env.step(handed)
         reward = float(paid)
         observations.append(observation)
         actions.append(action)
