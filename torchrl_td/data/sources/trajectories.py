@@ -83,10 +83,7 @@ def steps_of_flat(data: Mapping[str, Any], name: str) -> TensorDict:
     >>> steps_of_flat({**data, "rewards": np.ones(4), **flags}, "mine")["next", "done"].flatten()
     tensor([False,  True, False,  True])
     """
-    found = {key: next((data[n] for n in _NAMES[key] if n in data), None) for key in _NAMES}
-    for key, value in found.items():
-        if value is None and key != "next_observations":
-            raise InputError(f"{name} has no {key!r}, only {', '.join(map(str, data))}")
+    found = _found(data, name, [key for key in _NAMES if key != "next_observations"])
     arrays = {key: _tensor(value) for key, value in found.items() if value is not None}
     count = len(arrays["actions"])
     for key, value in arrays.items():
@@ -103,17 +100,22 @@ def steps_of_flat(data: Mapping[str, Any], name: str) -> TensorDict:
     return TensorDict({**steps, "next": following}, batch_size=[count])
 
 
+def _found(data: Mapping[str, Any], name: str, needed: Sequence[str]) -> dict[str, Any]:
+    """The arrays by our names; None for one that is not there and is not needed."""
+    found = {
+        key: next((data[n] for n in names if n in data), None) for key, names in _NAMES.items()
+    }
+    for key in needed:
+        if found[key] is None:
+            raise InputError(f"{name} has no {key!r}, only {', '.join(map(str, data))}")
+    return found
+
+
 def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Steps:
     """One trajectory's."""
     if not isinstance(trajectory, Mapping):
         raise InputError(f"{name} is a {type(trajectory).__name__}; give mappings of arrays")
-    found = {
-        key: next((trajectory[n] for n in names if n in trajectory), None)
-        for key, names in _NAMES.items()
-    }
-    for key in ("observations", "actions", "rewards"):
-        if found[key] is None:
-            raise InputError(f"{name} has no {key!r}, only {', '.join(map(str, trajectory))}")
+    found = _found(trajectory, name, ["observations", "actions", "rewards"])
     action, reward = (_tensor(found[key]) for key in ("actions", "rewards"))
     count = len(action)
     observation = _observation(found["observations"], keys, name, "observations")
