@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def forked(function: Callable[[], object]) -> int:
     """
     child = os.fork()
     if child == 0:
+        gc.freeze()  # collecting what waits for threads of its own, left behind, would crash
         try:
             function()
             os._exit(0)

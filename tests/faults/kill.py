@@ -31,12 +31,14 @@ def long_enough(kills: int) -> tuple[str, ...]:
 
 
 def start(config: Any) -> multiprocessing.process.BaseProcess:
-    """A run in a process of its own, forked, so that it need not import everything again.
+    """A run in a process of its own, forked from one that has imported everything and done no more.
 
-    Not where there is a GPU: autograd's threads for it do not survive a fork.
+    Not from this one: threads do not survive a fork, and an object of another test that waits for
+    its own, when it is collected, brings the run down.
     """
-    method = "spawn" if torch.cuda.is_available() else "fork"
-    process = multiprocessing.get_context(method).Process(target=_child, args=(config,))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchrl_td.experiment.run"])
+    process = context.Process(target=_child, args=(config,))
     process.start()
     return process
 
