@@ -275,6 +275,20 @@ def test_exploration_type_decides_on_noise(network, draft, target) -> None:
     assert torch.equal(loud, plan(1, ExplorationType.RANDOM))
     assert not torch.equal(loud, plan(2, ExplorationType.RANDOM))
     assert not torch.equal(loud, quiet)
+    with torch.no_grad():  # where no type is set
+        assert torch.equal(refiner(td.clone())["plan", "refined"], quiet)
+
+
+def test_a_plan_from_noise_draws_it_unless_told_not_to(network, draft, target) -> None:
+    schedule = NoiseSchedule(10, "cosine")
+    refiner = DiffusionRefiner(network, schedule, refine_steps=10, init="noise")
+    td = TensorDict({("plan", "draft"): draft, "returns_to_go": target}, batch_size=[B])
+    with torch.no_grad():
+        plans = [refiner(td.clone())["plan", "refined"] for _ in range(2)]
+        assert not torch.equal(*plans)
+        with set_exploration_type(ExplorationType.DETERMINISTIC):
+            plans = [refiner(td.clone())["plan", "refined"] for _ in range(2)]
+        assert torch.equal(*plans)
 
 
 def test_rows_are_independent(network, draft, target) -> None:

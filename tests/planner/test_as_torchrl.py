@@ -44,6 +44,15 @@ def test_spec_is_of_what_it_writes() -> None:
     assert tiny_actor(out_keys=["move"]).spec["move"].shape == (2,)  # known without bounds
 
 
+def test_it_draws_noise_where_exploration_is_asked_for() -> None:
+    """A rollout outside any context acts as evaluation does."""
+    actor = tiny_actor()
+    td = inputs(actor, 3)
+    assert torch.equal(actor(td.clone())["action"], act(actor, td.clone())["action"])
+    with set_exploration_type(ExplorationType.RANDOM):
+        assert not torch.equal(actor(td.clone())["action"], actor(td.clone())["action"])
+
+
 def test_a_random_action() -> None:
     actor = tiny_actor(action_spec=BOUNDS)
     td = actor.random_sample(inputs(actor, 50))

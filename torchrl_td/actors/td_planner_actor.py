@@ -12,7 +12,6 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
-from torchrl.envs.utils import exploration_type
 
 from torchrl_td.actors.compiling import CompiledActor
 from torchrl_td.actors.from_checkpoint import TrainedActor
@@ -30,7 +29,6 @@ from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.errors import InputError
 from torchrl_td.modules import ReturnsLimit, TrajectoryPlanner
 from torchrl_td.modules.common import dispatched
-from torchrl_td.modules.refiner import DETERMINISTIC
 from torchrl_td.modules.trajectory_planner import WarmStart
 
 # What the keys are of, and what to do where one is missing.
@@ -53,9 +51,10 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
     through resets, batches and worker processes. Observations and ``target_return`` are read
     in the environment's own units: the normaliser is part of the actor.
 
-    Sampling noise is drawn unless the exploration type is deterministic; an entry
-    ``("planner", "noise")`` of shape [..., N, draws, H, O] is used in its place if there. If it is
-    deterministic the best of several candidates is taken, else one is drawn by their values.
+    Sampling noise is drawn if TorchRL's exploration type is RANDOM, as collectors set it; an entry
+    ``("planner", "noise")`` of shape [..., N, draws, H, O] is used in its place if there. One of
+    several candidates is then drawn by their values, else the best is taken. Where no type is set,
+    as in a plain rollout, the actor is deterministic, unless its plans start from noise.
 
     Args:
         planner: generator, refiner and inverse dynamics.
@@ -216,7 +215,7 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         observation, target, is_init = self._inputs(tensordict)
         state = self._state.read(tensordict, self.normalizer.loc.device, is_init)
         noise = self._noise(tensordict, observation.shape[0])
-        greedy = exploration_type() in DETERMINISTIC
+        greedy = self.planner.refiner.deterministic
         state, *outputs = self.step(state, observation, target, is_init, noise, greedy)
         self.write_outputs(tensordict, *outputs)
         self._state.write(tensordict, state)
@@ -303,6 +302,6 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         key, device = self._state.noise_key, self.normalizer.loc.device
         if tensordict.get(key, None) is not None:
             return check_floats(key, read_entry(tensordict, key, shape[1:], device, "leave it out"))
-        if exploration_type() in DETERMINISTIC:
+        if self.planner.refiner.deterministic:
             return None
         return torch.randn(shape, dtype=torch.float32, device=device)

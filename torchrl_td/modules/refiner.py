@@ -17,8 +17,7 @@ from torchrl_td.modules.noise_schedule import NoiseSchedule
 
 Sampler = Literal["ddpm", "ddim"]
 Init = Literal["draft", "noise"]
-# Exploration types for which a plan is made without sampling noise.
-DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
+_DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 _MOST_SIGNAL = 0.1  # left at the step that a sample from pure noise is taken to be at
 
 
@@ -187,15 +186,25 @@ class DiffusionRefiner(KeyedModule):
             return 0
         return len(self.steps) if self.sampler == "ddpm" else 1
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether TorchRL's exploration type has plans made without sampling noise.
+
+        Where none is set they are, as TorchRL's own policies act, but for a plan that starts from
+        noise.
+        """
+        kind = exploration_type()
+        return self.init == "draft" if kind is None else kind in _DETERMINISTIC
+
     @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Refines the draft; without sampling noise if the exploration type is deterministic."""
+        """Refines the draft, without sampling noise if :attr:`deterministic`."""
         draft, returns_to_go = self.read_entries(tensordict)
         if returns_to_go.ndim == draft.ndim:
             returns_to_go = returns_to_go[..., -1, :]
         rows = draft.reshape(-1, *draft.shape[-2:])  # [B, H, O]
         noise = None
-        if exploration_type() not in DETERMINISTIC:
+        if not self.deterministic:
             shape = (rows.shape[0], self.noise_draws, *rows.shape[1:])
             noise = torch.randn(shape, dtype=draft.dtype, device=draft.device)
         plan = self.refine(rows, returns_to_go.reshape(-1, 1), noise)
