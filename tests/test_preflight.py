@@ -15,10 +15,13 @@ from torchrl.envs import GymWrapper
 
 from tests import small_envs
 from tests.refused import refused
+from tests.settings import composed
+from torchrl_td.baselines import BASELINES
 from torchrl_td.config import Config, TaskConfig, override_config
-from torchrl_td.data import observation_keys
+from torchrl_td.data import Normalizer, observation_keys
 from torchrl_td.envs import make_base_env
 from torchrl_td.errors import InputError
+from torchrl_td.experiment import preflight
 from torchrl_td.experiment.run import run
 from torchrl_td.training.trainer import Trainer
 
@@ -80,6 +83,33 @@ def test_refused_before_training(
     with pytest.raises(InputError, match=says) as caught:
         run(settings(tiny_config, env, **task), data=gathered("Point-v0"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "asked", "says"),
+    [
+        ("rcbc", 100.0, "below the mean of the data's episodes, 300; the best brought 400"),
+        ("rcbc", 300.0, None),
+        ("rcbc", 405.0, None),
+        ("rcbc", 450.0, "more than any of the data's episodes brought, 400; their mean is 300"),
+        ("bc", 100.0, None),
+    ],
+)
+def test_a_return_that_the_data_does_not_show(
+    algorithm: str, asked: float, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the 1.0 that a task file asks for which says nothing."""
+    words = ("task=zoo/hopper/medium", f"evaluation.target_return={asked}")
+    config = composed(*words, f"algorithm={algorithm}", "algorithm.hidden_dims=[8]")
+    normalizer = Normalizer(torch.zeros(11), torch.ones(11), 1000.0)
+    bounds = (-torch.ones(3), torch.ones(3))
+    model = BASELINES[algorithm].build(config, normalizer, *bounds)
+    said: list[str] = []
+    monkeypatch.setattr(preflight, "warn_once", said.append)
+    env = make_base_env(config.task, torch.device("cpu"))
+    preflight.check_playable(model, config, env, {"return_mean": 300.0, "return_best": 400.0})
+    assert len(said) == (says is not None)
+    assert says is None or (says in said[0] and f"target_return={asked:g}" in said[0])
 
 
 @pytest.mark.usefixtures("untrained")

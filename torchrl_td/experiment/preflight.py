@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,14 +12,16 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, GymWrapper, set_exploration_type
 from torchrl.envs.utils import ExplorationType
 
-from torchrl_td.config import Config, TaskConfig
+from torchrl_td.config import Config, TaskConfig, limits_returns
 from torchrl_td.data import check_matches_env
+from torchrl_td.data.validation import warn_once
 from torchrl_td.envs import make_report_env, opened, planning_transforms
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.training.random_state import own_randomness
 
 _STEPS = 2
+_BEYOND = 0.1  # of the way from the data's mean return to its best: more is past what it shows
 # How an environment fails, and which setting may be at fault.
 _RESET = ("cannot be reset", "task.reset_options")
 _STEP = ("fails at a step", "task.env_kwargs")
@@ -62,15 +64,17 @@ def _discrete(env: Any) -> dict[str, int]:
     return found
 
 
-def check_playable(model: Any, config: Config, env: EnvBase) -> None:
+def check_playable(model: Any, config: Config, env: EnvBase, dataset: Mapping[str, Any]) -> None:
     """Resets the task, plans, steps twice and reads every entry that an evaluation will read.
 
-    Random states and the number of threads are left as they were.
+    Random states and the number of threads are left as they were. A warning says where the return
+    asked for is one that the data cannot show how to bring.
 
     Args:
         model: trained or not.
         config: the run's settings.
         env: as made by :func:`~torchrl_td.envs.make_base_env`; closed here.
+        dataset: the returns of its episodes, as ``results.json`` has them.
 
     Raises:
         InputError: at the first thing that an evaluation would fail at.
@@ -91,7 +95,24 @@ def check_playable(model: Any, config: Config, env: EnvBase) -> None:
                 break
             step = env.step_mdp(step)
         _check_report(task, settings.seed)
+    if "target_return" in actor.in_keys and not config.value.enabled:  # else scores are asked for
+        _check_asked(config, dataset["return_mean"], dataset["return_best"])
     model.train(training)
+
+
+def _check_asked(config: Config, mean: float, best: float) -> None:
+    """Warns of a target return that is less than the data's usual, or beyond its best."""
+    asked, is_asked = config.evaluation.target_return, "the return that plans are asked for"
+    if asked < mean:
+        warn_once(
+            f"evaluation.target_return={asked:g}, {is_asked}, is below the mean of the data's "
+            f"episodes, {mean:.4g}; the best brought {best:.4g}: set task.target_return"
+        )
+    elif asked > best + _BEYOND * (best - mean) and not limits_returns(config):
+        warn_once(
+            f"evaluation.target_return={asked:g}, {is_asked}, is more than any of the data's "
+            f"episodes brought, {best:.4g}; their mean is {mean:.4g}"
+        )
 
 
 def _check_report(task: TaskConfig, seed: int) -> None:

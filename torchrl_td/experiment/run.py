@@ -105,7 +105,7 @@ def _session(
         spec = env.action_spec
         session = Session(config, folder, episodes, dataset, spec, device, world, start)
         if world.first:
-            check_playable(session.trainer.model, config, env)
+            check_playable(session.trainer.model, config, env, dataset)
     return session
 
 
