@@ -10,8 +10,9 @@ to plan otherwise or to start elsewhere, its checkpoint is played again. What it
 JSON file under ``results=`` (outputs/compare, too), with the return of every episode;
 ``comparison.md`` and ``comparison.png`` there are written anew from the files that were asked for.
 Files made with other data, versions, settings or episodes are never averaged with the rest: the
-first is named, and the program ends. Beside ``seeds=`` (0,1,2) and ``jobs=`` (runs side by side,
-1), other words are settings of td_offline.py for all runs.
+first is named, and the program ends. Beside ``seeds=`` (0,1,2), ``jobs=`` (runs side by side, 1)
+and ``--config-dir FOLDER``, where tasks of one's own are, other words are settings of td_offline.py
+for all runs.
 
 ``controller`` among the algorithms is the scripted controller at full skill, on PointMaze.
 """
@@ -28,7 +29,9 @@ from threading import Lock
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
 
+from torchrl_td.commands.offline import OwnConfigsFirst, own_configs
 from torchrl_td.commands.usage import help_asked
 from torchrl_td.comparison.collecting import collect
 from torchrl_td.comparison.controller import play_controller
@@ -85,7 +88,7 @@ class Asked:
         except InputError:
             raise
         except Exception as error:  # hydra's, of many kinds
-            raise InputError(explain(str(error), CONFIGS)) from None
+            raise InputError(explain(str(error), *own_configs()[0], CONFIGS)) from None
 
 
 @dataclass
@@ -254,7 +257,8 @@ def train(asked: Asked, folder: Path) -> str:
     """td_offline.py in a process of its own."""
     sys.stderr.write(f"{asked.task}, {asked.algorithm}, seed {asked.seed}: in {folder}\n")
     words = [*asked.overrides(), f"output_dir={folder}", "resume=auto", "progress=false"]
-    command = [sys.executable, str(ROOT / "examples" / "td_offline.py"), *words]
+    folders = [f"--config-dir={folder}" for folder in own_configs()[0]]
+    command = [sys.executable, str(ROOT / "examples" / "td_offline.py"), *folders, *words]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
@@ -268,4 +272,5 @@ def train(asked: Asked, folder: Path) -> str:
 
 if __name__ == "__main__":
     if not help_asked(__doc__):
-        run_program(lambda: compare(read_words(sys.argv[1:])))
+        Plugins.instance().register(OwnConfigsFirst)
+        run_program(lambda: compare(read_words(own_configs()[1])))

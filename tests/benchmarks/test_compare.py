@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.plugins import Plugins
 
 from benchmarks import compare as script
 from benchmarks.compare import compare, read_words
 from tests.baselines.test_baselines import RUN
-from torchrl_td.config import check_read
+from torchrl_td.commands.offline import OwnConfigsFirst, own_configs
+from torchrl_td.config import CONFIGS, check_read
 from torchrl_td.config.limits import ALGORITHMS
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run import run
@@ -170,6 +172,15 @@ def test_a_failed_run_is_named(words: list[str], monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_in_processes_of_their_own(words: list[str], tmp_path: Path) -> None:
-    text = compare(read_words([*words, "jobs=2"]))
-    assert "2 × 2" in text
+def test_in_processes_of_their_own(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task of one's own is found by the program and by its runs."""
+    (tmp_path / "task").mkdir()
+    own = (CONFIGS / "task/pointmaze/umaze.yaml").read_text().replace("pointmaze/umaze", "own")
+    (tmp_path / "task/mine.yaml").write_text(own)
+    words = ["--config-dir", str(tmp_path), *words, "tasks=mine", "jobs=2"]
+    monkeypatch.setattr("sys.argv", ["compare.py", *words])
+    Plugins.instance().register(OwnConfigsFirst)
+    text = compare(read_words(own_configs()[1]))
+    assert "2 × 2" in text and (tmp_path / "results/mine/bc-seed1.json").exists()

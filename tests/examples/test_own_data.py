@@ -125,6 +125,13 @@ def test_a_key_that_nothing_reads_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_without_its_first_line(tmp_path: Path) -> None:
+    file = write_task(tmp_path / "arm.yaml", "d4rl:arm.hdf5", episodes([40, 20]), SourceInfo())
+    file.write_text(file.read_text().replace("# @package _global_\n", ""))
+    with pytest.raises(InputError, match=r"'task\.task' \(a file .* begins with '# @package _glob"):
+        composed_of(tmp_path, "task=arm", "evaluation.episodes=0")
+
+
 def test_minari_metadata_is_not_believed(datasets_path: Path) -> None:
     """What the data says its environment was made with is plain settings, or left out."""
     env = gymnasium.make("Pendulum-v1", g=9.0)

@@ -37,23 +37,23 @@ def td_offline(config: DictConfig) -> None:
             cli.stop(one["stopped_by"])
 
 
-def own_configs() -> list[Path]:
-    """The folder of the user's own files that the command line names, if it does."""
+def own_configs() -> tuple[list[Path], list[str]]:
+    """The folder of the user's own files that the command line names, if it does; other words."""
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     words.add_argument("--config-dir", "-cd", type=Path)
-    folder = words.parse_known_args(sys.argv[1:])[0].config_dir
-    return [] if folder is None else [folder.resolve()]
+    named, others = words.parse_known_args(sys.argv[1:])
+    return [] if named.config_dir is None else [named.config_dir.resolve()], others
 
 
 class OwnConfigsFirst(SearchPathPlugin):
     """Has a file under ``--config-dir`` stand for ours of the same name, which hydra would take."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in own_configs():
+        for folder in own_configs()[0]:
             search_path.prepend("own", f"file://{folder}", anchor="main")
 
 
 def main() -> None:
     """The command."""
     Plugins.instance().register(OwnConfigsFirst)
-    cli.main(td_offline, *own_configs(), CONFIGS)
+    cli.main(td_offline, *own_configs()[0], CONFIGS)

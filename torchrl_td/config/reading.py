@@ -125,7 +125,9 @@ def _check_keys(given: Any, schema: Any, prefix: str) -> None:
     for key in map(str, given):
         if key not in known:
             allowed = ", ".join(sorted(map(str, known)))
-            raise InputError(f"unknown setting '{prefix}{key}'; allowed are {allowed}")
+            of_all = name and key in _schema().keys()
+            hint = " (a file of settings begins with '# @package _global_')" if of_all else ""
+            raise InputError(f"unknown setting '{prefix}{key}'{hint}; allowed are {allowed}")
         if not OmegaConf.is_interpolation(given, key) and not OmegaConf.is_missing(given, key):
             schema_node = None if OmegaConf.is_missing(schema, key) else schema[key]
             _check_keys(given[key], schema_node, f"{prefix}{key}.")
