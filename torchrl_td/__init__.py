@@ -34,6 +34,7 @@ from torchrl_td.objectives import (
 )
 
 if TYPE_CHECKING:
+    from torchrl_td.experiment.acting import load_actor
     from torchrl_td.experiment.train import train
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "TrajectoryGeneratorLoss",
     "TrajectoryPlanner",
     "WindowSampler",
+    "load_actor",
     "load_episodes",
     "make_checkpoint_env",
     "train",
@@ -67,7 +69,10 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+_LATE = {"load_actor": "acting", "train": "train"}  # what brings more than whoever plays needs
+
+
 def __getattr__(name: str) -> Any:
-    if name == "train":  # it brings hydra and pictures, which whoever plays needs not
-        return import_module("torchrl_td.experiment.train").train
+    if name in _LATE:
+        return getattr(import_module(f"torchrl_td.experiment.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.collectors import Collector
+from torchrl.envs.utils import ExplorationType
 
 from tests.settings import CONFIGS, TINY_RUN, composed
-from torchrl_td import TDPlannerActor
+from torchrl_td import TDPlannerActor, load_actor, make_checkpoint_env
 from torchrl_td.baselines import BASELINES
 from torchrl_td.baselines.cloning import best_episodes
 from torchrl_td.checkpoint import find_checkpoint, load_model, load_payload
@@ -121,6 +123,27 @@ def test_a_policy_is_no_planner(finished: Callable[[str], Any]) -> None:
         TDPlannerActor.from_checkpoint(folder)
     with pytest.raises(InputError, match=r"algorithm=bc does not read planner\.refine"):
         evaluate_checkpoint([f"checkpoint={folder}", "planner.refine_steps=1"])
+
+
+@pytest.mark.parametrize("name", ["rcbc", "dt", "diffuser"])
+def test_the_policy_of_a_run_drops_into_a_collector(
+    name: str, finished: Callable[[str], Any]
+) -> None:
+    folder, summary = finished(name)
+    collector = Collector(
+        make_checkpoint_env(folder, seed=1000),  # evaluation.seed
+        load_actor(folder),
+        frames_per_batch=12,
+        total_frames=12,
+        auto_register_policy_transforms=True,
+        exploration_type=ExplorationType.DETERMINISTIC,
+    )
+    (batch,) = collector
+    collector.shutdown()
+    if name != "diffuser":  # whose evaluation draws noise
+        played = summary["results"][0]["returns"][0]
+        assert float(batch["next", "reward"].sum()) == pytest.approx(played)
+    assert batch["action"].std() > 0
 
 
 def test_settings_that_are_not_read_are_refused(make_config: Any) -> None:

@@ -48,8 +48,8 @@ class TrainedActor(TensorDictModuleBase):
         if not isinstance(model, TrajectoryDiffuser):
             name = about["config"]["algorithm"]["name"]
             raise InputError(
-                f"the checkpoint {path} holds algorithm {name}, which makes no plans; play it with "
-                f"{command('td-evaluate')}"
+                f"the checkpoint {path} holds algorithm {name}, which makes no plans; take "
+                f"torchrl_td.load_actor, or play it with {command('td-evaluate')}"
             )
         given = {f"planner.{key}": value for key, value in overrides.items()}
         config = override_config(check_config(about["config"]), given)

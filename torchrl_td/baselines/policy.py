@@ -98,9 +98,6 @@ class PolicyActor(TensorDictModuleBase):
         self.in_keys = ["observation", *(["target_return"] if policy.conditioned else [])]
         self.out_keys = ["action"]
 
-    def make_tensordict_primer(self) -> None:
-        """There is no state to be kept between steps."""
-
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Acts for any batch shape."""

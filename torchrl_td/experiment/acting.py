@@ -1,15 +1,41 @@
-"""The TorchRL policy that a trained model plays with, whatever algorithm trained it."""
+"""The TorchRL policy of a trained model, whatever algorithm trained it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
-from torchrl_td.config import FROM_NOISE, PLANNERS, Config
+from torchrl_td.checkpoint import action_spec, load_model
+from torchrl_td.config import FROM_NOISE, PLANNERS, Config, check_config
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.modules.value_guidance import GuidedDiffuser
+
+
+def load_actor(path: str | Path, device: torch.device | str = "cpu") -> Any:
+    """The policy of a training run, whatever algorithm trained it, with no dataset at hand.
+
+    A planner's is a :class:`~torchrl_td.TDPlannerActor` of the run's own settings; others are
+    given to its :meth:`~torchrl_td.TDPlannerActor.from_checkpoint`. It acts in environments of
+    :func:`~torchrl_td.make_checkpoint_env`; a policy that keeps a state, as planners and Decision
+    Transformer do, needs its ``make_tensordict_primer()`` appended there, which collectors do
+    themselves.
+
+    Args:
+        path: a run's ``output_dir``, its checkpoint folder, or one checkpoint in it.
+        device: where to act.
+
+    Raises:
+        InputError: if the checkpoint is missing, damaged or foreign.
+    """
+    model, about = load_model(path, device)
+    config = check_config(about["config"])
+    config.evaluation.compile = "none"  # left to the caller
+    return make_actor(model, config, action_spec(about).to(device))
 
 
 def make_actor(

@@ -14,6 +14,7 @@ from tensordict import TensorDictBase
 from torchrl import torchrl_logger
 from torchrl.envs import set_exploration_type
 from torchrl.envs.utils import ExplorationType
+from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, TaskConfig
@@ -116,7 +117,7 @@ def evaluate(actor: Any, config: Config, episodes: int | None = None) -> Evaluat
                 workers=settings.workers,
                 seeds=seeds,
                 device=device,
-                primer=actor.make_tensordict_primer(),
+                primer=get_primers_from_module(actor, warn=False),
             )
             with opened(env):
                 parts.append(play_episodes(env, actor, task.max_episode_steps))

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, GymWrapper, set_exploration_type
 from torchrl.envs.utils import ExplorationType
+from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_td.config import Config, TaskConfig, limits_returns
 from torchrl_td.data import check_matches_env
@@ -86,7 +87,7 @@ def check_playable(model: Any, config: Config, env: EnvBase, dataset: Mapping[st
     actor = make_actor(model, plain, env.action_spec)
     with opened(env), own_randomness(settings.seed), torch.no_grad(), set_exploration_type(mode):
         env = env.append_transform(planning_transforms(settings.target_return))
-        primer = actor.make_tensordict_primer()
+        primer = get_primers_from_module(actor, warn=False)
         env = env if primer is None else env.append_transform(primer)
         step = _tried(env.reset, task, *_RESET)
         for _ in range(_STEPS):

@@ -13,6 +13,7 @@ from tensordict import TensorDictBase
 from torchrl import torchrl_logger
 from torchrl.envs import EnvBase, set_exploration_type
 from torchrl.envs.utils import ExplorationType
+from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, TaskConfig
@@ -43,7 +44,7 @@ def play_one(actor: TDPlannerActor, config: Config) -> TensorDictBase:
         target_return=settings.target_return,
         seeds=[settings.seed],
         device=actor.normalizer.loc.device,
-        primer=actor.make_tensordict_primer(),
+        primer=get_primers_from_module(actor, warn=False),
     )
     mode = ExplorationType.DETERMINISTIC if settings.deterministic else ExplorationType.RANDOM
     with opened(env), set_exploration_type(mode):
