@@ -74,7 +74,7 @@ def td_collector() -> None:
     returns: list[float] = []
     try:
         for data in collector:  # [workers, steps]
-            buffer.extend(data.reshape(-1))
+            buffer.extend(data.exclude("planner", ("next", "planner")).reshape(-1))
             returns += finished_returns(data)
             print(f"{len(buffer)} of {frames} steps, {len(returns)} episodes done", flush=True)
     finally:

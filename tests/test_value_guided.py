@@ -18,15 +18,17 @@ from torchrl.modules import MLP
 from torchrl.objectives import SoftUpdate
 
 from tests.settings import composed
+from tests.tiny import tiny_actor
 from torchrl_td import TDPlannerActor
 from torchrl_td.config import Config, check_read
-from torchrl_td.data import load_episodes
+from torchrl_td.data import Normalizer, load_episodes
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run import run
 from torchrl_td.modules import (
     DiffusionRefiner,
     NoiseSchedule,
+    PlanCritic,
     PlanGenerator,
     PlanInverseDynamics,
     PlanValue,
@@ -147,6 +149,28 @@ def test_with_one_score_the_draft_is_followed() -> None:
     assert torch.equal(draft, plan) and action.shape == (2, 2)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"replan_every": 2}, {"warm_start": "previous"}], ids=lambda s: next(iter(s))
+)
+def test_strided_plans_are_made_anew_at_each_step(settings: dict[str, Any]) -> None:
+    normalizer = Normalizer(torch.zeros(2), torch.ones(2))
+    with pytest.raises(InputError, match="needs warm_start='none' and replan_every=1"):
+        TDPlannerActor(planner([3.0]), normalizer, **settings)
+
+
+def test_parts_that_score_plans_otherwise_are_refused() -> None:
+    parts = planner([3.0])
+    critic = PlanCritic(MLP(4, 1, num_cells=[8]))
+    settings: dict[str, Any] = {"horizon": 4, "critic": critic, "candidates": 2}
+    with pytest.raises(InputError, match="chosen by plan_scores, not by candidates"):
+        TrajectoryPlanner(parts.generator, parts.refiner, parts.inverse_dynamics, **settings)
+    whole = tiny_actor().planner
+    with pytest.raises(InputError, match="plan_scores are what a PlanGenerator's"):
+        TrajectoryPlanner(
+            whole.generator, whole.refiner, whole.inverse_dynamics, horizon=8, plan_scores=[1.0]
+        )
+
+
 def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
     trainer = make_trainer()
     actor = TDPlannerActor.from_model(trainer.planner_model(), trainer.config)
@@ -161,10 +185,11 @@ def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
         whole = actor(td.clone())["action"]
         rows = torch.stack([actor(td[i].clone())["action"] for i in range(3)])
     torch.testing.assert_close(whole, rows)
-    # By default plans have sampling noise, each of those proposed its own.
+    # Where there is sampling noise, each of the plans proposed has its own.
     shape = actor.planner.noise_shape(3)
     assert shape[1] == len(trainer.config.planner.plan_scores) > 1
-    refined = actor(td.clone())["plan", "refined"]
+    with set_exploration_type(ExplorationType.RANDOM):
+        refined = actor(td.clone())["plan", "refined"]
     td["planner", "noise"] = torch.zeros(shape)
     assert actor(td)["plan", "refined"].shape == refined.shape
 

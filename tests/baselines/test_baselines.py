@@ -169,6 +169,8 @@ def test_rcbc_reads_the_return_asked_for(name: str, finished: Callable[[str], An
     step["target_return"] = torch.tensor([[0.0], [500.0]])
     low, high = actor(step)["action"]
     assert not torch.equal(low, high)
+    by_name = actor(observation=step["observation"], target_return=step["target_return"])
+    torch.testing.assert_close(by_name[1], high)
     plain, _ = actor(step.set("target_return", torch.full((2, 1), 500.0)))["action"]
     torch.testing.assert_close(plain, high)
 

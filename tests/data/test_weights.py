@@ -56,6 +56,13 @@ def test_weights_are_read_again_when_the_storage_changes() -> None:
     assert (buffer.sample()["row"] >= 10).all()
 
 
+def test_weights_written_in_place_are_read_again() -> None:
+    buffer = weighted_buffer(torch.ones(20), batch_size=64)
+    buffer.sample()
+    buffer.storage.get(slice(None))["weight"][:10] = 0
+    assert (buffer.sample()["row"] >= 10).all()
+
+
 def test_a_sampler_sent_to_another_process_keeps_its_weights() -> None:
     sampler = pickle.loads(pickle.dumps(weighted_buffer(torch.ones(10)).sampler))
     assert sampler.weight_key == "weight"

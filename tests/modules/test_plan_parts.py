@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torchrl.modules import MLP
 
+from torchrl_td.errors import InputError
 from torchrl_td.modules import (
     DiffusionRefiner,
     NoiseSchedule,
@@ -62,6 +65,23 @@ def test_a_dropped_condition_says_nothing() -> None:
     low, high = (network(plan, step, c * torch.ones(3, 1), dropped) for c in (-2.0, 2.0))
     assert torch.equal(low, high)
     assert not torch.equal(network(plan, step, torch.ones(3, 1)), high)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"combine": "max"}, "unknown combine 'max'; allowed are lowest, mean"),
+        ({"symlog_unit": 0.0}, r"symlog_unit must be positive, got 0\.0"),
+    ],
+)
+def test_wrong_settings_of_a_value(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        PlanValue(MLP(2, 3, num_cells=[8]), **settings)
+
+
+def test_no_more_states_are_read_than_are_planned() -> None:
+    with pytest.raises(InputError, match=r"plan_states must lie in 1\.\.3, got 4"):
+        PlanInverseDynamics(MLP(9, 2, num_cells=[8]), torch.ones(4, 2), plan_states=4)
 
 
 def test_scores_are_limited() -> None:

@@ -43,6 +43,15 @@ def test_the_gradient_in_closed_form() -> None:
     assert plain.kept[-1] is not None and not plain.kept[-1].any()  # its condition is dropped
 
 
+def test_it_guides_where_no_gradient_is_kept() -> None:
+    schedule = NoiseSchedule(20, "cosine")
+    guided = ValueGuidedNoise(Plain(schedule), Sum(), schedule, scale=3.0)
+    arguments = torch.randn(4, 8, 2), torch.tensor([1, 5, 9, 20]), torch.zeros(4, 1)
+    with torch.inference_mode():
+        inferred = guided(*arguments)
+    torch.testing.assert_close(inferred, guided(*arguments))
+
+
 def test_plans_are_worth_more_the_stronger_the_guide() -> None:
     schedule = NoiseSchedule(20, "cosine")
     noise = torch.randn(64, 20, 8, 2, generator=torch.Generator().manual_seed(0))

@@ -108,5 +108,11 @@ def test_an_unknown_next_state_teaches_nothing(name: str, key: str | tuple[str, 
     hidden = seeded(loss, td)[out]
     td["next", "observation"][0, 3] += 100.0
     assert torch.equal(seeded(loss, td)[out], hidden) and not torch.equal(hidden, plain)
+    td["next", "observation"][0, 3] = float("nan")
+    loss.zero_grad()
+    again = seeded(loss, td)[out]
+    again.backward()
+    assert torch.equal(again, hidden)
+    assert all(p.grad.isfinite().all() for p in loss.parameters() if p.grad is not None)
     td["next", "observation"][0, 4] += 1.0
     assert not torch.equal(seeded(loss, td)[out], hidden)

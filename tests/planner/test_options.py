@@ -235,6 +235,21 @@ def test_returns_floor(make_actor: Build, make_step):
     assert not torch.allclose(second_action(plain, later)[1:], expected[1:])
 
 
+def test_returns_floor_after_steps_at_random(make_actor: Build, make_step):
+    """As a collector's init_random_frames has it: the first step it sees is none after a reset."""
+
+    def second_action(actor, target: float) -> torch.Tensor:
+        first = make_step(actor, fresh=True)
+        first["is_init"][:] = False
+        first["target_return"][:] = 60.0
+        second = follow_up(act(actor, first), first["observation"])
+        second["target_return"][:] = target
+        return act(actor, second)["action"]
+
+    floored, plain = make_actor(returns_floor_share=0.5), make_actor()
+    torch.testing.assert_close(second_action(floored, 10.0), second_action(plain, 30.0))
+
+
 def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
     actor = make_actor(refiner={"refine_steps": 0})
     out = act(actor, make_step(actor))

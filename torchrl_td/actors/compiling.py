@@ -37,7 +37,8 @@ class CompiledActor(TensorDictModuleBase):
 
         Returns:
             The actor itself. Copies compile for themselves. Changed weights and settings are
-            noticed; after registering a hook call it again.
+            noticed, but for a few entries written through ``.data``; after such, or after
+            registering a hook, call it again.
 
         Raises:
             InputError: if the mode is unknown, what it needs is missing, or it does not fit the

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.errors import InputError, check_number, check_whole
+from torchrl_td.modules.plan_parts import PlanGenerator
 from torchrl_td.modules.trajectory_planner import Plan, TrajectoryPlanner, WarmStart
 
 State = dict[str, Tensor]
@@ -97,6 +98,12 @@ class RecedingHorizon(nn.Module):
             raise InputError(f"unknown warm_start {warm_start!r}; allowed are {allowed}")
         if warm_start == "previous" and planner.generator is None:
             raise InputError("warm_start='previous' needs a generator")
+        follows = warm_start != "none" or replan_every != 1
+        if isinstance(planner.generator, PlanGenerator) and follows:
+            raise InputError(
+                "a PlanGenerator drafts in one evaluation, for each step anew: it needs "
+                "warm_start='none' and replan_every=1"
+            )
         check_whole("replan_every", replan_every, 1, planner.horizon - 1)
         check_whole("refresh_every", refresh_every, 1)
         check_number("refresh_distance", refresh_distance, negative=False, endless=True)

@@ -266,13 +266,14 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The state with what is kept of the reset, and the returns-to-go asked for [B, 1]."""
         state = dict(state)
+        first = is_init | (state["steps"] == 0)  # or the first after steps at random
         if self.returns_limit is not None:
             limit = self.returns_limit.limit(present) * self.normalizer.returns_scale
             excess = (target_return - limit).clamp(min=0)
-            state["excess_return"] = torch.where(is_init, excess, state["excess_return"])
+            state["excess_return"] = torch.where(first, excess, state["excess_return"])
             target_return = target_return - state["excess_return"]
         if self.returns_floor_share is not None:
-            at_reset = torch.where(is_init, target_return, state["target_return"])
+            at_reset = torch.where(first, target_return, state["target_return"])
             state["target_return"] = at_reset
             floor = torch.minimum(self.returns_floor_share * at_reset, at_reset)
             target_return = torch.maximum(target_return, floor)

@@ -15,6 +15,7 @@ from torchrl_td.config import Config
 from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.modules.choices import chosen
+from torchrl_td.modules.common import dispatched
 from torchrl_td.networks import ModulatedMLP
 
 
@@ -98,6 +99,7 @@ class PolicyActor(TensorDictModuleBase):
         self.in_keys = ["observation", *(["target_return"] if policy.conditioned else [])]
         self.out_keys = ["action"]
 
+    @dispatched
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Acts for any batch shape."""

@@ -31,7 +31,7 @@ class Normalizer(nn.Module):
         returns_scale: what returns-to-go are divided by.
 
     Raises:
-        InputError: if a value is not finite or ``returns_scale`` is not positive.
+        InputError: if a value or ``returns_scale`` is not finite, or the latter not positive.
 
     Examples:
         >>> import torch
@@ -51,8 +51,8 @@ class Normalizer(nn.Module):
         super().__init__()
         if not (torch.isfinite(loc).all() and torch.isfinite(scale).all()):
             raise InputError("the normalizer's mean or scale is not finite; check the data for NaN")
-        if not returns_scale > 0:
-            raise InputError(f"returns_scale must be positive, got {returns_scale}")
+        if not 0 < returns_scale < float("inf"):
+            raise InputError(f"returns_scale must be positive and finite, got {returns_scale}")
         self.register_buffer("loc", loc.float())
         self.register_buffer("scale", torch.where(_changing(loc, scale), scale, 1.0).float())
         self.register_buffer("returns_scale", torch.tensor(float(returns_scale)))

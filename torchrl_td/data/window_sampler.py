@@ -14,7 +14,7 @@ from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.data.replay_buffers.storages import Storage, TensorStorage
 
 from torchrl_td.data.window_places import entries_following, reach_of_steps, seams, version
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, check_whole
 
 _TRAJECTORY_KEYS: tuple[NestedKey, ...] = (("collector", "traj_ids"), "episode")
 _END_KEY = ("next", "done")
@@ -82,8 +82,8 @@ class WindowSampler(Sampler):
 
     # Read off the storage, and again when that changes:
     _storage: weakref.ref[Storage] | None
-    _state: tuple[Any, int] | None  # of the storage, when it was read
-    _signal: Tensor  # [T, ...], what tells trajectories apart
+    _state: tuple[Any, ...] | None  # of the storage and what was read of it, when it was
+    _read: list[Tensor]  # [T, ...], what tells trajectories apart, and the steps' weights
     _reach: Tensor  # [N, 2], each step's distance to its trajectory's first (negative) and last
     _offsets: Tensor  # [T], of a window's positions from the present
     _summed: Tensor | None  # [N], the steps' weights up to each, of 1 in all
@@ -99,12 +99,10 @@ class WindowSampler(Sampler):
         end_key: NestedKey | None = None,
         weight_key: NestedKey | None = None,
     ) -> None:
-        if horizon < 2:
-            raise InputError(f"horizon must be at least 2, got {horizon}")
-        if history is not None and history < 1:
-            raise InputError(f"history must be at least 1, the present step, got {history}")
-        if stride < 1:
-            raise InputError(f"stride must be at least 1, got {stride}")
+        check_whole("horizon", horizon, 2)
+        if history is not None:
+            check_whole("history", history, 1)
+        check_whole("stride", stride, 1)
         self.horizon = horizon
         self.history = horizon - 1 if history is None else history
         self.stride = stride
@@ -176,7 +174,7 @@ class WindowSampler(Sampler):
         """
         revision = storage._mutation_revision
         seen = self._storage is not None and self._storage() is storage
-        if seen and self._state == (revision, version(self._signal)):
+        if seen and self._state == (revision, *map(version, self._read)):
             return
         signal, is_end = self._signal_of(storage)
         end = signal.bool() if is_end else signal != signal.roll(-1, 0)
@@ -187,9 +185,10 @@ class WindowSampler(Sampler):
         self._reach = reach_of_steps(start, lengths, signal.shape)
         offsets = torch.arange(1 - self.history, self.horizon, device=signal.device)
         self._offsets = self.stride * offsets
-        self._summed = None if self.weight_key is None else self._sum_weights(storage)
-        self._storage, self._signal = weakref.ref(storage), signal
-        self._state = (revision, version(signal))
+        weight = None if self.weight_key is None else self._weight_of(storage)
+        self._summed = None if weight is None else self._sum_weights(weight)
+        self._read = [signal] if weight is None else [signal, weight]
+        self._storage, self._state = weakref.ref(storage), (revision, *map(version, self._read))
 
     def _signal_of(self, storage: Storage) -> tuple[Tensor, bool]:
         """The entry that tells trajectories apart [T, ...], and whether it marks their ends."""
@@ -220,15 +219,22 @@ class WindowSampler(Sampler):
             )
         return signal.reshape(shape), found[0] == end_key
 
-    def _sum_weights(self, storage: Storage) -> Tensor:
-        """The share of all weight that the steps up to each have [N], the last of them 1."""
-        key = self.weight_key
-        weight = storage.get(slice(None)).get(key, None)
+    def _weight_of(self, storage: Storage) -> Tensor:
+        """The entry that holds the steps' weights."""
+        weight = storage.get(slice(None)).get(self.weight_key, None)
         if weight is None or weight.numel() != len(self._reach):
-            raise InputError(f"the data has no entry {key!r} with one weight for each step")
+            raise InputError(
+                f"the data has no entry {self.weight_key!r} with one weight for each step"
+            )
+        return weight
+
+    def _sum_weights(self, weight: Tensor) -> Tensor:
+        """The share of all weight that the steps up to each have [N], the last of them 1."""
         summed = weight.reshape(-1).double().cumsum(0)
         if not (torch.isfinite(summed[-1]) and summed[-1] > 0 and (weight >= 0).all()):
-            raise InputError(f"weights {key!r} must be finite, 0 or more, and not all 0")
+            raise InputError(
+                f"weights {self.weight_key!r} must be finite, 0 or more, and not all 0"
+            )
         return summed / summed[-1]
 
     def _check_length(self, longest: int) -> None:
@@ -243,7 +249,8 @@ class WindowSampler(Sampler):
     def _empty(self) -> None:
         """Forgets the storage, and with it what it was seen to hold."""
         self._storage = self._state = None
-        self._signal = self._reach = self._offsets = torch.empty(0)
+        self._reach = self._offsets = torch.empty(0)
+        self._read = []
         self._shape, self._summed = torch.Size([]), None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -103,7 +103,10 @@ class TrajectoryGenerator(KeyedModule):
             "change_scale", torch.ones(1) if change_scale is None else change_scale.float()
         )
         self.register_buffer(
-            "returns_change_scale", torch.as_tensor(returns_change_scale or 1.0).float().view(1)
+            "returns_change_scale",
+            torch.as_tensor(1.0 if returns_change_scale is None else returns_change_scale)
+            .float()
+            .view(1),
         )
 
     @dispatched

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from tensordict import TensorDictBase
@@ -11,6 +11,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.modules import symexp, symlog
 
+from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules.choices import chosen
 from torchrl_td.modules.common import KeyedModule, dispatched, inverse, last_width
 
@@ -142,6 +143,7 @@ class PlanInverseDynamics(KeyedModule):
         out_keys: Sequence[NestedKey] = ("action",),
     ) -> None:
         super().__init__()
+        check_whole("plan_states", plan_states, 1, len(scale) - 1)
         self.network, self.choices = network, choices
         self.plan_states = plan_states
         self.in_keys = list(in_keys)
@@ -245,6 +247,11 @@ class PlanValue(KeyedModule):
         out_keys: Sequence[NestedKey] = ("state_value",),
     ) -> None:
         super().__init__()
+        if combine not in get_args(Combine):
+            allowed = ", ".join(get_args(Combine))
+            raise InputError(f"unknown combine {combine!r}; allowed are {allowed}")
+        if symlog_unit is not None and not symlog_unit > 0:
+            raise InputError(f"symlog_unit must be positive, got {symlog_unit}")
         self.network = network
         self.limit = limit
         self.combine = combine

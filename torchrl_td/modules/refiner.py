@@ -17,7 +17,6 @@ from torchrl_td.modules.noise_schedule import NoiseSchedule
 
 Sampler = Literal["ddpm", "ddim"]
 Init = Literal["draft", "noise"]
-_DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 _MOST_SIGNAL = 0.1  # left at the step that a sample from pure noise is taken to be at
 
 
@@ -91,7 +90,8 @@ class DiffusionRefiner(KeyedModule):
         evaluations: with ``"ddim"``, network evaluations (1 to k); ``None`` makes k.
         guidance_scale: ω of classifier-free guidance (eq. 11); 1 is the conditional model
             alone, 0 the unconditional one, and both need one pass only.
-        temperature: factor on the sampler's noise.
+        temperature: factor on the noise of the sampler's steps, and on what a plan from noise
+            starts from; not on what a draft is noised by.
         add_noise: whether the draft is noised to step k first (Algorithm 1, line 1).
         init: ``"draft"`` or ``"noise"``.
         coordinates: the space the diffusion runs in; ``None`` takes the plan itself.
@@ -153,7 +153,6 @@ class DiffusionRefiner(KeyedModule):
         self.network: Any = network
         self.schedule = schedule
         self.coordinates = coordinates or PlanCoordinates()
-        self.refine_steps = refine_steps
         self.sampler = sampler
         self.guidance_scale = guidance_scale
         self.temperature = temperature
@@ -166,6 +165,11 @@ class DiffusionRefiner(KeyedModule):
         self.register_buffer("_step_values", steps, persistent=False)
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)
+
+    @property
+    def refine_steps(self) -> int:
+        """k, the step that the draft is taken to be at."""
+        return self.steps[0] if self.steps else 0
 
     def _check_start(self) -> None:
         if self.init != "noise" or not self.steps:
@@ -194,7 +198,7 @@ class DiffusionRefiner(KeyedModule):
         noise.
         """
         kind = exploration_type()
-        return self.init == "draft" if kind is None else kind in _DETERMINISTIC
+        return self.init == "draft" if kind is None else kind is not ExplorationType.RANDOM
 
     @dispatched
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -99,6 +99,10 @@ class TrajectoryPlanner(nn.Module):
             raise InputError("a planner without a generator needs a refiner with init='noise'")
         if candidates > 1 and critic is None:
             raise InputError(f"candidates={candidates} needs a critic to choose among them")
+        if isinstance(generator, PlanGenerator) and candidates > 1:
+            raise InputError("a PlanGenerator's plans are chosen by plan_scores, not by candidates")
+        if plan_scores is not None and not isinstance(generator, PlanGenerator):
+            raise InputError("plan_scores are what a PlanGenerator's plans are asked for")
         self.generator = generator
         self.refiner = refiner
         self.inverse_dynamics = inverse_dynamics

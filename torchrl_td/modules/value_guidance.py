@@ -36,7 +36,7 @@ class NoisyPlanValue(nn.Module):
     def forward(self, x: Tensor, step: Tensor) -> Tensor:
         """Value [B, 1] of noised plans [B, H, O] at their denoising steps [B]."""
         half = self.embedding_dim // 2
-        rate = torch.arange(half, device=x.device) * (-math.log(10_000) / (half - 1))
+        rate = torch.arange(half, device=x.device) * (-math.log(10_000) / max(half - 1, 1))
         angle = step.float().unsqueeze(-1) * rate.exp()
         return self.network(x.flatten(1), torch.cat([angle.sin(), angle.cos()], -1))
 
@@ -87,8 +87,8 @@ class ValueGuidedNoise(nn.Module):
         """Predicts the noise, guided; arguments as the network's."""
         dropped = torch.zeros_like(step, dtype=torch.bool)
         predicted = self.network(x, step, condition, dropped)
-        with torch.enable_grad():
-            plan = x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            plan = x.clone().detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.value(plan, step).sum(), plan)
         sigma = self.schedule.noise_scale[step.long()]  # [B]
         return predicted - self.scale * sigma.view(-1, 1, 1) * gradient

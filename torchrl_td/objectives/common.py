@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import torch
 from tensordict import TensorDictBase
@@ -41,6 +41,29 @@ def hide_masked(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
     """
     mask = mask.unsqueeze(-1)
     return [tensor.where(mask, 0.0) for tensor in tensors]
+
+
+def repeat_last_real(mask: Tensor, plan: Tensor) -> Tensor:
+    """The plan with its last real state in place of padding, and zeros before the first real one.
+
+    Args:
+        mask: bool, shape [..., H], True for real states.
+        plan: shape [..., H, O].
+
+    Returns:
+        Shape [..., H, O].
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_td.objectives.common import repeat_last_real
+        >>> plan = torch.tensor([[[1.0], [2.0], [torch.nan]]])
+        >>> repeat_last_real(torch.tensor([[True, True, False]]), plan).flatten()
+        tensor([1., 2., 2.])
+    """
+    position = torch.arange(mask.shape[-1], device=mask.device)
+    last = position.where(mask, 0).cummax(-1).values  # [..., H]
+    (plan,) = hide_masked(mask, plan)
+    return plan.take_along_dim(last.unsqueeze(-1), -2)
 
 
 class WindowLoss(LossModule):
@@ -86,6 +109,10 @@ class WindowLoss(LossModule):
         self.out_keys = list(self.default_out_keys)
         self._forward_value_estimator_keys()
 
+    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
+        """There is none: the loss regresses on the data's own returns."""
+        raise NotImplementedError(f"{type(self).__name__} learns no value by an estimator")
+
     @property
     def keyword_keys(self) -> list[NestedKey]:
         """The keys of the entries that can be given as tensors: ``in_keys`` and the optional."""
@@ -121,13 +148,11 @@ class WindowLoss(LossModule):
                 real = real & mask
         return real, counted
 
-    def _hide_unknown(self, error: Tensor, tensordict: TensorDictBase) -> Tensor:
-        """The error [..., T, D] of what depends on the next state, 0 where that is not known."""
+    def _known(self, tensordict: TensorDictBase, counted: Tensor, like: Tensor) -> Tensor:
+        """Of the steps that count [..., T] those whose next state, ``like``, is known."""
         key = self.tensor_keys.next_known
         known = tensordict.get(key, None)
-        if known is None:
-            return error
-        return error.where(per_step(known, error, key).unsqueeze(-1), 0.0)
+        return counted if known is None else counted & per_step(known, like, key)
 
     def _reduced(self, error: Tensor, counted: Tensor) -> Tensor:
         """The error [..., T, D] reduced over the steps that count [..., T].

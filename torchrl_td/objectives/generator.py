@@ -97,13 +97,17 @@ class TrajectoryGeneratorLoss(WindowLoss):
         later = self._read(tensordict, "next_observation", "next_returns_to_go")
         real, counted = self._masks(tensordict, now[0])
         observation, returns_to_go = hide_masked(real, *now)
-        next_observation, next_returns = hide_masked(counted, *later)
+        known = self._known(tensordict, counted, later[0])
+        (next_observation,) = hide_masked(known, later[0])
+        (next_returns,) = hide_masked(counted, later[1])
         with self.generator_network_params.to_module(self.generator_network):
             state, returns = self.generator_network.predict_raw(observation, returns_to_go, real)
             state_target, returns_target = self.generator_network.targets(
                 observation, returns_to_go, next_observation, next_returns
             )
-        state_error = self._hide_unknown((state - state_target).square(), tensordict)
+        state_error = (state - state_target).square().where(known.unsqueeze(-1), 0.0)
+        if self.reduction == "sum":  # as many numbers as the returns' error has
+            state_error = state_error.mean(-1, keepdim=True)
         state_error = self._reduced(state_error, counted)
         returns_error = self._reduced((returns - returns_target).square(), counted)
         loss = state_error + returns_error

@@ -87,9 +87,10 @@ class InverseDynamicsLoss(WindowLoss):
         """Computes ``loss_inverse_dynamics`` of a batch of windows, or of steps, of any shape."""
         entries = self._read(tensordict, "observation", "next_observation", "action")
         _, counted = self._masks(tensordict, entries[0])
-        observation, next_observation, action = hide_masked(counted, *entries)
+        known = self._known(tensordict, counted, entries[1])
+        observation, next_observation, action = hide_masked(known, *entries)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
             predicted = self.inverse_dynamics_network.output(observation, next_observation)
         error = action_error(predicted, action, self.inverse_dynamics_network.choices)
-        error = self._hide_unknown(error, tensordict)
+        error = error.where(known.unsqueeze(-1), 0.0)
         return TensorDict({"loss_inverse_dynamics": self._reduced(error, counted)})

@@ -10,9 +10,14 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules import DiffusionRefiner
-from torchrl_td.objectives.common import Reduction, WindowLoss
+from torchrl_td.objectives.common import (
+    Reduction,
+    WindowLoss,
+    hide_masked,
+    repeat_last_real,
+)
 
 
 class DiffusionRefinerLoss(WindowLoss):
@@ -99,6 +104,7 @@ class DiffusionRefinerLoss(WindowLoss):
             reduction,
             create_target_params=delay_refiner,
         )
+        check_whole("horizon", horizon, 2)
         denoising_steps = refiner_network.schedule.denoising_steps
         multiple = getattr(refiner_network.network, "horizon_multiple", 1)
         if horizon % multiple:
@@ -128,12 +134,13 @@ class DiffusionRefinerLoss(WindowLoss):
             raise InputError(
                 f"the windows have {observation.shape[-2]} steps, fewer than horizon={self.horizon}"
             )
-        _, counted = self._masks(tensordict, observation)
-        plan = observation[..., -self.horizon :, :]
-        condition = returns_to_go[..., -self.horizon, :].reshape(-1, 1)
+        real, counted = self._masks(tensordict, observation)
+        real, counted = real[..., -self.horizon :], counted[..., -self.horizon :]
+        plan = repeat_last_real(real, observation[..., -self.horizon :, :])
+        (condition,) = hide_masked(real[..., 0], returns_to_go[..., -self.horizon, :])
         rows = plan.reshape(-1, *plan.shape[-2:])  # [B, H, O]
-        error = self.noise_error(rows, condition, *self._draw(rows)).view_as(plan)
-        counted = counted[..., -self.horizon :].clone()
+        error = self.noise_error(rows, condition.reshape(-1, 1), *self._draw(rows)).view_as(plan)
+        counted = counted & real[..., :1]  # nothing is planned from padding
         counted[..., 0] = False
         return TensorDict({"loss_refiner": self._reduced(error, counted)})
 

@@ -179,10 +179,10 @@ class Trainer:
 
     def read_metrics(self) -> dict[str, float]:
         """Means since they were last read, over the steps and over all processes."""
-        names, values = zip(*self.means.read().items(), strict=True)
-        reduced = self.world.mean(torch.tensor(values, dtype=torch.float64, device=self.device))
-        means = dict(zip(names, reduced.tolist(), strict=True))
-        if self.watch.usual_loss is None:
+        read = self.means.read()
+        values = torch.tensor(list(read.values()), dtype=torch.float64, device=self.device)
+        means = dict(zip(read, self.world.mean(values).tolist(), strict=True))
+        if means and self.watch.usual_loss is None:
             self.watch.usual_loss = sum(v for k, v in means.items() if k.startswith("loss_"))
         return means
 
