@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.modules import MLP
 
-from tests.objectives.cases import B, T, each_loss, make, seeded, window
+from tests.objectives.cases import A, B, O, T, each_loss, make, seeded, window
+from torchrl_td.modules import InverseDynamics, TrajectoryGenerator
+from torchrl_td.networks import TrajectoryTransformer
+from torchrl_td.objectives import InverseDynamicsLoss, TrajectoryGeneratorLoss
 
 RENAMED = {
     "observation": ("agent", "state"),
@@ -51,6 +55,18 @@ def test_renamed_and_nested_keys(name: str) -> None:
     assert set(loss.in_keys) == {RENAMED[k] for k in accepted - {"mask"}}
     moved = TensorDict({RENAMED[k]: td[STANDARD[k]] for k in accepted}, batch_size=[B, T])
     assert torch.equal(seeded(loss, moved)[key], want)
+
+
+def test_keys_follow_the_modules_own() -> None:
+    """As TorchRL's losses read what their networks read."""
+    network = MLP(2 * O, A, num_cells=(8,))
+    keys = (("agent", "state"), ("next", "agent", "state"))
+    loss = InverseDynamicsLoss(InverseDynamics(network, in_keys=keys, out_keys=["move"]))
+    assert loss.in_keys == [*keys, "move"]
+    transformer = TrajectoryTransformer(O, T, width=16, layers=1, heads=2)
+    module = TrajectoryGenerator(transformer, in_keys=[("agent", "state"), "asked"])
+    later = [("next", "agent", "state"), ("next", "asked")]
+    assert TrajectoryGeneratorLoss(module).in_keys == [("agent", "state"), "asked", *later]
 
 
 @each_loss

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.utils import NestedKey
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
@@ -90,6 +90,10 @@ class WindowLoss(LossModule):
     """Names of the keys that a window may lack, and that are not among ``in_keys``."""
     default_out_keys: ClassVar[tuple[str, ...]] = ()
     """The entries written, the loss first."""
+    module_reads: ClassVar[tuple[str | None, ...]] = ()
+    """Names of the keys that are at first the module's ``in_keys``; ``None`` for one apart."""
+    module_writes: ClassVar[str | None] = None
+    """Name of the key that is at first the module's first ``out_keys``."""
 
     def __init__(
         self,
@@ -107,7 +111,19 @@ class WindowLoss(LossModule):
         self.reduction = reduction
         self.convert_to_functional(network, name, create_target_params=create_target_params)
         self.out_keys = list(self.default_out_keys)
-        self._forward_value_estimator_keys()
+        self.set_keys(**self._keys_of(network))
+
+    def _keys_of(self, network: Any) -> dict[str, NestedKey]:
+        """The module's own keys by name, and those of what follows under ``"next"``."""
+        pairs = zip(self.module_reads, network.in_keys, strict=False)
+        keys = {name: unravel_key(key) for name, key in pairs if name is not None}
+        accepted = {field.name for field in fields(self._AcceptedKeys)}
+        for name, key in list(keys.items()):
+            if f"next_{name}" in accepted:
+                keys.setdefault(f"next_{name}", unravel_key(("next", key)))
+        if self.module_writes is not None:
+            keys[self.module_writes] = network.out_keys[0]
+        return keys
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
         """There is none: the loss regresses on the data's own returns."""

@@ -63,6 +63,7 @@ class PlanCriticLoss(WindowLoss):
 
     default_keys = _AcceptedKeys
     default_out_keys = ("loss_critic",)
+    module_reads = ("observation", "action")
 
     critic_network: PlanCritic
     critic_network_params: TensorDictParams

@@ -76,6 +76,7 @@ class TrajectoryGeneratorLoss(WindowLoss):
 
     default_keys = _AcceptedKeys
     default_out_keys = ("loss_generator", "state_error", "returns_error")
+    module_reads = ("observation", "returns_to_go", "mask")
 
     generator_network: TrajectoryGenerator
     generator_network_params: TensorDictParams

@@ -69,6 +69,7 @@ class InverseDynamicsLoss(WindowLoss):
 
     default_keys = _AcceptedKeys
     default_out_keys = ("loss_inverse_dynamics",)
+    module_reads, module_writes = ("observation", "next_observation"), "action"
 
     inverse_dynamics_network: InverseDynamics
     inverse_dynamics_network_params: TensorDictParams

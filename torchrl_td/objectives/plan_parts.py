@@ -67,6 +67,7 @@ class PlanGeneratorLoss(WindowLoss):
 
     default_keys = _AcceptedKeys
     default_out_keys = ("loss_generator",)
+    module_reads = ("observation", "returns_to_go")
 
     generator_network: PlanGenerator
     generator_network_params: TensorDictParams
@@ -158,6 +159,7 @@ class PlanInverseDynamicsLoss(WindowLoss):
 
     default_keys = _AcceptedKeys
     default_out_keys = ("loss_inverse_dynamics",)
+    module_writes = "action"
 
     inverse_dynamics_network: PlanInverseDynamics
     inverse_dynamics_network_params: TensorDictParams

@@ -109,6 +109,7 @@ class PlanValueLoss(WindowLoss):
     default_keys = _AcceptedKeys
     optional_keys = (*WindowLoss.optional_keys, "outcome", "members", "scored")
     default_out_keys = ("loss_plan_value", "value_error", "outcome_error")
+    module_reads = ("observation",)
 
     plan_value_network: PlanValue
     plan_value_network_params: TensorDictParams

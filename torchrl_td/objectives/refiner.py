@@ -83,6 +83,7 @@ class DiffusionRefinerLoss(WindowLoss):
 
     default_keys = _AcceptedKeys
     default_out_keys = ("loss_refiner",)
+    module_reads = (None, "returns_to_go")
 
     refiner_network: DiffusionRefiner
     refiner_network_params: TensorDictParams

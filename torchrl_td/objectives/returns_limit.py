@@ -58,6 +58,7 @@ class ReturnsLimitLoss(WindowLoss):
 
     default_keys = _AcceptedKeys
     default_out_keys = ("loss_returns_limit",)
+    module_reads = ("observation",)
 
     limit_network: ReturnsLimit
     limit_network_params: TensorDictParams
