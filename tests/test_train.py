@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.envs import GymEnv, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs import GymEnv, GymWrapper, SerialEnv, StepCounter, TransformedEnv
 
 from tests import small_envs
 from tests.settings import TINY_RUN
@@ -194,6 +194,20 @@ def test_functions_of_one_name_make_environments_of_two() -> None:
     register_factory("own/<lambda>", gym_pendulum)
     assert free_name("own/<lambda>", gym_pendulum) == "own/<lambda>"
     assert free_name("own/<lambda>", torchrl_pendulum) == "own/<lambda>-2"
+
+
+def integers() -> GymWrapper:
+    return GymWrapper(gymnasium.make("Integers-v0"))
+
+
+def test_whole_numbers_of_an_environment_are_floats() -> None:
+    small_envs.register()
+    name = register_factory("own/integers", integers)
+    assert not integers().observation_spec["observation"].dtype.is_floating_point
+    task = TaskConfig(name="integers", env=name, max_episode_steps=STEPS)
+    with opened(make_base_env(task)) as env:
+        assert env.rollout(3)["next", "observation"].dtype == torch.float32
+        env.check_env_specs()
 
 
 def _picture() -> gymnasium.Env:

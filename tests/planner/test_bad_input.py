@@ -113,7 +113,7 @@ def test_integer_observation(make_actor: Build, make_step):
     actor = make_actor()
     step = make_step(actor)
     step["observation"] = torch.zeros(3, 6, dtype=torch.int64)
-    refuse(actor, step, "torch.int64", "DoubleToFloat")
+    refuse(actor, step, "torch.int64", "DTypeCastTransform(torch.int64, torch.float32")
 
 
 def test_reset_flag_that_is_no_flag(make_actor: Build, make_step):

@@ -115,8 +115,8 @@ def check_floats(key: NestedKey, value: Tensor, unread: Tensor | None = None) ->
     """
     if not value.is_floating_point():
         raise InputError(
-            f"{key!r} is {value.dtype}, but a float is needed; append DoubleToFloat() or "
-            f"ObservationNorm(...) to the environment"
+            f"{key!r} is {value.dtype}, but a float is needed; append to the environment "
+            f"DTypeCastTransform({value.dtype}, torch.float32, in_keys=[{key!r}])"
         )
     # The sum first, for it is the faster check; it may overflow where every value is finite.
     if _readable(value) and not math.isfinite(value.sum()):

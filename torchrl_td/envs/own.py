@@ -13,6 +13,7 @@ from torchrl.envs import (
     CatTensors,
     Compose,
     DoubleToFloat,
+    DTypeCastTransform,
     EnvBase,
     StepCounter,
     TransformedEnv,
@@ -107,11 +108,14 @@ def flat_torchrl_env(
     keys = named_keys(task.observation_keys) or ["observation"]
     for key in keys:
         _check_entry(env.observation_spec, key, f"environment {task.env!r}")
-    transforms: list[Any] = (
-        []
-        if keys == ["observation"]
-        else [CatTensors(keys, "observation", del_keys=False, sort=False)]
-    )
+    types = {key: env.observation_spec[key].dtype for key in keys}
+    transforms: list[Any] = [
+        DTypeCastTransform(dtype, torch.float32, in_keys=[key])
+        for key, dtype in types.items()
+        if not dtype.is_floating_point
+    ]
+    if keys != ["observation"]:
+        transforms.append(CatTensors(keys, "observation", del_keys=False, sort=False))
     limited = [*transforms, DoubleToFloat(), StepCounter(max_steps=task.max_episode_steps)]
     out = TransformedEnv(env.to(device), Compose(*limited))
     if seed is not None:
