@@ -16,10 +16,12 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import GymEnv, GymWrapper, SerialEnv, StepCounter, TransformedEnv
 
 from tests import small_envs
-from tests.settings import TINY_RUN
+from tests.settings import TINY_RUN, composed
 from torchrl_td import InputError, TDPlannerActor, load_episodes, train
 from torchrl_td.config import TaskConfig
-from torchrl_td.envs import free_name, make_base_env, make_env, opened, register_factory
+from torchrl_td.envs import free_name, make_base_env, make_env, opened, own, register_factory
+from torchrl_td.experiment.cli import evaluate_checkpoint
+from torchrl_td.experiment.run import run
 
 STEPS = 12
 TINY = (*(word for word in TINY_RUN if not word.startswith("task.")), "task.horizon=8")
@@ -90,6 +92,21 @@ def test_trains_and_plays(
     task = TaskConfig(name="own", env=trained.results["environment"], max_episode_steps=STEPS)
     with opened(make_env(task, 2, primer=trained.actor.make_tensordict_primer())) as batch:
         assert batch.rollout(4, trained.actor)["action"].shape == (2, 4, 1)
+
+
+def test_a_run_of_data_and_function_goes_on_where_both_are_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, folder = walks("Pendulum-v1"), tmp_path / "run"
+    train(data, gym_pendulum, settings=[*TINY, "training.stop_after=2"], output_dir=folder)
+    assert not (folder / "results.json").exists()
+    with pytest.raises(InputError, match=r"torchrl_td\.train: to continue it call that again"):
+        run(composed(*TINY, f"resume={folder}"), [f"resume={folder}"])
+    trained = train(data, gym_pendulum, settings=[*TINY, "resume=auto"], output_dir=folder)
+    assert trained.results["results"] and (folder / "results.json").exists()
+    monkeypatch.setattr(own, "_FACTORIES", {})  # as in another process
+    with pytest.raises(InputError, match=r"register_factory\('own/gym_pendulum', function\)"):
+        evaluate_checkpoint([f"checkpoint={folder}", "device=cpu"])
 
 
 def test_a_dict_observation_and_no_environment(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from torchrl_td.data.keys import named_keys, observation_keys, torchrl_key
 from torchrl_td.data.robotics import register_robotics
 from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.envs.gym_wrappers import EpisodeStart, ExactGoal, StepReport
-from torchrl_td.envs.own import built_anew, factory_of, flat_torchrl_env, made
+from torchrl_td.envs.own import OF_FUNCTIONS, built_anew, factory_of, flat_torchrl_env, made
 from torchrl_td.envs.workers import in_worker, start_quiet_tracker
 from torchrl_td.errors import InputError, first_line
 
@@ -76,10 +76,17 @@ def make_gym_env(
         env = gymnasium.make(task.env, max_episode_steps=task.max_episode_steps, **kwargs)
     except Exception as error:
         reason = first_line(error)
-        raise InputError(
-            f"cannot build environment {task.env!r} of task {task.name!r}: {reason}; check "
-            f"task.env, task.env_kwargs and that its package is installed "
+        remedy = (
+            f"check task.env, task.env_kwargs and that its package is installed "
             f"({install('robotics')})"
+        )
+        if task.env.startswith(OF_FUNCTIONS):
+            remedy = (
+                f"it was made by a function given to torchrl_td.train, which has to be named here "
+                f"anew: torchrl_td.envs.register_factory({task.env!r}, function)"
+            )
+        raise InputError(
+            f"cannot build environment {task.env!r} of task {task.name!r}: {reason}; {remedy}"
         ) from error
     # The mazes leave the model file they were built from in the temporary folder.
     model_file = getattr(env.unwrapped, "tmp_xml_file_path", None)

@@ -27,6 +27,9 @@ from torchrl_td.errors import InputError, first_line
 Factory = Callable[[], Any]
 """Makes a Gymnasium or a TorchRL environment."""
 
+OF_FUNCTIONS = "own/"
+"""What the names begin with that :func:`torchrl_td.train` gives."""
+
 _FACTORIES: dict[str, Factory] = {}
 
 

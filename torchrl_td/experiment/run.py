@@ -30,6 +30,9 @@ from torchrl_td.experiment.run_folder import record_start, run_folder
 from torchrl_td.experiment.signals import stop_signals
 from torchrl_td.training.distributed import World, joined, local_device
 
+IN_MEMORY = "python"
+"""What settings call data that is handed over in Python."""
+
 
 def run(
     config: Config,
@@ -86,6 +89,11 @@ def _session(
     start: Start | None,
 ) -> Session:
     source: Any = config.dataset.source if data is None else data
+    if data is None and source == IN_MEMORY:
+        raise InputError(
+            "the run's data was handed to torchrl_td.train: to continue it call that again, with "
+            "settings=['resume=auto']"
+        )
     episodes, identity = load_with_identity(
         source,
         observation_keys=named_keys(config.task.observation_keys),

@@ -23,10 +23,11 @@ from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import SourceInfo, source_info
 from torchrl_td.data.task_file import write_task
 from torchrl_td.envs import free_name, register_factory
+from torchrl_td.envs.own import OF_FUNCTIONS
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.experiment.cli import explain
-from torchrl_td.experiment.run import run
+from torchrl_td.experiment.run import IN_MEMORY, run
 
 Data: TypeAlias = str | InMemory
 Environment: TypeAlias = str | Callable[[], Any]
@@ -68,7 +69,8 @@ def train(
             slash; None for the documented order.
         settings: words as on the command line, such as ``"training.steps=2000"`` or
             ``"preset=small"``.
-        output_dir: the run's folder, which must not hold a run yet.
+        output_dir: the run's folder, which must not hold a run yet, unless ``"resume=auto"`` among
+            the settings continues the one that is there.
 
     Raises:
         InputError: for anything the user can mend, in one line.
@@ -114,7 +116,7 @@ def _settings(
     """The settings that the data suggests, with the caller's words over them."""
     name = _name(env)
     episodes = load_episodes(data, observation_keys=named_keys(observation_keys))
-    info, source = SourceInfo(), "python"
+    info, source = SourceInfo(), IN_MEMORY
     if isinstance(data, str):
         info, source = source_info(data), data
     spec = gymnasium.registry.get(name or "")
@@ -144,5 +146,5 @@ def _name(env: Environment | None) -> str | None:
             f"env is a {type(env).__name__}; give a Gymnasium id or a function that makes the "
             f"environment, of which evaluation makes several"
         )
-    name = f"own/{getattr(env, '__name__', type(env).__name__)}"
+    name = f"{OF_FUNCTIONS}{getattr(env, '__name__', type(env).__name__)}"
     return register_factory(free_name(name, env), env)
