@@ -16,12 +16,22 @@ from typing import Any
 import pytest
 import torch
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import MLP
 
 from tests.planner.helpers import Build, act, assert_same_plans
-from torchrl_td import InputError, TDPlannerActor
+from torchrl_td import InputError, Normalizer, TDPlannerActor
 from torchrl_td.data.cache import cache_root
 from torchrl_td.inference import fingerprint, modes, openvino_planner
 from torchrl_td.inference.program_cache import load_program, store_program
+from torchrl_td.modules import (
+    DiffusionRefiner,
+    NoiseSchedule,
+    PlanGenerator,
+    PlanInverseDynamics,
+    TrajectoryPlanner,
+)
+from torchrl_td.modules.plan_parts import Ensemble
+from torchrl_td.networks import PlanDenoiser
 
 pytestmark = pytest.mark.skipif(not openvino_planner.openvino_installed(), reason="needs OpenVINO")
 SMALL = {"horizon": 4, "layers": 1}
@@ -74,6 +84,28 @@ def test_plans_are_the_same(make_actor: Build, make_step, settings, batch: int):
     fast.planner.plan = fast.planner.replan = refuse
     assert_same_plans(act(fast, step), act(plain, step))
     assert fast.compiled_mode == "openvino"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("actions", [1, 2])
+def test_ensembles_act_the_same(make_step, actions: int, batch: int):
+    """Of one number, too, where OpenVINO once took the mean along another axis."""
+    scale = torch.ones(4, 3)
+    generator = Ensemble([MLP(3 + 1, 3 * 3, num_cells=[8]) for _ in range(3)])
+    inverse = Ensemble([MLP(3 + 2 * 3 + 1, actions, num_cells=[8]) for _ in range(3)])
+    planner = TrajectoryPlanner(
+        PlanGenerator(generator, scale),
+        DiffusionRefiner(PlanDenoiser(3, 4, (8,)), NoiseSchedule(), refine_steps=1),
+        PlanInverseDynamics(inverse, scale),
+        horizon=4,
+    )
+    actor = TDPlannerActor(planner, Normalizer(torch.zeros(3), torch.ones(3), 100.0))
+    step = make_step(actor, (batch,))
+    expected = act(actor, step)
+    actor.compile("openvino")
+    assert_same_plans(act(actor, step), expected)
+    actor.planner.plan = refuse
+    assert_same_plans(act(actor, step), expected)
 
 
 @pytest.mark.parametrize("change", ["in place", "replaced", "setting"])

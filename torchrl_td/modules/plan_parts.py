@@ -167,7 +167,9 @@ class PlanInverseDynamics(KeyedModule):
 
     def output(self, plan: Tensor, condition: Tensor) -> Tensor:
         """The action [..., A], or the scores of choices."""
-        return self.members(plan, condition).mean(-2)
+        members = self.members(plan, condition)
+        # Counted from the front: OpenVINO takes another axis for -2 where an action is one number.
+        return members.mean(members.ndim - 2)
 
     def members(self, plan: Tensor, condition: Tensor) -> Tensor:
         """Each network's action, or scores of choices, [..., M, A]."""
