@@ -159,6 +159,12 @@ def _walk(**changed: Any) -> list[dict[str, Any]]:
         ([], "it holds no trajectories"),
         (["walk"], "trajectory 0 is a str; give mappings of arrays"),
         (_walk(actions=None), "trajectory 0 has no 'actions', only observations, rewards"),
+        (_walk(rewards=np.ones((4, 2))), r"have shapes \[4, 1\] and \[4, 2\]; a step has one rew"),
+        (_walk(actions=np.ones((0, 1)), rewards=np.ones(0)), r"have shapes \[0, 1\] and \[0\]"),
+        (
+            [TensorDict(a=torch.ones(4), batch_size=[4])],
+            "0 is a TensorDict; give one of all",
+        ),
         (_walk(rewards=np.ones(3)), "rewards has 3 rows where there are 4 actions"),
         (_walk(terminals=[0, 1, 0, 1]), "terminals mark another step than the last of 4"),
         (_walk(timeouts=[0, 1, 0, 1]), "timeouts mark another .* give the mapping itself"),

@@ -148,6 +148,10 @@ def test_parts_join_seamlessly(
         ("Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse.hdf5", 700),
         ("antmaze-large-play-v2", 1000),
         ("mine.hdf5", None),
+        ("pendulum.hdf5", None),
+        ("doorman_human.hdf5", None),
+        ("Ant_maze_u-maze_noisy_multistart_True.hdf5", 700),
+        ("ant-expert-v2", 1000),
     ],
 )
 def test_step_limits_by_name(name: str, limit: int | None) -> None:

@@ -11,6 +11,7 @@ import minari
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 
 from tests import small_envs
 from torchrl_td.config import TaskConfig
@@ -30,6 +31,25 @@ def record(dataset_id: str, steps: int = 60, env: Any = None, **settings: Any) -
         return record_dataset(env, dataset_id, policy, steps, progress=False, **settings)
     finally:
         env.close()
+
+
+def pendulum(kind: Any = None) -> gymnasium.Env:
+    """Pendulum, whatever it is told."""
+    return PendulumEnv()
+
+
+@pytest.mark.parametrize("settings", [{}, {"kind": np.float32}], ids=["class", "setting"])
+def test_an_environment_that_no_file_can_name(settings: dict[str, Any]) -> None:
+    """Registered by what is no text, or with a setting that JSON has no word for."""
+    made_by = f"{__name__}:pendulum" if settings else pendulum
+    gymnasium.register("Nameless-v0", made_by, max_episode_steps=25, kwargs=settings)
+    try:
+        env = gymnasium.make("Nameless-v0")
+        assert (
+            len(load_episodes("minari:" + record(f"test/nameless-v{len(settings)}", env=env))) >= 60
+        )
+    finally:
+        del gymnasium.registry["Nameless-v0"]
 
 
 def test_what_was_played_is_what_is_loaded() -> None:

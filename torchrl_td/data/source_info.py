@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from torchrl_td.data.sources.d4rl import first_that_fits
 from torchrl_td.data.sources.minari_metadata import dataset_metadata
 
-# D4RL's reference returns (minimum, maximum), by the beginning of a dataset's name.
+# D4RL's reference returns (minimum, maximum), by the first words of a dataset's name.
 D4RL_REFERENCES: dict[str, tuple[float, float]] = {
     "hopper": (-20.272305, 3234.3),
     "halfcheetah": (-280.178953, 12135.0),
@@ -69,11 +69,8 @@ def source_info(source: str) -> SourceInfo:
     if kind == "minari":
         return _minari_info(name)
     if kind == "d4rl":
-        # What a path's last part begins with tells the task; D4RL's actions are in [-1, 1].
-        stem = re.split(r"[/\\]", name)[-1].lower().replace("_", "-")
-        for prefix, (low, high) in D4RL_REFERENCES.items():
-            if stem.startswith(prefix):
-                return SourceInfo(ref_min_score=low, ref_max_score=high)
+        low, high = first_that_fits(name, D4RL_REFERENCES) or (None, None)
+        return SourceInfo(ref_min_score=low, ref_max_score=high)
     return SourceInfo()
 
 

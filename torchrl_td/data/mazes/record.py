@@ -216,7 +216,7 @@ def write_dataset(
     played: dict[str, Any] = {"env": env}
     try:
         _ = env.spec and env.spec.to_json()
-    except ValueError:  # registered with a class in place of its name: no file can name it
+    except (ValueError, TypeError):  # registered with what no file can name, such as a class
         played = {"observation_space": env.observation_space, "action_space": env.action_space}
     buffers = [EpisodeBuffer(id=i, infos=None, **episode) for i, episode in enumerate(episodes)]
 

@@ -7,10 +7,10 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -31,16 +31,18 @@ _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
 _TIMEOUT = 30.0  # seconds without a byte before a download is given up
 
-# D4RL's step limits, by how the name of an id or file begins; the first that fits counts.
+T = TypeVar("T")
+
+# D4RL's step limits, by the first words of an id's or file's name; the first that fits counts.
 STEP_LIMITS: dict[str, int] = {
     "hopper": 1000,
     "halfcheetah": 1000,
     "walker2d": 1000,
     "ant-maze-u": 700,
     "ant-maze": 1000,
-    "antmaze-u": 700,
+    "antmaze-umaze": 700,
     "antmaze": 1000,
-    "ant-": 1000,
+    "ant": 1000,
     "maze2d-umaze": 300,
     "maze2d-medium": 600,
     "maze2d-large": 800,
@@ -110,8 +112,22 @@ def step_limit(name: str) -> int | None:
     >>> step_limit("hopper-medium-v0"), step_limit("data/door-v0_demos_clipped.hdf5")
     (1000, 200)
     """
+    return first_that_fits(name, STEP_LIMITS)
+
+
+def first_that_fits(name: str, known: Mapping[str, T]) -> T | None:
+    """What is known by the first words of the name of a dataset or file, or None.
+
+    >>> first_that_fits("data/pen_human.hdf5", {"pen": 1}), first_that_fits("pendulum", {"pen": 1})
+    (1, None)
+    """
     stem = re.split(r"[/\\]", name)[-1].lower().replace("_", "-")
-    return next((limit for start, limit in STEP_LIMITS.items() if stem.startswith(start)), None)
+    fitting = (
+        value
+        for start, value in known.items()
+        if stem.startswith(start) and not stem[len(start) : len(start) + 1].isalpha()
+    )
+    return next(fitting, None)
 
 
 def datasets_folder() -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 
 from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
@@ -115,9 +115,16 @@ def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Step
     """One trajectory's."""
     if not isinstance(trajectory, Mapping):
         raise InputError(f"{name} is a {type(trajectory).__name__}; give mappings of arrays")
+    if isinstance(trajectory, TensorDictBase):
+        raise InputError(f"{name} is a {type(trajectory).__name__}; give one of all, by torch.cat")
     found = _found(trajectory, name, ["observations", "actions", "rewards"])
     action, reward = (_tensor(found[key]) for key in ("actions", "rewards"))
     count = len(action)
+    if not count or reward.numel() != len(reward):
+        raise InputError(
+            f"{name}: actions and rewards have shapes {list(action.shape)} and "
+            f"{list(reward.shape)}; a step has one reward, and a trajectory a step"
+        )
     observation = _observation(found["observations"], keys, name, "observations")
     following = observation[1:]
     if found["next_observations"] is not None:
@@ -127,7 +134,7 @@ def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Step
     observation = observation[: count if len(observation) == count + 1 else None]
     lengths = {"observations": observation, "next_observations": following, "rewards": reward}
     for key, value in lengths.items():
-        if len(value) != count or not count:
+        if len(value) != count:
             raise InputError(f"{name}: {key} has {len(value)} rows where there are {count} actions")
     terminated = torch.zeros(count, dtype=torch.bool)
     for key in ("terminals", "timeouts"):
