@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from torchrl_td.config import CONFIGS, Config, check_config
 
@@ -38,7 +39,12 @@ TINY_RUN = (
 )
 
 
+def raw_composed(*words: str) -> DictConfig:
+    """What hydra makes of these words on the command line."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("td_offline", overrides=list(words))
+
+
 def composed(*words: str) -> Config:
     """The checked settings that these words on the command line make."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return check_config(compose("td_offline", overrides=list(words)))
+    return check_config(raw_composed(*words))

@@ -12,11 +12,12 @@ import minari
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from tests.settings import PRESETS, TASKS, composed
+from tests.settings import PRESETS, TASKS, composed, raw_composed
 from tests.tiny import tiny_actor
-from torchrl_td.config import Config, check_config, override_config, to_dict
+from torchrl_td.config import CONFIGS, Config, check_config, override_config, to_dict
 from torchrl_td.data import check_matches_env, load_episodes
 from torchrl_td.data.source_info import D4RL_REFERENCES
 from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
@@ -256,3 +257,29 @@ def test_d4rls_own_file_fits_its_task() -> None:
     # What the planner is asked for is about the best that there is.
     returns = episodes["returns_to_go"][:, 0]
     assert 0.3 < float(returns.max()) / settings.target_return < 1.5
+
+
+@pytest.mark.parametrize(
+    "file", [f"algorithm/{p.stem}" for p in sorted(CONFIGS.glob("algorithm/*.yaml"))]
+)
+def test_all_that_an_algorithm_s_file_says_holds(file: str) -> None:
+    """`evaluation.deterministic: false` of two baselines was overridden in silence."""
+    group, name = file.split("/")
+    made = raw_composed(f"{group}={name}")
+    said = OmegaConf.merge(made, OmegaConf.load(CONFIGS / f"{file}.yaml"))
+    assert OmegaConf.to_container(made, resolve=True) == OmegaConf.to_container(said, resolve=True)
+
+
+def test_a_task_s_file_may_say_anything(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task/mine.yaml").write_text(
+        "# @package _global_\n"
+        "task: {name: mine, env: Pendulum-v1}\n"
+        "dataset: {source: 'd4rl:a.hdf5'}\n"
+        "seed: 7\nevaluation: {episodes: 3, target_return: -100}\n"
+    )
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "task=mine")
+    config = composed(*words)
+    assert (config.seed, config.evaluation.episodes) == (7, 3)
+    assert config.evaluation.target_return == -100
+    assert composed(*words, "evaluation.episodes=5").evaluation.episodes == 5
