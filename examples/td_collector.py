@@ -6,7 +6,8 @@
 
 Without a checkpoint a tiny untrained planner plays PointMaze, to show how the parts fit.
 Words: checkpoint=, workers= (processes), frames= (steps in all), seed=, output= (a folder the
-buffer is saved to) and, with a checkpoint, any setting under planner.
+buffer is saved to) and, with a checkpoint, env= (another environment than its run's) and any
+setting under planner.
 """
 
 from __future__ import annotations
@@ -41,7 +42,14 @@ from torchrl_td.modules import (
 )
 from torchrl_td.networks import TemporalUNet, TrajectoryTransformer
 
-DEFAULTS: dict[str, Any] = {"checkpoint": "", "workers": 2, "frames": 1200, "seed": 0, "output": ""}
+DEFAULTS: dict[str, Any] = {
+    "checkpoint": "",
+    "workers": 2,
+    "frames": 1200,
+    "seed": 0,
+    "output": "",
+    "env": "",
+}
 
 
 def td_collector() -> None:
@@ -50,9 +58,10 @@ def td_collector() -> None:
         return
     options, overrides = read_words(sys.argv[1:])
     if options["checkpoint"]:
-        task, actor = trained(options["checkpoint"], overrides)
-    elif overrides:
-        raise InputError(f"{', '.join(overrides)} need a checkpoint=; the default planner is fixed")
+        task, actor = trained(options["checkpoint"], options["env"] or None, overrides)
+    elif overrides or options["env"]:
+        given = ", ".join([*overrides, *(["env"] if options["env"] else [])])
+        raise InputError(f"{given} need a checkpoint=; the default planner is fixed")
     else:
         task, actor = untrained()
     workers, frames = options["workers"], options["frames"]
@@ -93,9 +102,11 @@ def make_environment(task: TaskConfig, seed: int) -> EnvBase:
     return env
 
 
-def trained(checkpoint: str, overrides: dict[str, Any]) -> tuple[TaskConfig, TDPlannerActor]:
+def trained(
+    checkpoint: str, env: str | None, overrides: dict[str, Any]
+) -> tuple[TaskConfig, TDPlannerActor]:
     """The planner of a training run and its task."""
-    task, _ = checkpoint_task(checkpoint)
+    task, task.target_return = checkpoint_task(checkpoint, env)
     return task, TDPlannerActor.from_checkpoint(checkpoint, **overrides)
 
 

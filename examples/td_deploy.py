@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 Model = Callable[[dict[str, Any]], list[np.ndarray]]
-TOLERANCE = 1e-3  # of an action, in its own units; single precision's rounding stays far below
+TOLERANCE = (
+    1e-3  # of an action, or share of one above 1; single precision's rounding stays far below
+)
 
 
 def openvino_model(path: Path, threads: int, precision: str, cache: Path | None) -> Model:
@@ -61,6 +63,19 @@ def torch_model(path: Path, threads: int, precision: str, cache: Path | None) ->
     return run
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """What ``planner.json`` says, if it and the models that it names are whole."""
+    try:
+        about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))
+        ending = {"openvino": "xml", "torch": "pt2"}[about["format"]]
+        missing = [way for way in about["models"] if not (folder / f"{way}.{ending}").is_file()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"error: cannot read {folder}/planner.json ({error!r}); export the planner anew")
+    if missing:
+        sys.exit(f"error: {folder} lacks {missing[0]}.{ending}; export the planner anew")
+    return about
+
+
 class ExportedPlanner:
     """Acts in a batch of environments, whose histories and plans it keeps.
 
@@ -79,7 +94,7 @@ class ExportedPlanner:
         cache: Path | None = None,
     ) -> None:
         folder = Path(folder)
-        self.about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))
+        self.about = read_about(folder)
         load, ending = {"openvino": (openvino_model, "xml"), "torch": (torch_model, "pt2")}[
             self.about["format"]
         ]
@@ -165,15 +180,19 @@ class ExportedPlanner:
 
 
 def difference_from_actor(planner: ExportedPlanner) -> float:
-    """The largest difference of an action from those that the actor took when it was exported."""
+    """The largest difference of an action from those that the actor took when it was exported.
+
+    Of actions larger than 1, as a share of the largest.
+    """
     planner.forget()
-    largest = 0.0
+    largest, unit = 0.0, 1.0
     for step, check in enumerate(planner.about["checks"]):
+        unit = max(unit, float(np.abs(check["action"]).max()))
         observation, target = np.array(check["observation"]), np.array(check["target_return"])
         out = planner.act(observation, target, np.full(target.shape, step == 0), noisy=False)
         largest = max(largest, float(np.abs(out["action"] - np.array(check["action"])).max()))
     planner.forget()
-    return largest
+    return largest / unit
 
 
 def control(planner: ExportedPlanner, rate: float, steps: int, target: float) -> np.ndarray:
@@ -218,8 +237,10 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.folder / "planner.json").is_file():
         parser.error(f"{options.folder} holds no planner.json; actor.export(...) writes it")
-    if options.rate <= 0 or options.steps < 1:
-        parser.error("--rate is to be above 0, and --steps 1 or more")
+    if not options.rate > 0 or options.steps < 1 or options.threads < 1:
+        parser.error("--rate is to be above 0, --steps and --threads 1 or more")
+    if not np.isfinite(options.target):
+        parser.error("--target is to be a finite number")
     planner = ExportedPlanner(options.folder, options.threads, options.precision, options.cache)
     difference = difference_from_actor(planner)
     print(f"largest difference from the actor's own actions: {difference:.1e}")

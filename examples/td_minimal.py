@@ -121,14 +121,21 @@ def play(actor: td.TDPlannerActor, target_return: float, episodes: int) -> float
     return torch.stack([r["next", "episode_reward"][-1] for r in rollouts]).mean().item()
 
 
+def count(text: str) -> int:
+    """A whole number of 1 or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> float:
     """Records, trains and plays; gives the planner's mean return."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2000, help="optimisation steps")
-    parser.add_argument("--recorded", type=int, default=60, help="episodes learned from")
-    parser.add_argument("--episodes", type=int, default=5, help="episodes played")
+    parser.add_argument("--steps", type=count, default=2000, help="optimisation steps")
+    parser.add_argument("--recorded", type=count, default=60, help="episodes learned from")
+    parser.add_argument("--episodes", type=count, default=5, help="episodes played")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
 

@@ -13,7 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.settings import CONFIGS, composed
+from torchrl_td.commands.offline import several_runs
 from torchrl_td.config import Config
+from torchrl_td.demo import CHECKPOINT
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import cli
 from torchrl_td.experiment.cli import evaluate_checkpoint, explain, job, main, print_results, stop
@@ -58,10 +60,21 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
         ("training.patience=2", "training.patience=2 needs training.evaluate_every"),
         ("planner.candidates=4", "planner.candidates=4 needs critic.enabled=true"),
         ("task.horizon=1", "task.horizon=1; allowed is from 2 to 4096"),
+        ("=5", "is not of the form key=value"),
+        ("init_normalizer=fit", "init_normalizer=fit is of weights to start from; give init_from="),
     ],
 )
 def test_wrong_words(word: str, says: str, capsys: pytest.CaptureFixture) -> None:
     assert says in complaint(capsys, word)
+
+
+def test_one_folder_for_several_runs_is_refused_before_the_first() -> None:
+    """The first alone got it, and the second failed when the first was done."""
+    for words in (["-m", "seed=0,1", "output_dir=x"], ["output_dir=x", "--multirun"]):
+        with pytest.raises(InputError, match="output_dir=x is one folder for several runs"):
+            several_runs(words)
+    for words in (["-m", "output_dir=runs/s${seed}"], ["-m", "output_dir=a,b"], ["output_dir=x"]):
+        several_runs(words)
 
 
 def test_hydras_own_settings_are_left_to_hydra() -> None:
@@ -217,6 +230,7 @@ def test_a_file_that_is_no_yaml_is_named_in_one_line(
         (["checkpoint=x", "task.horizon=16"], r"'task\.horizon' cannot be changed .* task\.env,"),
         (["checkpoint=x", "task.env_kwarg=1"], r"'task\.env_kwarg' cannot be changed"),
         (["checkpoint=x", "env=1"], "'env' cannot be changed"),
+        (["checkpoint={demo}", "evaluation.episodes=0"], "plays nothing; give how many"),
         (["checkpoint=x", "output=."], r"cannot write output=\.: it is a folder"),
         (
             ["checkpoint=x", f"output={__file__}/x.json"],
@@ -226,7 +240,7 @@ def test_a_file_that_is_no_yaml_is_named_in_one_line(
 )
 def test_wrong_words_of_evaluation(words: list[str], says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
-        evaluate_checkpoint(words)
+        evaluate_checkpoint([word.format(demo=CHECKPOINT) for word in words])
     assert "\n" not in str(caught.value)
 
 

@@ -22,6 +22,7 @@ from torchrl_td.data import Normalizer, observation_keys
 from torchrl_td.envs import make_base_env
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import preflight
+from torchrl_td.experiment import run as run_module
 from torchrl_td.experiment.run import run
 from torchrl_td.training.trainer import Trainer
 
@@ -110,6 +111,32 @@ def test_a_return_that_the_data_does_not_show(
     preflight.check_playable(model, config, env, {"return_mean": 300.0, "return_best": 400.0})
     assert len(said) == (says is not None)
     assert says is None or (says in said[0] and f"target_return={asked:g}" in said[0])
+
+
+@pytest.mark.parametrize("unit", [1.0, 180 / 3.14159])
+def test_data_in_other_units_is_told(unit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the data is times 57, as if its angles were all of it, in degrees."""
+    config = composed("task=zoo/hopper/medium", "algorithm=bc", "algorithm.hidden_dims=[8]")
+    loc, scale = torch.zeros(11), torch.full((11,), 0.05)
+    loc[0] = 1.25  # the torso's height at a reset
+    normalizer = Normalizer(loc * unit, scale * unit, 1000.0)
+    model = BASELINES["bc"].build(config, normalizer, -torch.ones(3), torch.ones(3))
+    said: list[str] = []
+    monkeypatch.setattr(preflight, "warn_once", said.append)
+    env = make_base_env(config.task, torch.device("cpu"))
+    preflight.check_playable(model, config, env, {"return_mean": 300.0, "return_best": 400.0})
+    assert len(said) == (unit != 1.0)
+    assert unit == 1.0 or "entry 0 of its observation is 1.2" in said[0]
+
+
+def test_rewards_of_zero_are_told(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(run_module, "warn_once", said.append)
+    data = gathered("Point-v0")
+    data["next", "reward"].zero_()
+    config = override_config(tiny_config("training.steps=2"), ["evaluation.episodes=0"])
+    run(config, data=data)
+    assert "all rewards are zero" in said[0]
 
 
 @pytest.mark.usefixtures("untrained")

@@ -172,6 +172,10 @@ def _walk(**changed: Any) -> list[dict[str, Any]]:
         (_walk(terminals=[0, 1], timeouts=[0, 1])[0], "terminals has 2 rows where there are 4"),
         (_walk(observations=np.zeros((4, 40, 40))), r"image of shape \[40, 40\].* no encoder"),
         ([*_walk(), *_walk(observations=np.zeros((4, 2)))], "differ in size"),
+        (_walk(actions=np.array([[1, "a"]] * 4, object)), "trajectory 0: actions is no array of"),
+        (_walk(observations=[[0, 1], [0], [0], [0]]), "observations is no array of numbers"),
+        (_walk(rewards=np.array(["x"] * 4)), "rewards is no array of numbers"),
+        (_walk(terminals=np.array([None] * 4))[0] | {"timeouts": [0] * 4}, "terminals is no array"),
     ],
 )
 def test_bad_trajectories_are_one_line(data: Any, match: str) -> None:

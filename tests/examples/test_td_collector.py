@@ -37,6 +37,7 @@ def test_workers_fill_the_buffer(
         ("seed=-1", "seed=-1; allowed are whole numbers from 0 on"),
         ("workers=7", "frames=1200 must be divisible by workers=7"),
         ("planner.refine_steps=2", "need a checkpoint="),
+        ("env=Pendulum-v1", "env need a checkpoint="),
         ("checkpoint=nowhere", "nowhere"),
     ],
 )

@@ -89,8 +89,11 @@ def test_damaged_data_is_described_with_a_warning(
         file["rewards"] = reward
         file["terminals"] = np.arange(12) % 6 == 5
     files = ["--picture", str(picture), "--json", str(numbers)]
-    main(["describe", f"d4rl:{path}", *files])
-    out = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["describe", f"d4rl:{path}", *files, "--write-task", str(tmp_path / "bad.yaml")])
+    out, error = capsys.readouterr()
+    assert "no task is made of data that cannot be trained on" in error.splitlines()[-1]
+    assert not (tmp_path / "task").exists()
     assert "warning: reward holds NaN or Inf in 2 of 12 steps, first in row 2 (episode 0)" in out
     assert "warning: 100 % of the actions lie outside [-1, 1], first in row 0" in out
     assert "warning: action is constant in dimension 0" in out
@@ -114,6 +117,7 @@ def test_damaged_data_is_described_with_a_warning(
         (("describe", "{pendulum}", "--json", "{tmp}"), "is a folder; name a file"),
         (("describe", "{pendulum}", "--json", "/proc/none.json"), "cannot write /proc/none.json"),
         (("describe", "{pendulum}", "--ref-min", "nan", "--ref-max", "3"), "--ref-max"),
+        (("describe", "{pendulum}", "--max-episode-steps", "0"), "--max-episode-steps 0: allowed"),
         (("describe", "some/door.hdf5"), "given as 'd4rl:some/door.hdf5'"),
         (("record", "Pendulum-v1"), "--dataset"),
         (("record", "Pendulum-v1", "--dataset", "a/b-v0", "--seed", "-1"), "a seed of 0 or more"),
@@ -143,6 +147,23 @@ def test_mistakes_are_one_line(
     lines = capsys.readouterr().err.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0] and lines[-1] == errors[0]
+
+
+def test_a_step_limit_stands_for_timeouts_that_a_file_does_not_mark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.random.default_rng(0).random((40, 2), np.float32)
+        file["actions"] = np.random.default_rng(1).random((40, 1), np.float32)
+        file["rewards"] = np.ones(40, np.float32)
+        file["terminals"] = np.zeros(40, bool)
+    task = tmp_path / "mine.yaml"
+    words = ["--max-episode-steps", "10", "--write-task", str(task)]
+    main(["describe", f"d4rl:{path}", *words])
+    assert "episodes" in (out := capsys.readouterr().out) and "40" in out
+    written = (tmp_path / "task" / "mine.yaml").read_text(encoding="utf-8")
+    assert "40 steps in 4 episodes" in written and "max_episode_steps: 10 " in written
 
 
 @pytest.fixture

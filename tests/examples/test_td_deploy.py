@@ -127,6 +127,17 @@ def test_a_reading_that_is_none_is_refused_and_leaves_no_trace(tmp_path: Path, m
         main()
 
 
+def test_actions_far_from_1_are_compared_by_their_size(tmp_path: Path):
+    actor = tiny_actor(**QUICK)
+    actor.normalizer.action_loc = torch.full((2,), 5e4)
+    actor.normalizer.action_scale = torch.full((2,), 1e5)
+    exported = ExportedPlanner(actor.export(tmp_path / "exported", format="torch"))
+    assert np.abs(exported.about["checks"][0]["action"]).max() > 1e3
+    assert difference_from_actor(exported) < 1e-5
+    exported.about["checks"][-1]["action"][0][0] += 1e4
+    assert difference_from_actor(exported) > 1e-3
+
+
 def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
     folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="torch")
     about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))
@@ -139,7 +150,12 @@ def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["nowhere"], "nowhere holds no planner.json"), ([".", "--rate", "0"], "--rate is to be")],
+    [
+        (["nowhere"], "nowhere holds no planner.json"),
+        ([".", "--rate", "0"], "--rate is to be"),
+        ([".", "--threads", "0"], "--threads 1 or more"),
+        ([".", "--target", "nan"], "--target is to be a finite number"),
+    ],
 )
 def test_wrong_words_are_refused_in_a_line(words, said: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -148,6 +164,16 @@ def test_wrong_words_are_refused_in_a_line(words, said: str, tmp_path: Path, mon
     with pytest.raises(SystemExit):
         main()
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_that_is_not_whole_is_one_line(tmp_path: Path):
+    folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="torch")
+    (folder / "plan.pt2").unlink()
+    with pytest.raises(SystemExit, match=r"lacks plan\.pt2; export the planner anew"):
+        ExportedPlanner(folder)
+    (folder / "planner.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"cannot read .*planner.json \(JSONDecodeError"):
+        ExportedPlanner(folder)
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path):

@@ -256,7 +256,9 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         action = check_action(self._input_keys[0], action)
         if self.choices is not None:
             action = written_choice(action, self.choices)
-        elif self.action_low is not None:
+        else:
+            action = self.normalizer.denormalize_action(action)
+        if self.action_low is not None:
             action = torch.clamp(action, self.action_low, self.action_high)
         denormalize = self.normalizer.denormalize
         return state, action, denormalize(draft), denormalize(plan)

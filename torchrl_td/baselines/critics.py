@@ -112,7 +112,8 @@ class ValueLearning(Baseline):
     ) -> nn.Module:
         hidden = tuple(config.algorithm.hidden_dims or ())
         states, actions = normalizer.loc.shape[0], action_low.shape[0]
-        network = BoundedMLP(states, hidden, action_low, action_high)
+        bounds = (normalizer.normalize_action(bound) for bound in (action_low, action_high))
+        network = BoundedMLP(states, hidden, *bounds)
         value = _mlp(states, 1, hidden) if cls.with_value else None
         action_value = _mlp(states + actions, 1, hidden)
         return ValuedPolicy(network, normalizer, action_low, action_high, value, action_value)
@@ -219,7 +220,7 @@ class TD3BehaviourCloning(ValueLearning):
         loss = _DelayedTD3BCLoss(
             Module(model.network, ["observation"], ["action"]),
             self._action_value(),
-            bounds=(model.action_low, model.action_high),
+            bounds=(model.network.low, model.network.high),
             alpha=settings.alpha,
             loss_function="l2",
             delay=settings.policy_delay or 1,

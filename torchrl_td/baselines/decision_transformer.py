@@ -107,8 +107,9 @@ class ContextActor(TensorDictModuleBase):
         context = {name: _put(past[name], place, present[name]) for name in _ENTRIES}
         actions = model.network(*(context[name] for name in _ENTRIES))  # [B, K, A]
         action = actions.gather(1, place.expand(-1, 1, actions.shape[-1])).squeeze(1)
+        action = normalizer.denormalize_action(action)
         action = torch.clamp(action, model.action_low, model.action_high)
-        context["action"] = _put(context["action"], place, action)
+        context["action"] = _put(context["action"], place, normalizer.normalize_action(action))
         tensordict["action"] = action
         for name, value in context.items():
             tensordict["next", "context", name] = value

@@ -23,10 +23,10 @@ class Policy(nn.Module):
     """Action from the normalised state, and the scaled returns-to-go where it is conditioned.
 
     Args:
-        network: from [..., O] (and [..., 1]) to [..., A].
+        network: from [..., O] (and [..., 1]) to [..., A], normalised too.
         normalizer: fitted on the dataset.
-        action_low: lowest actions [A].
-        action_high: highest actions [A].
+        action_low: lowest actions [A], in the environment's units.
+        action_high: highest actions [A], likewise.
         conditioned: whether the network reads the returns-to-go.
 
     Examples:
@@ -111,6 +111,7 @@ class PolicyActor(TensorDictModuleBase):
         if policy.choices:
             tensordict["action"] = written_choice(chosen(action), self.action_spec)
             return tensordict
+        action = normalizer.denormalize_action(action)
         tensordict["action"] = torch.clamp(action, policy.action_low, policy.action_high)
         return tensordict
 

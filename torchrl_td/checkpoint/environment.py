@@ -55,5 +55,5 @@ def checkpoint_task(path: str | Path, env: str | None = None) -> tuple[TaskConfi
     """
     config = check_config(load_about(find_checkpoint(path))["config"])
     config.task.env = config.task.env if env is None else env
-    check_stored_env(config, env)
+    check_stored_env(config, env, "env=")
     return config.task, config.evaluation.target_return

@@ -59,7 +59,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
     """Rebuilds the trained model (with averaged weights where there are) from a checkpoint.
 
     Returns:
-        The model on ``device``, and the checkpoint's ``about``.
+        The model on ``device``, in evaluation mode, and the checkpoint's ``about``.
 
     Raises:
         InputError: as :func:`find_checkpoint` and :func:`load_about`, or there is no such device.
@@ -77,22 +77,29 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
         half = {name: value for name, value in weights.items() if value.dtype == torch.float16}
         weights = {**weights, **{name: value.float() for name, value in half.items()}}
         # What the settings claim is compared with the weights before memory is taken for it.
-        _check_shapes(_empty_model(about, "meta"), weights)
-        model = _empty_model(about, "cpu")
+        units = "normalizer.action_loc" in weights
+        _check_shapes(_empty_model(about, "meta", units), weights)
+        model = _empty_model(about, "cpu", units)
         model.load_state_dict(dict(weights))
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"the checkpoint {path} does not fit its settings: {first_line(error)}"
         ) from error
-    return model.to(device), about
+    return model.to(device).eval(), about
 
 
-def _empty_model(about: Mapping[str, Any], device: str) -> nn.Module:
+def _empty_model(about: Mapping[str, Any], device: str, action_units: bool) -> nn.Module:
+    """Untrained; ``action_units`` where its actions are normalised."""
     config, observation_dim = check_config(about["config"]), about["observation_dim"]
     normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
     scales = Scales.empty(plan_horizon(config), observation_dim)
     with torch.device(device):
         low, high = (torch.tensor(about[f"action_{end}"]).float() for end in ("low", "high"))
+        if action_units:
+            normalizer.action_loc, normalizer.action_scale = (
+                torch.zeros_like(low),
+                torch.ones_like(high),
+            )
         return make_model(config, normalizer, scales, low, high, "action_choices" in about)
 
 

@@ -58,11 +58,11 @@ class Start:
     keep: bool
     origin: dict[str, Any]
 
-    def normalizer(self, fitted: Normalizer) -> Normalizer:
-        """The checkpoint's, or the one that was fitted on the new data.
+    def normalizer(self, fitted: Normalizer, action_dim: int) -> Normalizer:
+        """The checkpoint's, or the one that was fitted on the new data, of so many actions.
 
         Raises:
-            InputError: the observations are of another size.
+            InputError: observations or actions are of another size.
         """
         loc, scale = self.weights["normalizer.loc"], self.weights["normalizer.scale"]
         if loc.shape != fitted.loc.shape:
@@ -72,7 +72,13 @@ class Start:
             )
         if not self.keep:
             return fitted
-        return Normalizer(loc, scale, float(self.weights["normalizer.returns_scale"]))
+        units = [self.weights.get(f"normalizer.action_{name}") for name in ("loc", "scale")]
+        if units[0] is not None and len(units[0]) != action_dim:
+            raise InputError(
+                f"init_from={self.origin['checkpoint']} acts by {len(units[0])} numbers, this "
+                f"data's actions have {action_dim}; choose a task or a checkpoint that fits"
+            )
+        return Normalizer(loc, scale, float(self.weights["normalizer.returns_scale"]), *units)
 
     @torch.no_grad()
     def give_weights(self, model: nn.Module) -> None:

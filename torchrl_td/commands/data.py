@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--write-task", type=Path, metavar="FILE", help=settings)
     entries = "entries of a Dict observation to join, in this order, nested ones as goal/kettle"
     look.add_argument("--observation-keys", nargs="+", metavar="KEY", help=entries)
+    limit = "of the environment, where a D4RL file marks no timeouts and its name tells none"
+    look.add_argument("--max-episode-steps", type=int, metavar="STEPS", help=limit)
     look.add_argument("--ref-min", type=float, help="return that scores 0")
     look.add_argument("--ref-max", type=float, help="return that scores 100")
     look.set_defaults(run=run_describe)

@@ -35,12 +35,18 @@ def run_describe(options: argparse.Namespace) -> None:
             raise InputError(f"{path}: there is no folder {path.parent}; make it first")
         if path is not None and path.is_dir():
             raise InputError(f"{path}: is a folder; name a file")
-    load = partial(load_episodes, options.source, observation_keys=keys)
+    limit = options.max_episode_steps
+    if limit is not None and limit < 1:
+        raise InputError(f"--max-episode-steps {limit}: allowed is 1 or more")
+    load = partial(load_episodes, options.source, observation_keys=keys, max_episode_steps=limit)
+    finite = True
     try:
         episodes = load()
     except NotFiniteError:  # the warnings say where
-        episodes = load(finite=False)
+        episodes, finite = load(finite=False), False
     info = source_info(options.source)
+    if limit is not None:
+        info = dataclasses.replace(info, max_episode_steps=limit)
     if references is not None:
         info = dataclasses.replace(info, ref_min_score=references[0], ref_max_score=references[1])
     numbers = describe(episodes, info)
@@ -57,6 +63,11 @@ def run_describe(options: argparse.Namespace) -> None:
         draw_histograms(options.source, episodes, options.picture)
         write_to(sys.stdout, f"picture: {options.picture}\n")
     if options.write_task is not None:
+        if not finite:
+            raise InputError(
+                f"{options.source}: no task is made of data that cannot be trained on; mend what "
+                f"is warned of above"
+            )
         file = write_task(options.write_task, options.source, episodes, info, keys)
         words = f"--config-dir {file.parent.parent} task={file.stem}"
         write_to(sys.stdout, f"task: {file}; train on it: {command('td-offline')} {words}\n")

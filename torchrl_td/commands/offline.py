@@ -14,6 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 
 from torchrl_td.config import CONFIGS, check_config
+from torchrl_td.errors import InputError
 from torchrl_td.experiment import cli
 from torchrl_td.experiment.beside import baseline_beside
 from torchrl_td.experiment.resume import folder_of
@@ -53,7 +54,29 @@ class OwnConfigsFirst(SearchPathPlugin):
             search_path.prepend("own", f"file://{folder}", anchor="main")
 
 
+def several_runs(words: list[str]) -> None:
+    """Refuses one folder for all runs of a multirun, of which the first alone would get it.
+
+    Raises:
+        InputError: ``output_dir`` is the same for all.
+    """
+    if not {"-m", "--multirun"} & set(words):
+        return
+    for word in words:
+        if word.startswith("output_dir=") and not any(mark in word for mark in "$,"):
+            raise InputError(
+                f"{word} is one folder for several runs; leave it out, or name what differs, as "
+                f"in 'output_dir=runs/${{task.name}}-seed${{seed}}'"
+            )
+
+
+def program() -> None:
+    """What the command runs."""
+    several_runs(own_configs()[1])
+    td_offline()
+
+
 def main() -> None:
     """The command."""
     Plugins.instance().register(OwnConfigsFirst)
-    cli.main(td_offline, *own_configs()[0], CONFIGS)
+    cli.main(program, *own_configs()[0], CONFIGS)

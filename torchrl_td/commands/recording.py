@@ -17,6 +17,7 @@ from tensordict import TensorDict
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
+from torchrl_td.advice import command
 from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.commands.describing import given_references
 from torchrl_td.config import TaskConfig, check_config, check_stored_env
@@ -108,7 +109,7 @@ class Played:
         path = find_checkpoint(options.checkpoint)
         about = load_about(path)
         config = check_config(about["config"])
-        check_stored_env(config, options.what)
+        check_stored_env(config, options.what, f"{command('td-data')} record ")
         self.env = self._environment(config.task, options)
         self.name = f"Trajectory Diffuser, {path.parent.parent.name or path.name}"
         asked = options.target_return

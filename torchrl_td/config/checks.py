@@ -59,6 +59,11 @@ def check_values(config: Any) -> None:
     for key in ("output_dir", "resume", "init_from"):
         if config[key] == "":  # which would mean the present folder
             raise InputError(f"{key} is empty; give a folder, or leave {key}= out")
+    if config.init_normalizer != "keep" and config.init_from is None:
+        raise InputError(
+            f"init_normalizer={config.init_normalizer} is of weights to start from; give "
+            f"init_from=<run>, too, or leave it out"
+        )
     _check_finite(config, "")
     for key, choices in CHOICES.items():
         value = OmegaConf.select(config, key)

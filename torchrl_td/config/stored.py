@@ -37,7 +37,7 @@ def stored_config(settings: Any) -> Config:
     return check_config(settings)
 
 
-def check_stored_env(config: Config, given: str | None) -> None:
+def check_stored_env(config: Config, given: str | None, by: str = "task.env=") -> None:
     """Refuses stored settings whose environment would import a module, unless it was asked for.
 
     Gymnasium imports ``module`` to make an environment ``module:Name-v0``.
@@ -45,6 +45,7 @@ def check_stored_env(config: Config, given: str | None) -> None:
     Args:
         config: the stored settings.
         given: the environment that the person named, which is taken; or None.
+        by: how it is named, for the message.
 
     Raises:
         InputError: if it is one and the person named none or another.
@@ -53,7 +54,7 @@ def check_stored_env(config: Config, given: str | None) -> None:
     if env is not None and ":" in env and env != given:
         raise InputError(
             f"the stored settings name the environment {env!r}, for which a module would be "
-            f"imported; if you trust it, give task.env={env} too"
+            f"imported; if you trust it, give {by}{env} too"
         )
 
 

@@ -1,4 +1,4 @@
-"""Gaussian normalisation of states, and the scales of their change."""
+"""Gaussian normalisation of states and of actions far from 1, and the scales of their change."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ _CONSTANT = 1e-6
 _RESOLUTION = torch.finfo(torch.float32).eps
 
 _FAR = 100.0  # from 1, for scaled returns-to-go: several times what networks are fed well with
+# Standard deviations, and largest mean, of actions that are learnt as they are: networks start with
+# outputs and errors of about 1, so of smaller ones they learn little, and larger ones leave the
+# others nothing of the loss.
+_ACTIONS = (0.02, 10.0)
 _OVERFLOWS = 1e9  # scaled returns-to-go whose loss and its gradient soon leave float32
 
 
 class Normalizer(nn.Module):
     """Maps states to zero mean and unit variance and returns-to-go to about 1.
+
+    Actions are left as they are, but for entries whose units are far from 1.
 
     Args:
         loc: mean of the states, shape [O].
@@ -29,6 +35,8 @@ class Normalizer(nn.Module):
             that are constant but for rounding: whose scale is less than 1e-6 of the others' (of
             their upper quartile), whatever the units, or less than float32 resolves at ``loc``.
         returns_scale: what returns-to-go are divided by.
+        action_loc: what is taken off the actions, shape [A]; ``None`` leaves them as they are.
+        action_scale: what they are divided by then, shape [A]; given with ``action_loc``.
 
     Raises:
         InputError: if a value or ``returns_scale`` is not finite, or the latter not positive.
@@ -46,8 +54,17 @@ class Normalizer(nn.Module):
     loc: Tensor
     scale: Tensor
     returns_scale: Tensor
+    action_loc: Tensor | None
+    action_scale: Tensor | None
 
-    def __init__(self, loc: Tensor, scale: Tensor, returns_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        returns_scale: float = 1.0,
+        action_loc: Tensor | None = None,
+        action_scale: Tensor | None = None,
+    ) -> None:
         super().__init__()
         if not (torch.isfinite(loc).all() and torch.isfinite(scale).all()):
             raise InputError("the normalizer's mean or scale is not finite; check the data for NaN")
@@ -56,10 +73,16 @@ class Normalizer(nn.Module):
         self.register_buffer("loc", loc.float())
         self.register_buffer("scale", torch.where(_changing(loc, scale), scale, 1.0).float())
         self.register_buffer("returns_scale", torch.tensor(float(returns_scale)))
+        # A state dict says nothing of None: weights from before there were these still fit.
+        self.register_buffer("action_loc", action_loc)
+        self.register_buffer("action_scale", action_scale)
 
     @classmethod
     def fit(cls, episodes: TensorDictBase, returns_scale: float = 1.0) -> Normalizer:
         """Fits mean and standard deviation on the ``observation`` of a dataset [N].
+
+        Entries of the ``action`` that are numbers are normalised likewise where their standard
+        deviation is below 0.02 or above 10, or their mean is above 10.
 
         A warning names dimensions that change, but too little to be told from constant ones, and
         a scale that does not bring the ``returns_to_go`` near 1.
@@ -78,7 +101,7 @@ class Normalizer(nn.Module):
                 "others change by, so it is taken as constant there; if it matters, record it in "
                 "other units"
             )
-        return cls(loc, scale, returns_scale)
+        return cls(loc, scale, returns_scale, *_action_units(episodes.get("action", None)))
 
     def normalize(self, observation: Tensor) -> Tensor:
         """States [..., O] in the environment's units to normalised ones."""
@@ -92,8 +115,20 @@ class Normalizer(nn.Module):
         """Returns-to-go [..., 1] in units of reward to scaled ones."""
         return returns_to_go / self.returns_scale
 
+    def normalize_action(self, action: Tensor) -> Tensor:
+        """Actions [..., A] in the environment's units to those that are learnt."""
+        if self.action_loc is None or self.action_scale is None:
+            return action
+        return (action - self.action_loc) / self.action_scale
+
+    def denormalize_action(self, action: Tensor) -> Tensor:
+        """Actions [..., A] as they were learnt to the environment's units."""
+        if self.action_loc is None or self.action_scale is None:
+            return action
+        return action * self.action_scale + self.action_loc
+
     def apply_to(self, episodes: TensorDictBase) -> TensorDictBase:
-        """A copy of a dataset [N] with normalised states and scaled returns-to-go.
+        """A copy of a dataset [N] with normalised states and actions and scaled returns-to-go.
 
         States under ``"played"``, which were told a goal that is played, are normalised too.
         """
@@ -103,7 +138,29 @@ class Normalizer(nn.Module):
                 out[key] = self.normalize(out[key])
         for key in ("returns_to_go", ("next", "returns_to_go")):
             out[key] = self.scale_returns(out[key])
+        if self.action_loc is not None:
+            out["action"] = self.normalize_action(out["action"])
         return out
+
+
+def _action_units(action: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Mean and standard deviation of actions [N, A], 0 and 1 where they are learnt as they are.
+
+    >>> _action_units(torch.tensor([[1.0, 100.0, 7.0], [-1.0, 300.0, 7.0]]))
+    (tensor([  0., 200.,   0.]), tensor([  1., 100.,   1.]))
+    >>> _action_units(torch.tensor([[0.1, 0.5], [-0.1, -0.5]]))
+    (None, None)
+    """
+    if action is None or action.dtype == torch.bool:  # none, or choices
+        return None, None
+    loc, scale = action.double().mean(0), action.double().std(0, correction=0)
+    changing = scale > (_RESOLUTION * loc.abs()).clamp(min=torch.finfo(torch.float32).tiny)
+    small, large = _ACTIONS
+    far = (loc.abs() > large) | (changing & ((scale < small) | (scale > large)))
+    if not far.any():
+        return None, None
+    loc = torch.where(far, loc, 0.0).float()
+    return loc, torch.where(far & changing, scale, 1.0).float()
 
 
 def _check_returns_scale(largest: float, scale: float) -> None:

@@ -284,7 +284,8 @@ def check_matches_env(episodes: TensorDictBase, env: Any, *, name: str = "datase
             raise InputError(
                 f"{name}: action is {have} {kinds[are_choices(episodes)]}, the environment's "
                 f"{want} {kinds[count is not None]}; choose the environment the data was recorded "
-                "in (task)"
+                "in (task); whole numbers in one column are taken for choices, unless they are "
+                "converted to float32"
             )
         if have != want:
             raise InputError(

@@ -75,6 +75,10 @@ def main(program: Callable[[], Any], *configs: Path) -> None:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(str(error), *configs))
+    except ValueError as error:
+        if "Config group override" not in str(error):  # of a word such as =5
+            raise
+        _fail("a word of the command line is not of the form key=value")
     except yaml.YAMLError as error:  # of a file of the user's; it names file and line
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
@@ -182,6 +186,8 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
     named = any(word.startswith("task.env=") for word in overrides)
     check_stored_env(config, config.task.env if named else None)
     check_read(config, overrides)
+    if "evaluation.episodes=0" in overrides:
+        raise InputError("evaluation.episodes=0 plays nothing; give how many episodes to play")
     if not config.evaluation.episodes:
         where = "" if config.task.env else ", and in which environment, task.env=<Gymnasium id>"
         raise InputError(

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.envs import EnvBase, GymWrapper, set_exploration_type
 from torchrl.envs.utils import ExplorationType
 from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_td.config import Config, TaskConfig, limits_returns
-from torchrl_td.data import check_matches_env
+from torchrl_td.data import Normalizer, check_matches_env
 from torchrl_td.data.validation import warn_once
 from torchrl_td.envs import make_report_env, opened, planning_transforms
 from torchrl_td.errors import InputError, first_line
@@ -22,6 +23,7 @@ from torchrl_td.experiment.acting import make_actor
 from torchrl_td.training.random_state import own_randomness
 
 _STEPS = 2
+_FAR = 20.0  # standard deviations of the data that no state of its environment should be off by
 _BEYOND = 0.1  # of the way from the data's mean return to its best: more is past what it shows
 # How an environment fails, and which setting may be at fault.
 _RESET = ("cannot be reset", "task.reset_options")
@@ -69,7 +71,7 @@ def check_playable(model: Any, config: Config, env: EnvBase, dataset: Mapping[st
     """Resets the task, plans, steps twice and reads every entry that an evaluation will read.
 
     Random states and the number of threads are left as they were. A warning says where the return
-    asked for is one that the data cannot show how to bring.
+    asked for is one that the data cannot show how to bring, or the first state far from the data's.
 
     Args:
         model: trained or not.
@@ -90,6 +92,7 @@ def check_playable(model: Any, config: Config, env: EnvBase, dataset: Mapping[st
         primer = get_primers_from_module(actor, warn=False)
         env = env if primer is None else env.append_transform(primer)
         step = _tried(env.reset, task, *_RESET)
+        _check_near(step["observation"], actor.normalizer, task)
         for _ in range(_STEPS):
             step = _tried(env.step, task, *_STEP, actor(step))
             if step["next", "done"].any():
@@ -99,6 +102,19 @@ def check_playable(model: Any, config: Config, env: EnvBase, dataset: Mapping[st
     if "target_return" in actor.in_keys and not config.value.enabled:  # else scores are asked for
         _check_asked(config, dataset["return_mean"], dataset["return_best"])
     model.train(training)
+
+
+def _check_near(observation: Tensor, normalizer: Normalizer, task: TaskConfig) -> None:
+    """Warns of a first state [O] that is far from all that the data observed."""
+    off = normalizer.normalize(observation).abs()
+    if float(off.max()) > _FAR:
+        entry = int(off.argmax())
+        loc, scale = float(normalizer.loc[entry]), float(normalizer.scale[entry])
+        warn_once(
+            f"environment {task.env!r} starts far from the data: entry {entry} of its observation "
+            f"is {float(observation[entry]):.4g}, the data's {loc:.4g} ± {scale:.2g}; is it the "
+            f"environment that was recorded, and in the same units?"
+        )
 
 
 def _check_asked(config: Config, mean: float, best: float) -> None:

@@ -19,6 +19,7 @@ from torchrl_td.data.keys import named_keys
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import extremes, numbered_returns
+from torchrl_td.data.validation import warn_once
 from torchrl_td.envs import make_base_env, opened
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.evaluate import normalized_score
@@ -101,6 +102,8 @@ def _session(
         progress=config.progress and world.first,
     )
     dataset = {**identity, **describe_returns(config, episodes)}
+    if not episodes["next", "reward"].any():
+        warn_once(f"{identity['source']}: all rewards are zero, so no return tells good from bad")
     if not config.evaluation.episodes:  # the environment may not even be installed
         spec = _known_actions(config.dataset.source if data is None else "", episodes)
         return Session(config, folder, episodes, dataset, spec, device, world, start)

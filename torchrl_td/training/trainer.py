@@ -70,13 +70,14 @@ class Trainer:
         )
         train = episodes if validation is None else episodes[self.rows]
         normalizer = Normalizer.fit(train, config.task.returns_scale)
-        normalizer = normalizer if start is None else start.normalizer(normalizer)
+        if start is not None:
+            normalizer = start.normalizer(normalizer, episodes["action"].shape[-1])
         train = with_float_actions(normalizer.apply_to(train))
         # Before the model takes the normalizer to its device: the episodes stay where they are.
         held_out = None
         if validation is not None:
             held_out = with_float_actions(normalizer.apply_to(episodes[validation]))
-        bounds = action_bounds or _bounds(train)
+        bounds = action_bounds or _bounds(train, normalizer)
         scales = Scales.fit(train, horizon, stride)
         choices = are_choices(episodes)
         model = make_model(config, normalizer, scales, *bounds, choices=choices).to(device)
@@ -289,6 +290,7 @@ class Trainer:
         return {_NORM + name: norm for name, norm in norms.items()}
 
 
-def _bounds(episodes: TensorDictBase) -> tuple[Tensor, Tensor]:
-    action = episodes["action"]
+def _bounds(normalized: TensorDictBase, normalizer: Normalizer) -> tuple[Tensor, Tensor]:
+    """Lowest and highest actions [A] of a normalised dataset, in the environment's units."""
+    action = normalizer.denormalize_action(normalized["action"])
     return action.amin(0), action.amax(0)

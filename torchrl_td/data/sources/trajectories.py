@@ -13,7 +13,7 @@ from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
 from torchrl_td.data.source import Steps
 from torchrl_td.data.transitions import as_flags, flat_entries, join
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, first_line
 
 # What each array is called, here and elsewhere; the first is what messages say.
 _NAMES = {
@@ -84,7 +84,7 @@ def steps_of_flat(data: Mapping[str, Any], name: str) -> TensorDict:
     tensor([False,  True, False,  True])
     """
     found = _found(data, name, [key for key in _NAMES if key != "next_observations"])
-    arrays = {key: _tensor(value) for key, value in found.items() if value is not None}
+    arrays = {key: _tensor(value, name, key) for key, value in found.items() if value is not None}
     count = len(arrays["actions"])
     for key, value in arrays.items():
         if len(value) != count:
@@ -118,7 +118,7 @@ def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Step
     if isinstance(trajectory, TensorDictBase):
         raise InputError(f"{name} is a {type(trajectory).__name__}; give one of all, by torch.cat")
     found = _found(trajectory, name, ["observations", "actions", "rewards"])
-    action, reward = (_tensor(found[key]) for key in ("actions", "rewards"))
+    action, reward = (_tensor(found[key], name, key) for key in ("actions", "rewards"))
     count = len(action)
     if not count or reward.numel() != len(reward):
         raise InputError(
@@ -139,7 +139,7 @@ def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Step
     terminated = torch.zeros(count, dtype=torch.bool)
     for key in ("terminals", "timeouts"):
         if found[key] is not None:
-            flags = as_flags(_tensor(found[key]), name, key)
+            flags = as_flags(_tensor(found[key], name, key), name, key)
             if len(flags) != count or flags[:-1].any():
                 raise InputError(
                     f"{name}: {key} mark another step than the last of {count}; where one mapping "
@@ -157,14 +157,18 @@ def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Step
 def _observation(
     value: Any, keys: Sequence[str | Key] | None, name: str, called: str
 ) -> torch.Tensor:
-    entries = {path: _tensor(entry) for path, entry in flat_entries(value).items()}
-    joined = _tensor(join(entries, keys, name, called))
+    entries = {path: _tensor(entry, name, called) for path, entry in flat_entries(value).items()}
+    joined = torch.as_tensor(join(entries, keys, name, called))
     return joined.reshape(len(joined), -1)
 
 
-def _tensor(value: Any) -> torch.Tensor:
-    return (
-        value.detach().cpu()
-        if isinstance(value, torch.Tensor)
-        else torch.as_tensor(np.asarray(value))
-    )
+def _tensor(value: Any, name: str, called: str) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:  # of Python objects, of text, of rows that differ
+        raise InputError(
+            f"{name}: {called} is no array of numbers ({first_line(error)}); convert it, as "
+            f"numpy.array(..., dtype='float32') does"
+        ) from None
