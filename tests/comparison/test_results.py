@@ -16,7 +16,7 @@ from torchrl_td.comparison.intervals import (
 )
 from torchrl_td.comparison.plots import plot_comparison, score_range
 from torchrl_td.comparison.results import check_comparable, read_result
-from torchrl_td.comparison.tables import markdown
+from torchrl_td.comparison.tables import markdown, origin_of
 from torchrl_td.errors import InputError
 
 try:
@@ -208,6 +208,20 @@ def test_data_of_other_origin_is_never_in_one_mean() -> None:
     text = markdown(results)
     assert "data D4RL's files" in text and "not D4RL's data" in text
     assert "| bc | 10.0 | 10.0 to 10.0 |" in text and "| bc | 30.0 | 30.0 to 30.0 |" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "origin"),
+    [
+        ("d4rl:door-v0_demos_clipped.hdf5", "d4rl"),
+        ("d4rl:data/hopper_medium-v2.hdf5", "d4rl"),
+        ("d4rl:my_arm.hdf5", "other"),
+        ("minari:my/arm-v0", "minari"),
+        ("minari:pointmaze/umaze-v0", "recorded"),
+    ],
+)
+def test_a_file_of_one_s_own_is_not_called_d4rl_s(source: str, origin: str) -> None:
+    assert origin_of(source) == origin
 
 
 def test_bootstrap_of_a_task_draws_seeds_and_their_episodes() -> None:

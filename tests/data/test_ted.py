@@ -325,6 +325,19 @@ def test_keys_that_are_not_there() -> None:
         load_episodes(3)  # type: ignore[arg-type]
 
 
+def test_a_nested_key_is_a_tuple_or_has_a_slash() -> None:
+    steps = TensorDict(
+        observation=TensorDict(arm=TensorDict(angle=torch.rand(4, 2), speed=torch.rand(4, 1))),
+        action=torch.rand(4, 1),
+        next=TensorDict(reward=torch.ones(4, 1), done=torch.arange(4).unsqueeze(-1) == 3),
+    ).auto_batch_size_(1)
+    slash, named = (
+        load_episodes(steps, observation_keys=[key])["observation"]
+        for key in ("arm/speed", ("arm", "speed"))
+    )
+    assert torch.equal(slash, named) and slash.shape == (4, 1)
+
+
 def test_other_float_types_and_flags_without_a_last_dimension() -> None:
     data = ted(observation=torch.rand(8, 3).double(), next_reward=torch.ones(8).half())
     for key in ("done", "terminated", "truncated"):

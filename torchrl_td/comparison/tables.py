@@ -13,6 +13,7 @@ from torchrl_td.comparison.intervals import (
     probability_of_improvement,
 )
 from torchrl_td.comparison.results import Result
+from torchrl_td.data.source_info import source_info
 
 ORIGINS = {
     "d4rl": "D4RL's files",
@@ -194,8 +195,8 @@ def _made_with(results: Sequence[Result]) -> list[str]:
 def origin_of(source: str) -> str:
     """Where data comes from, a key of ``ORIGINS``; scores of two of them are never one column."""
     kind, _, name = source.partition(":")
-    if kind == "d4rl":
-        return "d4rl"
+    if kind == "d4rl":  # a file of one's own may have its form
+        return "other" if source_info(source).ref_max_score is None else "d4rl"
     if kind == "minari":
         space = name.split("/")[0]
         return {"zoo": "zoo", "pointmaze": "recorded", "maze2d": "recorded"}.get(space, "minari")

@@ -13,7 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from torchrl_td.data.cache import checksums, load_through_cache
-from torchrl_td.data.keys import Key
+from torchrl_td.data.keys import Key, named_keys
 from torchrl_td.data.source import Counts, Source
 from torchrl_td.data.sources.d4rl import d4rl_source
 from torchrl_td.data.sources.minari import minari_source
@@ -68,8 +68,9 @@ def load_episodes(
               Decision Transformer's data is.
             * D4RL's mapping of such arrays over all steps (``env.get_dataset()``), whose
               episodes end where ``terminals`` or ``timeouts`` say so.
-        observation_keys: entries of a Dict observation to join, in this order. By
-            default the order of :func:`torchrl_td.data.keys.observation_keys`.
+        observation_keys: entries of a Dict observation to join, in this order, nested ones
+            as tuples or with a slash. By default the order of
+            :func:`torchrl_td.data.keys.observation_keys`.
         max_episode_steps: where a D4RL file marks no timeouts, the environment's step
             limit; by default known from the dataset's name.
         device: where the result lives; by default the CPU.
@@ -172,6 +173,7 @@ def _read(
     finite: bool = True,
 ) -> tuple[TensorDict, dict[str, Any], Source | None]:
     """Checked episodes; what is known of their values and of their files, if they are of files."""
+    keys = named_keys(keys)
     found: Source | None = None
     files: dict[str, Any] = {}
     if isinstance(source, str):

@@ -15,7 +15,6 @@ from torchrl_td.checkpoint import Start, find_start
 from torchrl_td.config import Config, check_read
 from torchrl_td.data import load_with_identity
 from torchrl_td.data.choices import are_choices, choices_of, widened
-from torchrl_td.data.keys import named_keys
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import source_info
 from torchrl_td.data.statistics import extremes, numbered_returns
@@ -97,7 +96,7 @@ def _session(
         )
     episodes, identity = load_with_identity(
         source,
-        observation_keys=named_keys(config.task.observation_keys),
+        observation_keys=config.task.observation_keys,
         max_episode_steps=config.task.max_episode_steps,
         progress=config.progress and world.first,
     )

@@ -18,7 +18,6 @@ from torchrl.envs import EnvBase
 from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
 from torchrl_td.config import CONFIGS, Config, check_config
 from torchrl_td.data import load_episodes
-from torchrl_td.data.keys import named_keys
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import SourceInfo, source_info
 from torchrl_td.data.task_file import write_task
@@ -115,7 +114,7 @@ def _settings(
 ) -> Config:
     """The settings that the data suggests, with the caller's words over them."""
     name = _name(env)
-    episodes = load_episodes(data, observation_keys=named_keys(observation_keys))
+    episodes = load_episodes(data, observation_keys=observation_keys)
     info, source = SourceInfo(), IN_MEMORY
     if isinstance(data, str):
         info, source = source_info(data), data
