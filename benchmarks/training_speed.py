@@ -33,6 +33,7 @@ from tensordict import TensorDict
 from torchrl_td.comparison.collecting import machine
 from torchrl_td.config import CONFIGS, Config, check_config, plan_horizon
 from torchrl_td.data import load_episodes
+from torchrl_td.experiment.cli import main as run_program
 from torchrl_td.experiment.run_folder import versions
 from torchrl_td.training.trainer import Trainer
 from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
@@ -318,4 +319,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, CONFIGS)
