@@ -129,6 +129,17 @@ def test_data_in_other_units_is_told(unit: float, monkeypatch: pytest.MonkeyPatc
     assert unit == 1.0 or "entry 0 of its observation is 1.2" in said[0]
 
 
+@pytest.mark.parametrize(("steps", "told"), [(1000, True), (200, False), (40, False)])
+def test_episodes_longer_than_the_environments_are_told(
+    steps: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task file that gives no limit has 1000, where Pendulum's is 200."""
+    said: list[str] = []
+    monkeypatch.setattr(preflight, "warn_once", said.append)
+    preflight._check_limit(TaskConfig(name="mine", env="Pendulum-v1", max_episode_steps=steps))
+    assert [("of 200 steps" in line) for line in said] == ([True] if told else [])
+
+
 def test_rewards_of_zero_are_told(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(run_module, "warn_once", said.append)

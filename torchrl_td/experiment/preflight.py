@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium
 import torch
 from gymnasium import spaces
 from tensordict import TensorDictBase
@@ -87,6 +88,7 @@ def check_playable(model: Any, config: Config, env: EnvBase, dataset: Mapping[st
     training, plain = model.training, copy.deepcopy(config)
     plain.evaluation.compile = "none"  # to compile takes longer than the two steps
     actor = make_actor(model, plain, env.action_spec)
+    _check_limit(task)
     with opened(env), own_randomness(settings.seed), torch.no_grad(), set_exploration_type(mode):
         env = env.append_transform(planning_transforms(settings.target_return))
         primer = get_primers_from_module(actor, warn=False)
@@ -114,6 +116,17 @@ def _check_near(observation: Tensor, normalizer: Normalizer, task: TaskConfig) -
             f"environment {task.env!r} starts far from the data: entry {entry} of its observation "
             f"is {float(observation[entry]):.4g}, the data's {loc:.4g} ± {scale:.2g}; is it the "
             f"environment that was recorded, and in the same units?"
+        )
+
+
+def _check_limit(task: TaskConfig) -> None:
+    """Warns of episodes longer than the environment's own, as where a task file gives no limit."""
+    spec = gymnasium.registry.get(task.env or "")
+    limit = None if spec is None else spec.max_episode_steps
+    if limit is not None and task.max_episode_steps > limit:
+        warn_once(
+            f"task.max_episode_steps={task.max_episode_steps}: the episodes of {task.env} are of "
+            f"{limit} steps as it is registered; returns of longer ones are no measure of it"
         )
 
 
