@@ -13,7 +13,8 @@ from tensordict import TensorDict
 
 from torchrl_td import train
 from torchrl_td.checkpoint import find_checkpoint, load_model
-from torchrl_td.data import Normalizer, load_episodes
+from torchrl_td.data import Normalizer, load_episodes, normalizer
+from torchrl_td.errors import InputError
 
 SMALL, LARGE = 2.0**-12, 2.0**9  # powers of two, by which a float is multiplied exactly
 FEW = (
@@ -97,8 +98,8 @@ def test_actions_are_standard_or_as_they_were_and_come_back(
     generator = torch.Generator().manual_seed(width)
     action = spread * (torch.randn(200, width, generator=generator) + centre)
     data = TensorDict(observation=torch.rand(200, 1), action=action, returns_to_go=torch.ones(200))
-    normalizer = Normalizer.fit(data)
-    learnt = normalizer.normalize_action(action)
+    fitted = Normalizer.fit(data)
+    learnt = fitted.normalize_action(action)
     for entry in range(width):
         was, now = action[:, entry].double(), learnt[:, entry].double()
         if 0.02 <= was.std(correction=0) <= 10 and was.mean().abs() <= 10:
@@ -106,8 +107,29 @@ def test_actions_are_standard_or_as_they_were_and_come_back(
         else:
             assert now.std(correction=0) == pytest.approx(1, rel=1e-2)
             assert now.mean().abs() < 1e-2
-    back = normalizer.denormalize_action(learnt)
+    back = fitted.denormalize_action(learnt)
     assert torch.allclose(back, action, rtol=1e-5, atol=1e-5 * spread)
+
+
+@pytest.mark.parametrize("noise", [1e-9, 1e-6, 1e-3])
+def test_noise_on_an_unused_actuator_is_not_blown_up(noise: float) -> None:
+    """It became half of a policy's loss, and TD3+BC's bounds a million."""
+    data = load_episodes(episodes(1.0))
+    data["action"] = torch.randn(400, 2).clamp(-1, 1) * torch.tensor([1.0, noise])
+    fitted = Normalizer.fit(data, 1.0, (-torch.ones(2), torch.ones(2)))
+    learnt = fitted.normalize_action(data["action"])
+    assert torch.equal(learnt[:, 0], data["action"][:, 0])
+    assert learnt[:, 1].std() <= 10 * noise
+    assert fitted.normalize_action(torch.ones(2)).abs().max() <= 10.1
+
+
+def test_a_run_of_before_is_not_trained_on_in_other_units(tmp_path: Path) -> None:
+    words, folder = ["algorithm=bc", *FEW], tmp_path / "run"
+    with pytest.MonkeyPatch.context() as before:
+        before.setattr(normalizer, "_action_units", lambda *_: (None, None))
+        train(episodes(LARGE), settings=[*words, "training.stop_after=2"], output_dir=folder)
+    with pytest.raises(InputError, match="learnt its actions in other units: it was started by"):
+        train(episodes(LARGE), settings=["resume=auto", *words], output_dir=folder)
 
 
 def test_usual_actions_and_choices_leave_no_trace_in_a_checkpoint() -> None:

@@ -27,6 +27,18 @@ def configs(tmp_path: Path) -> Path:
     return tmp_path / "configs"
 
 
+def test_weights_to_start_from_are_the_planners_alone(
+    tiny_config: Callable[..., Config], tmp_path: Path, configs: Path
+) -> None:
+    """The command ended in an error in place of its table."""
+    run(tiny_config("training.stop_after=1"))
+    second = tmp_path / "second"
+    words = (f"init_from={tmp_path / 'run'}", "init_normalizer=fit", f"output_dir={second}")
+    run(tiny_config("evaluation.baseline=bc", "training.stop_after=1", *words))
+    config = baseline_beside(second, configs)
+    assert config is not None and (config.init_from, config.init_normalizer) == (None, "keep")
+
+
 def test_is_trained_on_the_same_and_stands_in_the_same_table(
     tiny_config: Callable[..., Config],
     tmp_path: Path,

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from tests.settings import CONFIGS, composed
 from torchrl_td.commands.offline import several_runs
-from torchrl_td.config import Config
+from torchrl_td.config import Config, check_read
 from torchrl_td.demo import CHECKPOINT
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import cli
@@ -61,7 +61,6 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
         ("planner.candidates=4", "planner.candidates=4 needs critic.enabled=true"),
         ("task.horizon=1", "task.horizon=1; allowed is from 2 to 4096"),
         ("=5", "is not of the form key=value"),
-        ("init_normalizer=fit", "init_normalizer=fit is of weights to start from; give init_from="),
     ],
 )
 def test_wrong_words(word: str, says: str, capsys: pytest.CaptureFixture) -> None:
@@ -70,11 +69,23 @@ def test_wrong_words(word: str, says: str, capsys: pytest.CaptureFixture) -> Non
 
 def test_one_folder_for_several_runs_is_refused_before_the_first() -> None:
     """The first alone got it, and the second failed when the first was done."""
-    for words in (["-m", "seed=0,1", "output_dir=x"], ["output_dir=x", "--multirun"]):
+    for words in (["-m", "seed=0,1", "output_dir=x"], ["output_dir=x", "seed=0,1", "--multirun"]):
         with pytest.raises(InputError, match="output_dir=x is one folder for several runs"):
             several_runs(words)
-    for words in (["-m", "output_dir=runs/s${seed}"], ["-m", "output_dir=a,b"], ["output_dir=x"]):
+    with pytest.raises(InputError, match="output_dir=x is one folder for several runs"):
+        several_runs(["-m", "seed=range(3)", "++output_dir=x"])
+    one = ["-m", "algorithm.hidden_dims=[8,8]", "output_dir=x"]  # as a cluster's launcher needs
+    swept = ["-m", "seed=0,1", "output_dir=runs/s${seed}"]
+    for words in (one, swept, ["-m", "output_dir=a,b"], ["output_dir=x"]):
         several_runs(words)
+
+
+def test_units_of_weights_that_there_are_none_of_are_refused() -> None:
+    """By words, and not in what a checkpoint of before holds."""
+    config = composed("init_normalizer=fit")
+    with pytest.raises(InputError, match="init_normalizer=fit is of weights to start from; give"):
+        check_read(config, ["init_normalizer=fit"])
+    check_read(config, [])
 
 
 def test_hydras_own_settings_are_left_to_hydra() -> None:

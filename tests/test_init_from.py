@@ -15,9 +15,9 @@ from torchrl import torchrl_logger
 
 from tests.refused import refused
 from tests.settings import TINY_RUN, composed
-from torchrl_td.checkpoint import find_checkpoint, find_start, load_about, load_payload
+from torchrl_td.checkpoint import Start, find_checkpoint, find_start, load_about, load_payload
 from torchrl_td.config import Config
-from torchrl_td.data import load_episodes
+from torchrl_td.data import Normalizer, load_episodes
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run import run
 from torchrl_td.training.trainer import Trainer
@@ -92,6 +92,22 @@ def test_its_networks_and_units_are_the_checkpoints(
     if kind == "small":  # the averaged weights start from the same
         averaged = trainer.planner_state()
         assert all(torch.equal(value, weights[name]) for name, value in averaged.items())
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [(torch.rand(5, 3), None), (torch.rand(5, 2), "2 numbers"), (torch.eye(3) > 0, "3 choices")],
+)
+def test_units_of_actions_are_of_the_same_numbers(action: torch.Tensor, says: str | None) -> None:
+    units = {f"normalizer.action_{name}": torch.ones(3) for name in ("loc", "scale")}
+    weights = Normalizer(torch.zeros(2), torch.ones(2)).state_dict(prefix="normalizer.")
+    start = Start({**weights, **units}, {}, True, {"checkpoint": "there"})
+    fitted = Normalizer(torch.zeros(2), torch.ones(2))
+    if says is None:
+        assert torch.equal(start.normalizer(fitted, action).action_loc, torch.ones(3))
+        return
+    with pytest.raises(InputError, match=f"acts by 3 numbers, this data's actions are {says};"):
+        start.normalizer(fitted, action)
 
 
 @pytest.mark.parametrize("kind", ["small", "strided"])

@@ -184,6 +184,22 @@ def test_bad_trajectories_are_one_line(data: Any, match: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_arrays_of_any_layout_are_numbers() -> None:
+    values = np.arange(12, dtype=">f8").reshape(4, 3)
+    walk = _walk(observations=values[::-1], rewards=np.ones(4, np.longdouble)[::-1])
+    observation = load_episodes(walk)["observation"]
+    assert torch.equal(observation, torch.arange(12.0).reshape(4, 3).flip(0))
+
+
+def test_an_entry_s_own_name_may_have_a_slash() -> None:
+    entries = {"robot/pos": np.ones((4, 2)), "robot": {"speed": np.zeros((4, 1))}}
+    for key, width in (("robot/pos", 2), ("robot/speed", 1)):
+        data = load_episodes(
+            _walk(observations={**entries, "x": np.full((4, 1), 3)}), observation_keys=[key, "x"]
+        )
+        assert data["observation"].shape == (4, width + 1)
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_d4rls_mapping_is_cut_where_its_flags_say(known: bool) -> None:
     """Terminals, timeouts, and what is unfinished at its end left out."""

@@ -138,6 +138,16 @@ def test_actions_far_from_1_are_compared_by_their_size(tmp_path: Path):
     assert difference_from_actor(exported) > 1e-3
 
 
+def test_each_entry_of_an_action_is_compared_by_its_own_size(tmp_path: Path):
+    actor = tiny_actor(**QUICK)
+    actor.normalizer.action_loc = torch.zeros(2)
+    actor.normalizer.action_scale = torch.tensor([1e3, 1e-2])
+    exported = ExportedPlanner(actor.export(tmp_path / "exported", format="torch"))
+    assert difference_from_actor(exported) < 1e-4
+    exported.about["checks"][-1]["action"][0][1] *= 1.5
+    assert difference_from_actor(exported) > 1e-2
+
+
 def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
     folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="torch")
     about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))

@@ -58,11 +58,11 @@ class Start:
     keep: bool
     origin: dict[str, Any]
 
-    def normalizer(self, fitted: Normalizer, action_dim: int) -> Normalizer:
-        """The checkpoint's, or the one that was fitted on the new data, of so many actions.
+    def normalizer(self, fitted: Normalizer, action: Tensor) -> Normalizer:
+        """The checkpoint's, or the one that was fitted on the new data, of actions [N, A].
 
         Raises:
-            InputError: observations or actions are of another size.
+            InputError: observations or actions are of another size or kind.
         """
         loc, scale = self.weights["normalizer.loc"], self.weights["normalizer.scale"]
         if loc.shape != fitted.loc.shape:
@@ -73,10 +73,12 @@ class Start:
         if not self.keep:
             return fitted
         units = [self.weights.get(f"normalizer.action_{name}") for name in ("loc", "scale")]
-        if units[0] is not None and len(units[0]) != action_dim:
+        kind = "choices" if action.dtype == torch.bool else "numbers"
+        there, here = f"{len(units[0])} numbers" if units[0] is not None else None, action.shape[-1]
+        if there is not None and there != f"{here} {kind}":
             raise InputError(
-                f"init_from={self.origin['checkpoint']} acts by {len(units[0])} numbers, this "
-                f"data's actions have {action_dim}; choose a task or a checkpoint that fits"
+                f"init_from={self.origin['checkpoint']} acts by {there}, this data's actions are "
+                f"{here} {kind}; choose a task or a checkpoint that fits"
             )
         return Normalizer(loc, scale, float(self.weights["normalizer.returns_scale"]), *units)
 

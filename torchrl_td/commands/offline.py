@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -54,16 +55,27 @@ class OwnConfigsFirst(SearchPathPlugin):
             search_path.prepend("own", f"file://{folder}", anchor="main")
 
 
+def _swept(word: str) -> bool:
+    """Whether a word gives several values, and is not a list.
+
+    >>> _swept("seed=0,1"), _swept("seed=range(3)"), _swept("algorithm.hidden_dims=[8,8]")
+    (True, True, False)
+    """
+    value = word.partition("=")[2]
+    sweeps = value.startswith(("choice(", "range(", "interval(", "glob("))
+    return sweeps or "," in re.sub(r"\[[^]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"", "", value)
+
+
 def several_runs(words: list[str]) -> None:
     """Refuses one folder for all runs of a multirun, of which the first alone would get it.
 
     Raises:
         InputError: ``output_dir`` is the same for all.
     """
-    if not {"-m", "--multirun"} & set(words):
+    if not {"-m", "--multirun"} & set(words) or not any(map(_swept, words)):
         return
     for word in words:
-        if word.startswith("output_dir=") and not any(mark in word for mark in "$,"):
+        if word.lstrip("+").startswith("output_dir=") and "$" not in word and not _swept(word):
             raise InputError(
                 f"{word} is one folder for several runs; leave it out, or name what differs, as "
                 f"in 'output_dir=runs/${{task.name}}-seed${{seed}}'"

@@ -59,11 +59,6 @@ def check_values(config: Any) -> None:
     for key in ("output_dir", "resume", "init_from"):
         if config[key] == "":  # which would mean the present folder
             raise InputError(f"{key} is empty; give a folder, or leave {key}= out")
-    if config.init_normalizer != "keep" and config.init_from is None:
-        raise InputError(
-            f"init_normalizer={config.init_normalizer} is of weights to start from; give "
-            f"init_from=<run>, too, or leave it out"
-        )
     _check_finite(config, "")
     for key, choices in CHOICES.items():
         value = OmegaConf.select(config, key)
@@ -104,7 +99,7 @@ def _check_names(logger: Any) -> None:
 
 
 def check_read(config: Config, overrides: Iterable[str]) -> None:
-    """Refuses words that set what the run's algorithm does not read.
+    """Refuses words that set what the run, or its algorithm, does not read.
 
     Args:
         config: the settings.
@@ -124,6 +119,10 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
     unread = unread_settings(config)
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
+        if key == "init_normalizer" and config.init_from is None:
+            raise InputError(
+                f"{word} is of weights to start from; give init_from=<run>, too, or leave it out"
+            )
         name = next((name for name in unread if key == name or key.startswith(f"{name}.")), None)
         if name is None:
             continue

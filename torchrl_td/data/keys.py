@@ -77,15 +77,15 @@ def torchrl_key(path: Key, paths: Iterable[Key]) -> Key:
     return path
 
 
-def named_keys(names: Iterable[str | Key] | None) -> list[str | Key] | None:
-    """The keys that a setting names, nested ones with a slash; tuples stay.
+def named_keys(names: Iterable[str] | None) -> list[str | Key] | None:
+    """The keys that a setting names, nested ones with a slash.
 
-    >>> named_keys(["goal", "robot/position", ("robot", "speed")])
-    ['goal', ('robot', 'position'), ('robot', 'speed')]
+    >>> named_keys(["goal", "robot/position"])
+    ['goal', ('robot', 'position')]
     """
     if names is None:
         return None
-    return [tuple(k.split("/")) if isinstance(k, str) and "/" in k else k for k in names]
+    return [tuple(name.split("/")) if "/" in name else name for name in names]
 
 
 def _paths(source: Any) -> Iterable[Key]:

@@ -13,7 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from torchrl_td.data.cache import checksums, load_through_cache
-from torchrl_td.data.keys import Key, named_keys
+from torchrl_td.data.keys import Key
 from torchrl_td.data.source import Counts, Source
 from torchrl_td.data.sources.d4rl import d4rl_source
 from torchrl_td.data.sources.minari import minari_source
@@ -173,7 +173,6 @@ def _read(
     finite: bool = True,
 ) -> tuple[TensorDict, dict[str, Any], Source | None]:
     """Checked episodes; what is known of their values and of their files, if they are of files."""
-    keys = named_keys(keys)
     found: Source | None = None
     files: dict[str, Any] = {}
     if isinstance(source, str):

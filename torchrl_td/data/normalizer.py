@@ -21,6 +21,9 @@ _FAR = 100.0  # from 1, for scaled returns-to-go: several times what networks ar
 # outputs and errors of about 1, so of smaller ones they learn little, and larger ones leave the
 # others nothing of the loss.
 _ACTIONS = (0.02, 10.0)
+# Of half an action's range: what changes by less is as likely noise on an actuator that is not
+# used, and not blown up beyond it.
+_OF_RANGE = 0.1
 _OVERFLOWS = 1e9  # scaled returns-to-go whose loss and its gradient soon leave float32
 
 
@@ -78,11 +81,18 @@ class Normalizer(nn.Module):
         self.register_buffer("action_scale", action_scale)
 
     @classmethod
-    def fit(cls, episodes: TensorDictBase, returns_scale: float = 1.0) -> Normalizer:
+    def fit(
+        cls,
+        episodes: TensorDictBase,
+        returns_scale: float = 1.0,
+        action_bounds: tuple[Tensor, Tensor] | None = None,
+    ) -> Normalizer:
         """Fits mean and standard deviation on the ``observation`` of a dataset [N].
 
         Entries of the ``action`` that are numbers are normalised likewise where their standard
-        deviation is below 0.02 or above 10, or their mean is above 10.
+        deviation is below 0.02 or above 10, or their mean is above 10. Where the lowest and the
+        highest actions [A] are known, none is divided by less than a tenth of half their range (or
+        than 1, if that is less).
 
         A warning names dimensions that change, but too little to be told from constant ones, and
         a scale that does not bring the ``returns_to_go`` near 1.
@@ -101,7 +111,8 @@ class Normalizer(nn.Module):
                 "others change by, so it is taken as constant there; if it matters, record it in "
                 "other units"
             )
-        return cls(loc, scale, returns_scale, *_action_units(episodes.get("action", None)))
+        units = _action_units(episodes.get("action", None), action_bounds)
+        return cls(loc, scale, returns_scale, *units)
 
     def normalize(self, observation: Tensor) -> Tensor:
         """States [..., O] in the environment's units to normalised ones."""
@@ -143,22 +154,29 @@ class Normalizer(nn.Module):
         return out
 
 
-def _action_units(action: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+def _action_units(
+    action: Tensor | None, bounds: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Mean and standard deviation of actions [N, A], 0 and 1 where they are learnt as they are.
 
     >>> _action_units(torch.tensor([[1.0, 100.0, 7.0], [-1.0, 300.0, 7.0]]))
     (tensor([  0., 200.,   0.]), tensor([  1., 100.,   1.]))
     >>> _action_units(torch.tensor([[0.1, 0.5], [-0.1, -0.5]]))
     (None, None)
+    >>> _action_units(torch.tensor([[1e-4], [-1e-4]]), (-torch.ones(1), torch.ones(1)))
+    (tensor([0.]), tensor([0.1000]))
     """
     if action is None or action.dtype == torch.bool:  # none, or choices
         return None, None
     loc, scale = action.double().mean(0), action.double().std(0, correction=0)
-    changing = scale > (_RESOLUTION * loc.abs()).clamp(min=torch.finfo(torch.float32).tiny)
-    small, large = _ACTIONS
+    changing, (small, large) = _changing(loc, scale), _ACTIONS
     far = (loc.abs() > large) | (changing & ((scale < small) | (scale > large)))
     if not far.any():
         return None, None
+    if bounds is not None:
+        half = ((bounds[1] - bounds[0]) / 2).to(scale)
+        least = torch.where(torch.isfinite(half), _OF_RANGE * half, 0.0).clamp(max=1.0)
+        scale = torch.maximum(scale, least)
     loc = torch.where(far, loc, 0.0).float()
     return loc, torch.where(far & changing, scale, 1.0).float()
 

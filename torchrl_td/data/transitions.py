@@ -194,7 +194,7 @@ def as_float(value: Any, name: str, key: str, *, continuous: bool = False) -> Te
         raise InputError(
             f"{name}: {key} has dtype {value.dtype}, not numbers; convert it to float32"
         )
-    value = torch.as_tensor(_native(value) if isinstance(value, np.ndarray) else value)
+    value = torch.as_tensor(native(value) if isinstance(value, np.ndarray) else value)
     if value.is_complex() or (continuous and not value.dtype.is_floating_point):
         kind = "continuous actions are" if continuous else "real numbers are"
         raise InputError(
@@ -211,13 +211,13 @@ def as_flags(value: Any, name: str, key: str) -> Tensor:
     Raises:
         InputError: there are several a step, or others than 0 and 1.
     """
-    flags = torch.as_tensor(_native(value) if isinstance(value, np.ndarray) else value)
+    flags = torch.as_tensor(native(value) if isinstance(value, np.ndarray) else value)
     if flags.numel() != len(flags) or not ((flags == 0) | (flags == 1)).all():
         raise InputError(f"{name}: {key} must be one 0 or 1 a step, and is not; mend it")
     return flags.reshape(-1).bool()
 
 
-def _native(value: np.ndarray) -> np.ndarray:
+def native(value: np.ndarray) -> np.ndarray:
     """Numbers of a type that PyTorch has: of this machine's byte order, signed, of 64 bits."""
     kind, size = value.dtype.kind, value.dtype.itemsize
     if kind == "u" and size > 1:
@@ -248,6 +248,8 @@ def join(
     parts = []
     for key in chosen:
         path = key if isinstance(key, tuple) else (key,)
+        if path not in entries and "/" in path[0]:
+            path = tuple(path[0].split("/"))
         check_no_image(getattr(entries.get(path), "shape", ())[1:], f"{name}: {called}")
         if path not in entries:
             have = ", ".join("/".join(p) for p in sorted(entries))

@@ -36,4 +36,5 @@ def baseline_beside(folder: Path, configs: Path) -> Config | None:
     training = {key: getattr(planner.training, key) for key in kept}
     config = OmegaConf.merge({"training": training}, shared, own)
     config.output_dir, config.resume = str(folder / name), "auto"
+    config.init_from, config.init_normalizer = None, "keep"  # the weights are a planner's
     return check_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]

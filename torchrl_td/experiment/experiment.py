@@ -89,6 +89,7 @@ class Session:
                 f"({before['transitions']} transitions then, {self.dataset['transitions']} now, or "
                 f"other values); restore it, or start anew in another output_dir"
             )
+        self._check_units(load_payload(checkpoint, "planner", "cpu"))
         state = load_payload(checkpoint, "training", "cpu")
         self.trainer.load_state_dict(state["trainer"])
         self.progress.seconds = state["seconds"]
@@ -96,6 +97,18 @@ class Session:
         self.evaluation_due = state["evaluation_due"]
         if (steps := about["config"]["training"]["steps"]) < self.config.training.steps:
             self._train_on(steps)
+
+    def _check_units(self, weights: Mapping[str, Any]) -> None:
+        """Refuses weights that learnt the actions in other units than are fitted now."""
+        for name in ("normalizer.action_loc", "normalizer.action_scale"):
+            before, now = weights.get(name), self.trainer.model.state_dict().get(name)
+            if (before is None) != (now is None) or not (
+                before is None or torch.allclose(before, now.cpu())
+            ):
+                raise InputError(
+                    f"the run in {self.folder} learnt its actions in other units: it was started "
+                    f"by an earlier version; start anew in another output_dir"
+                )
 
     def _train_on(self, before: int) -> None:
         """Goes beyond the ``before`` steps that a run was to have, as if they had been more."""

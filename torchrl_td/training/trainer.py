@@ -69,9 +69,9 @@ class Trainer:
             episodes, config.dataset.validation_share, config.seed, (horizon - 1) * stride + 1
         )
         train = episodes if validation is None else episodes[self.rows]
-        normalizer = Normalizer.fit(train, config.task.returns_scale)
+        normalizer = Normalizer.fit(train, config.task.returns_scale, action_bounds)
         if start is not None:
-            normalizer = start.normalizer(normalizer, episodes["action"].shape[-1])
+            normalizer = start.normalizer(normalizer, episodes["action"])
         train = with_float_actions(normalizer.apply_to(train))
         # Before the model takes the normalizer to its device: the episodes stay where they are.
         held_out = None

@@ -12,7 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
 from torchrl_td.data.source import Steps
-from torchrl_td.data.transitions import as_flags, flat_entries, join
+from torchrl_td.data.transitions import as_flags, flat_entries, join, native
 from torchrl_td.errors import InputError, first_line
 
 # What each array is called, here and elsewhere; the first is what messages say.
@@ -166,8 +166,8 @@ def _tensor(value: Any, name: str, called: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     try:
-        return torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:  # of Python objects, of text, of rows that differ
+        return torch.as_tensor(np.ascontiguousarray(native(np.asarray(value))))
+    except (TypeError, ValueError, RuntimeError) as error:  # of objects, text, rows that differ
         raise InputError(
             f"{name}: {called} is no array of numbers ({first_line(error)}); convert it, as "
             f"numpy.array(..., dtype='float32') does"
