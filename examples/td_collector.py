@@ -106,7 +106,8 @@ def trained(
     checkpoint: str, env: str | None, overrides: dict[str, Any]
 ) -> tuple[TaskConfig, TDPlannerActor]:
     """The planner of a training run and its task."""
-    task, task.target_return = checkpoint_task(checkpoint, env)
+    task, asked = checkpoint_task(checkpoint, env)
+    task.target_return = asked
     return task, TDPlannerActor.from_checkpoint(checkpoint, **overrides)
 
 

@@ -100,8 +100,9 @@ class Session:
 
     def _check_units(self, weights: Mapping[str, Any]) -> None:
         """Refuses weights that learnt the actions in other units than are fitted now."""
-        for name in ("normalizer.action_loc", "normalizer.action_scale"):
-            before, now = weights.get(name), self.trainer.model.state_dict().get(name)
+        normalizer = self.trainer.model.normalizer
+        for name in ("action_loc", "action_scale"):
+            before, now = weights.get(f"normalizer.{name}"), getattr(normalizer, name)
             if (before is None) != (now is None) or not (
                 before is None or torch.allclose(before, now.cpu())
             ):
