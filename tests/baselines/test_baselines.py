@@ -146,6 +146,42 @@ def test_the_policy_of_a_run_drops_into_a_collector(
     assert batch["action"].std() > 0
 
 
+def first_step(folder: Path) -> tuple[Any, Any]:
+    """The policy of a run, and what the environment gives it first."""
+    env, actor = make_checkpoint_env(folder), load_actor(folder)
+    if hasattr(actor, "make_tensordict_primer"):
+        env.append_transform(actor.make_tensordict_primer())
+    return actor, env.reset()
+
+
+@pytest.mark.parametrize("name", ["bc", "rcbc", "dt"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
+def test_numbers_that_are_not_finite_are_no_action(
+    name: str, value: float, finished: Callable[[str], Any]
+) -> None:
+    actor, step = first_step(finished(name)[0])
+    step["observation"].fill_(value)
+    with pytest.raises(InputError, match=r"'observation' (holds NaN or Inf|is so large)"):
+        actor(step)
+
+
+def test_a_context_that_no_primer_made_is_asked_for(finished: Callable[[str], Any]) -> None:
+    actor, step = first_step(finished("dt")[0])
+    with pytest.raises(InputError, match=r"make_tensordict_primer\(\)"):
+        actor(step.exclude("context"))
+
+
+@pytest.mark.parametrize("name", ["rcbc", "dt"])
+def test_an_environment_in_double_precision_is_acted_in_alike(
+    name: str, finished: Callable[[str], Any]
+) -> None:
+    actor, step = first_step(finished(name)[0])
+    double = step.clone()
+    for key in ("observation", "target_return"):
+        double[key] = step[key].double()
+    assert torch.equal(actor(step)["action"], actor(double)["action"])
+
+
 def test_settings_that_are_not_read_are_refused(make_config: Any) -> None:
     for word in ("generator.width=16", "planner.refine_steps=2", "training.cudagraph=true"):
         with pytest.raises(InputError, match=f"algorithm=bc does not read {word.split('=')[0]}"):

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from torchrl_td.data import Normalizer
-from torchrl_td.data.normalizer import displacement_scale
+from torchrl_td.data import Normalizer, displacement_scale
 from torchrl_td.errors import InputError
 
 

@@ -11,8 +11,7 @@ from torchrl import torchrl_logger
 from torchrl.modules import MLP
 
 from tests.data.helpers import SAMPLE
-from torchrl_td.data import load_episodes
-from torchrl_td.data.normalizer import displacement_scale
+from torchrl_td.data import displacement_scale, load_episodes
 from torchrl_td.data.transitions import successor_known
 from torchrl_td.data.validation import broken_successors, warn_once
 from torchrl_td.modules import InverseDynamics

@@ -10,8 +10,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from tests.planner.helpers import Build, act
 from torchrl_td import InputError, TDPlannerActor
-from torchrl_td.actors.tensordict_io import check_floats
 from torchrl_td.data import Normalizer
+from torchrl_td.data.normalizer import check_floats
 from torchrl_td.envs.make import make_base_env, planning_transforms
 
 

@@ -17,15 +17,9 @@ from torchrl_td.actors.compiling import CompiledActor
 from torchrl_td.actors.from_checkpoint import TrainedActor
 from torchrl_td.actors.receding_horizon import RecedingHorizon
 from torchrl_td.actors.specs import action_bounds, check_keys, choice_spec
-from torchrl_td.actors.tensordict_io import (
-    PlannerState,
-    SpecifiedModule,
-    check_action,
-    check_floats,
-    read_entry,
-)
+from torchrl_td.actors.tensordict_io import PlannerState, SpecifiedModule, read_entry
 from torchrl_td.data.choices import written_choice
-from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.data.normalizer import Normalizer, check_action, check_floats
 from torchrl_td.errors import InputError
 from torchrl_td.modules import ReturnsLimit, TrajectoryPlanner
 from torchrl_td.modules.common import dispatched

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 
 from torchrl_td.actors.specs import PlannerPrimer
+from torchrl_td.data.normalizer import check_floats
 from torchrl_td.errors import InputError
 
 _REMEDY = "append actor.make_tensordict_primer() to the environment's transforms"
@@ -92,65 +92,6 @@ def write_entry(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> No
     shape = tensordict.batch_size
     single = len(shape) == 1
     tensordict.set(key, value if single else value.reshape((*shape, *value.shape[1:])))
-
-
-def check_floats(key: NestedKey, value: Tensor, unread: Tensor | None = None) -> Tensor:
-    """The entry [B, ...] in single precision.
-
-    Args:
-        key: what errors call it.
-        value: the entry.
-        unread: bool [B, 1], rows that may hold anything; ``None`` for no row.
-
-    Raises:
-        InputError: if it holds no floats or, on the CPU, one that is not finite. (On a GPU the
-            check would wait for the device; there a NaN gives a NaN action.)
-
-    >>> check_floats("observation", torch.zeros(2, 3, dtype=torch.float64)).dtype
-    torch.float32
-    >>> check_floats("observation", torch.tensor([0.0, torch.nan]))
-    Traceback (most recent call last):
-    torchrl_td.errors.InputError: 'observation' holds NaN or Inf; the simulation diverged or was fed
-    one
-    """
-    if not value.is_floating_point():
-        raise InputError(
-            f"{key!r} is {value.dtype}, but a float is needed; append to the environment "
-            f"DTypeCastTransform({value.dtype}, torch.float32, in_keys=[{key!r}])"
-        )
-    # The sum first, for it is the faster check; it may overflow where every value is finite.
-    if _readable(value) and not math.isfinite(value.sum()):
-        finite = torch.isfinite(value)
-        if unread is not None:
-            finite |= unread.view(-1, *[1] * (value.ndim - 1))
-        if not bool(finite.all()):
-            raise InputError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
-    return value.float()
-
-
-def _readable(value: Tensor) -> bool:
-    """Whether a value can be looked at now: not while a program is traced, nor under ``vmap``."""
-    if value.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(value)
-
-
-def check_action(key: NestedKey, action: Tensor) -> Tensor:
-    """The action [B, A], which a finite observation that is far too large would make NaN.
-
-    Args:
-        key: of the observation, for the message.
-        action: as planned.
-
-    Raises:
-        InputError: on the CPU, as :func:`check_floats`.
-    """
-    if _readable(action) and not math.isfinite(action.sum()):
-        raise InputError(
-            f"{key!r} is so large that the plan overflows; the simulation diverged, or the "
-            f"observation is in other units than the data"
-        )
-    return action
 
 
 class PlannerState:

@@ -18,7 +18,7 @@ from torchrl_td.advice import install
 from torchrl_td.baselines.algorithm import Baseline
 from torchrl_td.baselines.policy import Policy
 from torchrl_td.config import Config
-from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.data.normalizer import Normalizer, check_action, check_floats
 from torchrl_td.data.window_sampler import WindowSampler
 from torchrl_td.errors import InputError
 
@@ -83,7 +83,17 @@ class ContextActor(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Acts for any batch shape."""
+        """Acts for any batch shape.
+
+        Raises:
+            InputError: if there is no context or, on the CPU, what is read or the action is not
+                finite.
+        """
+        if tensordict.get("context", None) is None:
+            raise InputError(
+                "the policy found no 'context'; append actor.make_tensordict_primer() to the "
+                "environment's transforms"
+            )
         rows = self._act(tensordict.select(*self.in_keys).reshape(-1))
         for key in self.out_keys:
             value = rows.get(key)
@@ -93,6 +103,7 @@ class ContextActor(TensorDictModuleBase):
     def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Acts for a batch [B] of environments."""
         model, normalizer = self.model, self.normalizer
+        observation, target = (check_floats(key, tensordict[key]) for key in self.in_keys[:2])
         fresh = tensordict["is_init"].unsqueeze(-1)  # [B, 1, 1]
         past = {name: tensordict["context", name].masked_fill(fresh, 0) for name in _ENTRIES}
         count = tensordict["context", "count"].masked_fill(tensordict["is_init"], 0)  # [B, 1]
@@ -100,14 +111,14 @@ class ContextActor(TensorDictModuleBase):
         past = {name: torch.where(full, value.roll(-1, 1), value) for name, value in past.items()}
         place = count.clamp(max=model.context - 1).unsqueeze(-1)  # [B, 1, 1]
         present = {
-            "observation": normalizer.normalize(tensordict["observation"]),
-            "returns_to_go": normalizer.scale_returns(tensordict["target_return"]),
+            "observation": normalizer.normalize(observation),
+            "returns_to_go": normalizer.scale_returns(target),
             "action": torch.zeros_like(past["action"][:, 0]),
         }
         context = {name: _put(past[name], place, present[name]) for name in _ENTRIES}
         actions = model.network(*(context[name] for name in _ENTRIES))  # [B, K, A]
         action = actions.gather(1, place.expand(-1, 1, actions.shape[-1])).squeeze(1)
-        action = normalizer.denormalize_action(action)
+        action = normalizer.denormalize_action(check_action("observation", action))
         action = torch.clamp(action, model.action_low, model.action_high)
         context["action"] = _put(context["action"], place, normalizer.normalize_action(action))
         tensordict["action"] = action

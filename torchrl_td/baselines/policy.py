@@ -13,7 +13,7 @@ from torchrl.modules import MLP
 
 from torchrl_td.config import Config
 from torchrl_td.data.choices import written_choice
-from torchrl_td.data.normalizer import Normalizer
+from torchrl_td.data.normalizer import Normalizer, check_action, check_floats
 from torchrl_td.modules.choices import chosen
 from torchrl_td.modules.common import dispatched
 from torchrl_td.networks import ModulatedMLP
@@ -102,12 +102,15 @@ class PolicyActor(TensorDictModuleBase):
     @dispatched
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Acts for any batch shape."""
+        """Acts for any batch shape.
+
+        Raises:
+            InputError: on the CPU, if what is read or the action is not finite.
+        """
         policy, normalizer = self.policy, self.normalizer
-        inputs = [normalizer.normalize(tensordict["observation"])]
-        if policy.conditioned:
-            inputs.append(normalizer.scale_returns(tensordict["target_return"]))
-        action = policy.network(*inputs)
+        observation, *target = (check_floats(key, tensordict[key]) for key in self.in_keys)
+        inputs = [normalizer.normalize(observation), *map(normalizer.scale_returns, target)]
+        action = check_action("observation", policy.network(*inputs))
         if policy.choices:
             tensordict["action"] = written_choice(chosen(action), self.action_spec)
             return tensordict

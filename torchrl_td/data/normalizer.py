@@ -1,9 +1,12 @@
-"""Gaussian normalisation of states and of actions far from 1, and the scales of their change."""
+"""What goes between environment and networks: finite numbers, normalised where they are states."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from torchrl_td.data.statistics import suggested_returns_scale
@@ -154,6 +157,58 @@ class Normalizer(nn.Module):
         return out
 
 
+def check_floats(key: NestedKey, value: Tensor, unread: Tensor | None = None) -> Tensor:
+    """The entry [B, ...] in single precision.
+
+    Args:
+        key: what errors call it.
+        value: the entry.
+        unread: bool [B, 1], rows that may hold anything; ``None`` for no row.
+
+    Raises:
+        InputError: if it holds no floats or, on the CPU, one that is not finite. (On a GPU the
+            check would wait for the device; there a NaN gives a NaN action.)
+
+    >>> check_floats("observation", torch.zeros(2, 3, dtype=torch.float64)).dtype
+    torch.float32
+    >>> check_floats("observation", torch.tensor([0.0, torch.nan]))
+    Traceback (most recent call last):
+    torchrl_td.errors.InputError: 'observation' holds NaN or Inf; the simulation diverged or was fed
+    one
+    """
+    if not value.is_floating_point():
+        raise InputError(
+            f"{key!r} is {value.dtype}, but a float is needed; append to the environment "
+            f"DTypeCastTransform({value.dtype}, torch.float32, in_keys=[{key!r}])"
+        )
+    # The sum first, for it is the faster check; it may overflow where every value is finite.
+    if _readable(value) and not math.isfinite(value.sum()):
+        finite = torch.isfinite(value)
+        if unread is not None:
+            finite |= unread.view(-1, *[1] * (value.ndim - 1))
+        if not bool(finite.all()):
+            raise InputError(f"{key!r} holds NaN or Inf; the simulation diverged or was fed one")
+    return value.float()
+
+
+def check_action(key: NestedKey, action: Tensor) -> Tensor:
+    """The action [B, A], which a finite observation that is far too large would make NaN.
+
+    Args:
+        key: of the observation, for the message.
+        action: as the networks give it.
+
+    Raises:
+        InputError: on the CPU, as :func:`check_floats`.
+    """
+    if _readable(action) and not math.isfinite(action.sum()):
+        raise InputError(
+            f"{key!r} is so large that the action overflows; the simulation diverged, or the "
+            f"observation is in other units than the data"
+        )
+    return action
+
+
 def _action_units(
     action: Tensor | None, bounds: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -203,46 +258,8 @@ def _changing(loc: Tensor, scale: Tensor) -> Tensor:
     return changing & (scale > _CONSTANT * usual)
 
 
-def displacement_scale(
-    episodes: TensorDictBase,
-    horizon: int,
-    stride: int = 1,
-    samples: int = 20_000,
-    seed: int = 0,
-) -> Tensor:
-    """Root mean square of s_{t+jm} − s_t for j = 0..H−1 over a (normalised) dataset.
-
-    What a state changes by within a plan, to which the diffusion's noise and the generator's
-    output can be scaled. About 0 and not about the mean: a state that drifts evenly has a scale
-    too. Constant dimensions get 0.
-
-    Args:
-        episodes: dataset [N] with ``observation`` and ``episode``.
-        horizon: H.
-        stride: m, steps between a plan's neighbours.
-        samples: number of random starts to measure at.
-        seed: seed of those starts.
-
-    Returns:
-        Shape [H, O]; row 0 is 0.
-
-    >>> from tensordict import TensorDict
-    >>> x = torch.tensor([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0], [6.0, 5.0]])
-    >>> data = TensorDict(observation=x, episode=torch.zeros(4, dtype=torch.int64), batch_size=[4])
-    >>> displacement_scale(data, horizon=3)
-    tensor([[0., 0.],
-            [2., 0.],
-            [4., 0.]])
-    """
-    observation, episode = episodes["observation"], episodes["episode"].view(-1)
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randint(observation.shape[0], (samples,), generator=generator)
-    start = start.to(observation.device)
-    rows = [torch.zeros_like(observation[0])]
-    for lag in range(stride, horizon * stride, stride):
-        end = (start + lag).clamp(max=observation.shape[0] - 1)
-        inside = (episode[end] == episode[start]) & (end - start == lag)
-        change = (observation[end].double() - observation[start].double())[inside]
-        rows.append(change.square().mean(0).sqrt().float() if len(change) else rows[-1])
-    scale = torch.stack(rows)
-    return torch.where(scale > _CONSTANT, scale, 0.0)  # of a standard deviation, which is 1
+def _readable(value: Tensor) -> bool:
+    """Whether a value can be looked at now: not while a program is traced, nor under ``vmap``."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(value)

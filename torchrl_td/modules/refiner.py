@@ -31,7 +31,7 @@ class PlanCoordinates(nn.Module):
 
     Args:
         scale: root mean square of s_{t+j} − s_t, shape [H, O] (see
-            :func:`~torchrl_td.data.normalizer.displacement_scale`), 0 for constant dimensions;
+            :func:`~torchrl_td.data.displacement_scale`), 0 for constant dimensions;
             ``None`` for the paper's coordinates.
 
     Raises:

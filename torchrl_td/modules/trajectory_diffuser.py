@@ -10,7 +10,8 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from torchrl_td.data.normalizer import Normalizer, displacement_scale
+from torchrl_td.data.displacement_scale import displacement_scale
+from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.modules.generator import InverseDynamics, TrajectoryGenerator
 from torchrl_td.modules.noise_schedule import NoiseSchedule
 from torchrl_td.modules.plan_critic import PlanCritic
