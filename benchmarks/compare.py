@@ -19,6 +19,7 @@ for all runs.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -159,6 +160,10 @@ def compare(options: Options) -> str:
         for seed in (options.seeds if algorithm != CONTROLLER else [0])
     )
     configs = {one: one.config() for one in asked}
+    for one, config in configs.items():
+        if not config.evaluation.episodes:
+            raise InputError(f"{one.task}: evaluation.episodes=0 leaves nothing to compare")
+    make_folder(options.results)
     files = {one: result_file(options.results, one) for one in asked}
     found = {one: read_result(file) for one, file in files.items() if file.exists()}
     for one, result in found.items():
@@ -166,6 +171,8 @@ def compare(options: Options) -> str:
     missing = [one for one in asked if one not in found]
     if missing and not options.run:
         raise InputError(f"{files[missing[0]]} is missing, and run=false")
+    if missing:
+        make_folder(options.runs)
     for one in missing:  # now, and not when its turn has come
         if one.algorithm != CONTROLLER:
             check_read(configs[one], one.words)
@@ -187,6 +194,20 @@ def compare(options: Options) -> str:
     if failed:
         raise InputError(f"{len(failed)} of {len(missing)} runs failed: {failed[0]}")
     return text
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that is written to later.
+
+    Raises:
+        InputError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is not writable")
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; give another") from None
 
 
 def result_file(folder: Path, asked: Asked) -> Path:

@@ -35,7 +35,7 @@ def test_weights_to_start_from_are_the_planners_alone(
     second = tmp_path / "second"
     words = (f"init_from={tmp_path / 'run'}", "init_normalizer=fit", f"output_dir={second}")
     run(tiny_config("evaluation.baseline=bc", "training.stop_after=1", *words))
-    config = baseline_beside(second, configs)
+    config = baseline_beside(second, [configs])
     assert config is not None and (config.init_from, config.init_normalizer) == (None, "keep")
 
 
@@ -46,7 +46,7 @@ def test_is_trained_on_the_same_and_stands_in_the_same_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     planner = run(tiny_config("evaluation.baseline=bc", "seed=3", "training.stop_after=null"))
-    config = baseline_beside(tmp_path / "run", configs)
+    config = baseline_beside(tmp_path / "run", [configs])
     assert config is not None
     assert (config.seed, config.training.steps, config.training.decay_steps) == (3, 5, 5)
     beside = run(config)
@@ -56,9 +56,20 @@ def test_is_trained_on_the_same_and_stands_in_the_same_table(
     lines = capsys.readouterr().out.splitlines()
     names = [line.split("  ")[0] for line in lines[-3:]]
     assert names == ["planner, generator alone", "planner, refined", "bc"]
-    again = baseline_beside(tmp_path / "run", configs)  # as after an interruption
+    again = baseline_beside(tmp_path / "run", [configs])  # as after an interruption
     assert again is not None
     assert run(again)["results"][0]["returns"] == beside["results"][0]["returns"]
+
+
+def test_a_file_of_ones_own_stands_for_the_packages(
+    tiny_config: Callable[..., Config], tmp_path: Path, configs: Path
+) -> None:
+    run(tiny_config("evaluation.baseline=bc", "training.stop_after=1"))
+    mine, empty = tmp_path / "mine" / "algorithm", tmp_path / "empty"
+    mine.mkdir(parents=True)
+    (mine / "bc.yaml").write_text(SHORT.replace("steps: 5", "steps: 3"))
+    config = baseline_beside(tmp_path / "run", [empty, mine.parent, configs])
+    assert config is not None and config.training.steps == 3
 
 
 def test_is_left_out_where_there_is_none_to_train(
@@ -68,10 +79,10 @@ def test_is_left_out_where_there_is_none_to_train(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(tiny_config("training.stop_after=1"))
-    assert baseline_beside(tmp_path / "run", configs) is None  # null: none is wanted
+    assert baseline_beside(tmp_path / "run", [configs]) is None  # null: none is wanted
     run(tiny_config("training.stop_after=1", "evaluation.baseline=bc", f"output_dir={tmp_path}/b"))
-    assert baseline_beside(tmp_path / "b", configs) is not None
+    assert baseline_beside(tmp_path / "b", [configs]) is not None
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert baseline_beside(tmp_path / "b", configs) is None
+    assert baseline_beside(tmp_path / "b", [configs]) is None
     with pytest.raises(InputError, match=r"evaluation\.baseline='best'; allowed are bc, bc_best"):
         tiny_config("evaluation.baseline=best")

@@ -165,6 +165,34 @@ def test_what_is_asked_for_twice_is_made_once(words: list[str], in_process: list
     assert in_process == ["bc0"]
 
 
+@pytest.mark.parametrize("key", ["runs", "results"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_runs(
+    key: str, words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"cannot write to {tmp_path}/file/x: Not a directory"):
+        compare(read_words([*words, f"{key}={tmp_path}/file/x"]))
+    assert not in_process
+
+
+def test_nothing_played_is_nothing_to_compare(words: list[str], in_process: list[str]) -> None:
+    given = [w for w in words if not w.startswith("evaluation.episodes")]
+    with pytest.raises(InputError, match="=0 leaves nothing to compare"):
+        compare(read_words([*given, "evaluation.episodes=0"]))
+    assert not in_process
+
+
+def test_seeds_that_lost_patience_at_different_steps_are_compared(
+    words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    given = [*words, "algorithms=bc", "training.evaluate_every=2", "training.patience=1"]
+    compare(read_words(given))
+    file = tmp_path / "results" / "pointmaze/umaze/bc-seed1.json"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {"training_steps": kept["training_steps"] - 1}))
+    assert "2 × 2" in compare(read_words(given))
+
+
 def test_a_failed_run_is_named(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "train", lambda asked, _: f"{asked.algorithm}: out of luck")
     with pytest.raises(InputError, match="2 of 3 runs failed: bc: out of luck"):

@@ -40,6 +40,11 @@ def test_fit_closed_form() -> None:
     assert normalizer.returns_scale == 10
 
 
+def test_there_must_be_something_to_fit_on() -> None:
+    with pytest.raises(InputError, match="no steps to fit"):
+        Normalizer.fit(dataset(torch.zeros(3, 2))[:0])
+
+
 def test_fit_keeps_digits_far_from_zero() -> None:
     """Sums in double precision: a mean of 10,000 with a spread of 0.01."""
     x = 1e4 + torch.tensor([0.0, 0.0078125]).repeat(50_000).unsqueeze(-1)

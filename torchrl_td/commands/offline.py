@@ -30,7 +30,7 @@ def td_offline(config: DictConfig) -> None:
     folder = folder_of(settings, words).expanduser()
     summary, beside = run(settings, words), []
     if summary["results"] and "stopped_by" not in summary:
-        baseline = baseline_beside(folder, CONFIGS)
+        baseline = baseline_beside(folder, [*own_configs()[0], CONFIGS])
         beside = [] if baseline is None else [run(baseline)]
     if summary["results"] or "nothing_played" in summary:
         cli.print_results(summary, *beside)

@@ -106,7 +106,12 @@ def return_asked(result: Result) -> float | None:
 
 def _trained(result: Result) -> dict[str, Any]:
     played = {"settings": settings_read(result), "target_return": return_asked(result)}
-    return played | {key: result.get(key) for key in ("planner", "training_steps", "init_from")}
+    kept = ["planner", "init_from"]
+    if (
+        result["settings"].get("training", {}).get("patience") is None
+    ):  # else each seed ends when it may
+        kept.append("training_steps")
+    return played | {key: result.get(key) for key in kept}
 
 
 def _difference(mine: Any, theirs: Any) -> str:

@@ -101,8 +101,10 @@ class Normalizer(nn.Module):
         a scale that does not bring the ``returns_to_go`` near 1.
 
         Raises:
-            InputError: for a scale that leaves returns too large to compute with.
+            InputError: for no data, or a scale that leaves returns too large to compute with.
         """
+        if not episodes.numel():
+            raise InputError("there are no steps to fit the normaliser on")
         _check_returns_scale(float(episodes["returns_to_go"].abs().max()), returns_scale)
         observation = episodes["observation"].double()
         loc, scale = observation.mean(0), observation.std(0, correction=0)

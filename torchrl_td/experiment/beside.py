@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -11,12 +12,13 @@ from torchrl_td.config import Config, check_config, to_dict
 from torchrl_td.experiment.run_folder import read_settings
 
 
-def baseline_beside(folder: Path, configs: Path) -> Config | None:
+def baseline_beside(folder: Path, configs: Sequence[Path]) -> Config | None:
     """The settings of a planner's run with another algorithm's over them.
 
     Args:
         folder: the run's; the baseline's is in it.
-        configs: folder of the YAML files, of which ``algorithm/<name>.yaml`` is read.
+        configs: folders of YAML files, one of which has ``algorithm/<name>.yaml``; the first that
+            does counts.
 
     Returns:
         ``None`` where the run is no planner's or wants no baseline, or several processes share it.
@@ -28,7 +30,8 @@ def baseline_beside(folder: Path, configs: Path) -> Config | None:
     if name is None or planner.algorithm.name != "trajectory_diffuser":
         return None
     # Its training is its own: what its YAML does not name is what a run has without a preset.
-    own = OmegaConf.load(configs / "algorithm" / f"{name}.yaml")
+    files = (configs_folder / "algorithm" / f"{name}.yaml" for configs_folder in configs)
+    own = OmegaConf.load(next(file for file in files if file.is_file()))
     shared = to_dict(planner)
     for section in ("algorithm", "training"):
         del shared[section]
