@@ -125,6 +125,12 @@ def test_tensorboard_holds_the_same(
     assert len(tables) == 2 and all("| refined | 1 |" in table for table in tables)
     assert [event.step for event in events.Scalars("train/learning_rate")] == [3, 6, 9]
 
+    given = [f"resume={folder}"]  # of a run that is done: it is played again
+    run(composed(*given), given)
+    events.Reload()
+    for name, steps in (("score/refined", [3, 6, 9]), ("score_std/generator", [6, 9])):
+        assert [event.step for event in events.Scalars(f"evaluation/{name}")] == steps
+
 
 def test_wandb_disabled_logs_nothing(tmp_path: Path) -> None:
     config = composed("logger=wandb", "logger.mode=disabled")

@@ -55,7 +55,7 @@ class MetricsFile:
         new = [name for name in metrics if name not in self.columns]
         append = not new and self.path.exists() and step > max(self.rows, default=-1)
         row = self.rows.setdefault(step, {})
-        row.update({name: f"{value:.9g}" for name, value in metrics.items()})
+        row.update(_as_text(metrics))
         self.columns += new
         if not append:
             self._rewrite()
@@ -65,6 +65,10 @@ class MetricsFile:
                 csv.writer(file).writerow(self._cells(step))
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def holds(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether a step's row has all of these metrics, and they are the same."""
+        return bool(metrics) and _as_text(metrics).items() <= self.rows.get(step, {}).items()
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, for plots."""
@@ -105,6 +109,10 @@ class MetricsFile:
         )
 
 
+def _as_text(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.9g}" for name, value in metrics.items()}
+
+
 class Metrics:
     """Sends metrics to ``metrics.csv``, ``timing.csv`` and the chosen logger.
 
@@ -127,11 +135,14 @@ class Metrics:
         """Writes metrics; names starting with ``time/`` are kept apart from the others."""
         timing = {k: v for k, v in metrics.items() if k.startswith("time/")}
         values = {k: v for k, v in metrics.items() if k not in timing}
+        # A run resumed at its end is played again; TensorBoard would have the same score twice.
+        again = hasattr(getattr(self.logger, "experiment", None), "add_scalar")
+        again = again and self.file.holds(step, values)
         if values:
             self.file.write(step, values)
         if timing:
             self.timing.write(step, timing)
-        if self.logger is not None:
+        if self.logger is not None and not again:
             best = self.best_score() if any(name.startswith(_SCORE) for name in metrics) else {}
             values = {**metrics, **best}
             finite = {name: value for name, value in values.items() if math.isfinite(value)}
