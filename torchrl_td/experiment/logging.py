@@ -135,19 +135,19 @@ class Metrics:
         """Writes metrics; names starting with ``time/`` are kept apart from the others."""
         timing = {k: v for k, v in metrics.items() if k.startswith("time/")}
         values = {k: v for k, v in metrics.items() if k not in timing}
-        # A run resumed at its end is played again; TensorBoard would have the same score twice.
-        again = hasattr(getattr(self.logger, "experiment", None), "add_scalar")
-        again = again and self.file.holds(step, values)
+        again = self.file.holds(step, values)  # as where a run is resumed at its end
         if values:
             self.file.write(step, values)
         if timing:
             self.timing.write(step, timing)
-        if self.logger is not None and not again:
+        if self.logger is not None:
             best = self.best_score() if any(name.startswith(_SCORE) for name in metrics) else {}
             values = {**metrics, **best}
             finite = {name: value for name, value in values.items() if math.isfinite(value)}
             with self._skipped_on_error() as logger:
-                logger.log_metrics(finite, step=step)
+                # TensorBoard would have the same score twice.
+                if not (again and hasattr(logger.experiment, "add_scalar")):
+                    logger.log_metrics(finite, step=step)
 
     def best_score(self) -> dict[str, float]:
         """The run's best mean score so far, of whole plans where there are any."""
