@@ -109,7 +109,9 @@ def build_model(
             "horizon": plan_horizon(config),
             "coordinates": _coordinates(config, scales),
             "critic": _critic(config, observation_dim + action_dim),
-            "plan_value": _plan_value(config, observation_dim),
+            "plan_value": make_plan_value(config, observation_dim)
+            if config.value.enabled
+            else None,
             "returns_limit": _returns_limit(config, observation_dim),
         }
         if config.algorithm.name == "diffuser":
@@ -174,9 +176,8 @@ def _generator(
     )
 
 
-def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
-    if not config.value.enabled:
-        return None
+def make_plan_value(config: Config, observation_dim: int) -> PlanValue:
+    """The value of plans that the settings describe."""
     hidden = list(config.value.hidden_dims)
     norms = [{"normalized_shape": width} for width in hidden]
     networks = [
