@@ -103,6 +103,16 @@ def test_all_parts_start_as_they_do_without(make_trainer: Callable[..., Trainer]
     assert mine.keys() == its.keys() and all(torch.equal(mine[key], its[key]) for key in mine)
 
 
+def test_the_value_that_tells_is_the_one_that_is_trained(
+    make_trainer: Callable[..., Trainer],
+) -> None:
+    trainer = make_trainer("training.advantage_tilt=2")
+    value = trainer.algorithm.plan_value
+    before = [parameter.clone() for parameter in value.parameters()]
+    trainer.train_step()
+    assert not any(map(torch.equal, before, value.parameters()))
+
+
 def test_is_of_plans_drafted_at_once_for_a_return() -> None:
     for words in (["preset=small"], ["preset=strided", "task=maze2d/umaze"]):
         with pytest.raises(InputError, match=r"generator\.kind=plan and task\.scored=false"):
