@@ -109,9 +109,7 @@ def build_model(
             "horizon": plan_horizon(config),
             "coordinates": _coordinates(config, scales),
             "critic": _critic(config, observation_dim + action_dim),
-            "plan_value": make_plan_value(config, observation_dim)
-            if config.value.enabled
-            else None,
+            "plan_value": _plan_value(config, observation_dim),
             "returns_limit": _returns_limit(config, observation_dim),
         }
         if config.algorithm.name == "diffuser":
@@ -174,6 +172,10 @@ def _generator(
         change_scale=scales.displacement[1],
         returns_change_scale=scales.returns_change,
     )
+
+
+def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
+    return make_plan_value(config, observation_dim) if config.value.enabled else None
 
 
 def make_plan_value(config: Config, observation_dim: int) -> PlanValue:

@@ -106,12 +106,10 @@ def return_asked(result: Result) -> float | None:
 
 def _trained(result: Result) -> dict[str, Any]:
     played = {"settings": settings_read(result), "target_return": return_asked(result)}
-    kept = ["planner", "init_from"]
-    if (
-        result["settings"].get("training", {}).get("patience") is None
-    ):  # else each seed ends when it may
-        kept.append("training_steps")
-    return played | {key: result.get(key) for key in kept}
+    # A run that may lose patience ends at a step of its own.
+    patience = result["settings"].get("training", {}).get("patience")
+    steps = ("training_steps",) if patience is None else ()
+    return played | {key: result.get(key) for key in ("planner", "init_from", *steps)}
 
 
 def _difference(mine: Any, theirs: Any) -> str:
