@@ -83,7 +83,6 @@ def test_each_part_trains_as_it_would_alone(make_trainer: Make) -> None:
         (),
         ("task.scored=false", "training.return_tilt=5", "inverse_dynamics.returns_modulate=true"),
         ("task.scored=false", "generator.members=2", "inverse_dynamics.members=3"),
-        ("task.scored=false", "training.advantage_tilt=1"),
     ],
 )
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
@@ -203,7 +202,6 @@ def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
         (["planner.warm_start=previous"], "planner.warm_start=none"),
         (["planner.replan_every=2"], "planner.replan_every=1"),
         (["task.stride=null"], "task.stride"),
-        (["training.advantage_tilt=1"], "asked for scores, and all data is drawn evenly"),
         (["training.return_tilt=5"], "asked for scores, and all data is drawn evenly"),
         (["planner.plan_scores=[]"], "one or more numbers from -4 to 4"),
         (["planner.plan_scores=[5]"], "one or more numbers from -4 to 4"),

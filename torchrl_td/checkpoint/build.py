@@ -175,11 +175,8 @@ def _generator(
 
 
 def _plan_value(config: Config, observation_dim: int) -> PlanValue | None:
-    return make_plan_value(config, observation_dim) if config.value.enabled else None
-
-
-def make_plan_value(config: Config, observation_dim: int) -> PlanValue:
-    """The value of plans that the settings describe."""
+    if not config.value.enabled:
+        return None
     hidden = list(config.value.hidden_dims)
     norms = [{"normalized_shape": width} for width in hidden]
     networks = [

@@ -229,12 +229,12 @@ def _check_value(config: Any) -> None:
     planner, states = config.planner, config.inverse_dynamics.plan_states
     if config.value.enabled and planner.plan_scores is None:
         raise InputError("value.enabled=true needs planner.plan_scores, what plans are asked for")
-    for tilt in ("return_tilt", "advantage_tilt"):
-        if config.value.enabled and config.training[tilt]:
-            raise InputError(
-                f"training.{tilt}={config.training[tilt]}: with value.enabled=true plans are asked "
-                f"for scores, and all data is drawn evenly; leave it out, or give task.scored=false"
-            )
+    if config.value.enabled and config.training.return_tilt:
+        raise InputError(
+            f"training.return_tilt={config.training.return_tilt}: with value.enabled=true plans "
+            f"are asked for scores, and all data is drawn evenly; leave it out, or give "
+            f"task.scored=false"
+        )
     if config.generator.kind != "plan":
         if config.value.enabled:
             raise InputError(

@@ -50,7 +50,6 @@ OF_PLANS = (
     "training.refiner_weight_decay",
     "training.ema_decay",
     "training.return_tilt",
-    "training.advantage_tilt",
     "training.compile",
     "training.cudagraph",
     "evaluation.compile",
@@ -75,7 +74,6 @@ OF_DRAFTS = (
     "evaluation.baseline",
     "inverse_dynamics.returns_modulate",
     "inverse_dynamics.members",
-    "training.advantage_tilt",
 )
 # Of drafts made at once for a return.
 OF_RETURNS = (
@@ -83,7 +81,6 @@ OF_RETURNS = (
     "generator.members",
     "inverse_dynamics.returns_modulate",
     "inverse_dynamics.members",
-    "training.advantage_tilt",
     "returns_limit",
 )
 # Of any plans asked for a return, and not for a score.
@@ -174,7 +171,6 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "training.ema_decay": (0, None),
     "training.warmup_steps": (0, None),
     "training.return_tilt": (0, 100),
-    "training.advantage_tilt": (0, 100),
     "training.log_every": (1, None),
     "training.validate_every": (0, None),
     "training.evaluate_every": (0, None),

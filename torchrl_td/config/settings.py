@@ -131,7 +131,7 @@ class CriticConfig:
 
 @dataclass
 class ValueConfig:
-    """The value that scores the data's plans, or tells how good they are for their state."""
+    """The value that scores the data's plans, for planners that are asked for a score."""
 
     enabled: bool = False
     hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
@@ -188,7 +188,6 @@ class TrainingConfig:
     gradient_clip: float | None = None
     clip_each_part: bool = False
     return_tilt: float = 0.0
-    advantage_tilt: float = 0.0
     warmup_steps: int = 0
     log_every: int = 100
     validate_every: int = 1000

@@ -275,11 +275,7 @@ class PlanValue(KeyedModule):
 
     def value(self, observation: Tensor) -> Tensor:
         """V [..., 1] of states [..., O]: the lowest that a member gives, or the members' mean."""
-        return self.value_among(self.members(observation))
-
-    def value_among(self, members: Tensor) -> Tensor:
-        """:meth:`value`, of what :meth:`members` says of the states."""
-        values = members[..., 0]
+        values = self.members(observation)[..., 0]
         return values.amin(-1, True) if self.combine == "lowest" else values.mean(-1, True)
 
     def logarithm(self, value: Tensor) -> Tensor:

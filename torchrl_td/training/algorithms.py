@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torchrl_td.baselines import BASELINES, Algorithm
 from torchrl_td.config import Config
-from torchrl_td.training.advantage_tilt import AdvantageTiltedTraining
 from torchrl_td.training.diffuser import DiffuserTraining
 from torchrl_td.training.trajectory_diffuser import TrajectoryDiffuserTraining
 from torchrl_td.training.value_guided import StridedTraining, ValueGuidedTraining
@@ -16,9 +15,5 @@ def find_algorithm(config: Config) -> type[Algorithm]:
         return DiffuserTraining
     planner: type[Algorithm] = TrajectoryDiffuserTraining
     if config.generator.kind == "plan":
-        planner = StridedTraining
-        if config.value.enabled:
-            planner = ValueGuidedTraining
-        elif config.training.advantage_tilt:
-            planner = AdvantageTiltedTraining
+        planner = ValueGuidedTraining if config.value.enabled else StridedTraining
     return BASELINES.get(config.algorithm.name, planner)

@@ -1,8 +1,7 @@
-"""How a Trajectory Diffuser of strided plans is trained, and how one that is asked for a score."""
+"""How a Trajectory Diffuser of strided plans is trained, asked for returns or for a score."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -120,8 +119,13 @@ class StridedTraining(TrajectoryDiffuserTraining):
         }
 
 
-class ValuedTraining(StridedTraining):
-    """Trains a value beside, of what the data's plans bring and lead to."""
+class ValueGuidedTraining(StridedTraining):
+    """Trains a value beside, whose score of the data's plan is the condition.
+
+    Where the episodes were also told a goal that is played, V learns from a share of the plans a
+    second time, as if that goal had been theirs. What is usual from a state, which the scores
+    measure, and the plans remain those of the data.
+    """
 
     def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__(model, config)
@@ -129,9 +133,10 @@ class ValuedTraining(StridedTraining):
         self._unit: Tensor | None = None
 
     @property
-    @abstractmethod
     def plan_value(self) -> PlanValue:
-        """The value."""
+        """The model's value, which planners of another kind lack."""
+        assert self.model.plan_value is not None
+        return self.model.plan_value
 
     def make_losses(self) -> dict[str, Any]:
         value = PlanValueLoss(self.plan_value, expectile=self.config.value.expectile)
@@ -163,33 +168,7 @@ class ValuedTraining(StridedTraining):
             data["played_to_go"] = to_go / self._unit
             data["played_observation"] = played["observation"]
             entries = (*entries, "played_to_go", "played_observation")
-        tilt = self.config.training.return_tilt
-        return {"plans": self._plan_buffer(data, batch_size, seed, device, entries, tilt)}
-
-    def _judged(self, value: TensorDict) -> tuple[Tensor, Tensor]:
-        """What plans come to [B, 1], and what the value says of their first states [B, M, 3].
-
-        Both are added to the plans. The states are valued once, for what is made of it here and,
-        with a gradient, for the value's loss.
-        """
-        value["plan", "outcome"] = outcome = self.losses["plan_value"].outcome(value)
-        value["plan", "members"] = members = self.plan_value.members(value["observation"])
-        return outcome, members.detach()
-
-
-class ValueGuidedTraining(ValuedTraining):
-    """The value's score of the data's plan is the condition.
-
-    Where the episodes were also told a goal that is played, V learns from a share of the plans a
-    second time, as if that goal had been theirs. What is usual from a state, which the scores
-    measure, and the plans remain those of the data.
-    """
-
-    @property
-    def plan_value(self) -> PlanValue:
-        """The model's value, which planners of another kind lack."""
-        assert self.model.plan_value is not None
-        return self.model.plan_value
+        return {"plans": self._plan_buffer(data, batch_size, seed, device, entries)}
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:
         """Each part's batch, by its name: outcomes, conditions and drafts of the plans [B, H]."""
@@ -199,8 +178,10 @@ class ValueGuidedTraining(ValuedTraining):
             value = TensorDict.cat([value, outcome_parts(self._told(batch), discount)])
             number = torch.arange(len(value), device=value["observation"].device)
             value["plan", "scored"] = number < own
-        outcome, members = self._judged(value)
-        condition = self.plan_value.score_among(members[:own], outcome[:own])  # [B, 1]
+        value["plan", "outcome"] = outcome = self.losses["plan_value"].outcome(value)
+        # The states are valued once, for their scores and, with a gradient, for the value's loss.
+        value["plan", "members"] = members = self.plan_value.members(value["observation"])
+        condition = self.plan_value.score_among(members[:own].detach(), outcome[:own])  # [B, 1]
         parts = {"plan_value": value, **self._batches(batch, condition)}
         return TensorDict(parts, batch_size=[], device=batch.device).set("index", batch["index"])
 
