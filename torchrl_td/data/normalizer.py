@@ -103,7 +103,7 @@ class Normalizer(nn.Module):
         Raises:
             InputError: for no data, or a scale that leaves returns too large to compute with.
         """
-        if not len(episodes):
+        if not len(episodes["observation"]):
             raise InputError("there are no steps to fit the normaliser on")
         _check_returns_scale(float(episodes["returns_to_go"].abs().max()), returns_scale)
         observation = episodes["observation"].double()
