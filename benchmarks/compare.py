@@ -163,7 +163,6 @@ def compare(options: Options) -> str:
     for one, config in configs.items():
         if not config.evaluation.episodes:
             raise InputError(f"{one.task}: evaluation.episodes=0 leaves nothing to compare")
-    make_folder(options.results)
     files = {one: result_file(options.results, one) for one in asked}
     found = {one: read_result(file) for one, file in files.items() if file.exists()}
     for one, result in found.items():
@@ -171,8 +170,8 @@ def compare(options: Options) -> str:
     missing = [one for one in asked if one not in found]
     if missing and not options.run:
         raise InputError(f"{files[missing[0]]} is missing, and run=false")
-    if missing:
-        make_folder(options.runs)
+    for folder in (options.results, options.runs) if missing else ():
+        make_folder(folder)
     for one in missing:  # now, and not when its turn has come
         if one.algorithm != CONTROLLER:
             check_read(configs[one], one.words)
