@@ -26,35 +26,38 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 from threading import Lock
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 
 from torchrl_td.commands.offline import OwnConfigsFirst, own_configs
 from torchrl_td.commands.usage import help_asked
+from torchrl_td.comparison.asked import check_asked
 from torchrl_td.comparison.collecting import collect
 from torchrl_td.comparison.controller import play_controller
 from torchrl_td.comparison.data import ensure_recorded
 from torchrl_td.comparison.plots import plot_comparison
 from torchrl_td.comparison.replay import only_played_otherwise, play_again
-from torchrl_td.comparison.results import (
-    check_comparable,
-    read_result,
-    return_asked,
-    settings_read,
-)
+from torchrl_td.comparison.results import check_comparable, read_result
 from torchrl_td.comparison.tables import markdown
 from torchrl_td.config import CONFIGS, Config, check_config, check_read
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import explain
 from torchrl_td.experiment.cli import main as run_program
-from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run_folder import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTROLLER = "controller"
+# Settings of td_offline.py that the program gives to its runs, and by which words.
+_OURS = {
+    "task": "give tasks=",
+    "algorithm": "give algorithms=",
+    "seed": "give seeds=0,1,2",
+    "output_dir": "give runs=FOLDER",
+    "resume": "what was cut off is resumed, anyway",
+}
 _PLAYING = Lock()  # an evaluation seeds the process' random numbers: one at a time
 
 
@@ -67,6 +70,10 @@ class Asked:
     seed: int
     words: tuple[str, ...]
     """Settings of td_offline.py beside these."""
+
+    def names(self, setting: str) -> bool:
+        """Whether a word gives this setting."""
+        return setting in {word.partition("=")[0] for word in self.words}
 
     def overrides(self) -> list[str]:
         """As td_offline.py takes them."""
@@ -127,6 +134,8 @@ def read_words(words: list[str]) -> Options:
             setattr(options, key, Path(value))
         elif key == "run":
             options.run = value != "false"
+        elif key in _OURS:
+            raise InputError(f"{word}; the comparison gives it to its runs: {_OURS[key]}")
         else:
             others.append(word)
     for key in ("tasks", "algorithms"):
@@ -160,13 +169,12 @@ def compare(options: Options) -> str:
         for seed in (options.seeds if algorithm != CONTROLLER else [0])
     )
     configs = {one: one.config() for one in asked}
-    for one, config in configs.items():
-        if not config.evaluation.episodes:
-            raise InputError(f"{one.task}: evaluation.episodes=0 leaves nothing to compare")
+    check_configs(configs)
     files = {one: result_file(options.results, one) for one in asked}
     found = {one: read_result(file) for one, file in files.items() if file.exists()}
     for one, result in found.items():
-        check_asked(result, one, configs[one], files[one])
+        if one.algorithm != CONTROLLER:
+            check_asked(result, configs[one], files[one], one.names("dataset.source"))
     missing = [one for one in asked if one not in found]
     if missing and not options.run:
         raise InputError(f"{files[missing[0]]} is missing, and run=false")
@@ -175,9 +183,9 @@ def compare(options: Options) -> str:
     for one in missing:  # now, and not when its turn has come
         if one.algorithm != CONTROLLER:
             check_read(configs[one], one.words)
-    if "dataset.source" not in {word.partition("=")[0] for word in options.words}:
-        for config in {one.task: configs[one] for one in missing}.values():
-            ensure_recorded(config.dataset.source)
+    for one in {one.task: one for one in missing}.values():
+        if not one.names("dataset.source"):
+            ensure_recorded(configs[one].dataset.source)
     with ThreadPoolExecutor(options.jobs) as pool:
         problems = list(
             pool.map(lambda one: make(one, configs[one], options.runs, files[one]), missing)
@@ -193,6 +201,24 @@ def compare(options: Options) -> str:
     if failed:
         raise InputError(f"{len(failed)} of {len(missing)} runs failed: {failed[0]}")
     return text
+
+
+def check_configs(configs: dict[Asked, Config]) -> None:
+    """Refuses what could not be compared once it was run.
+
+    Raises:
+        InputError: nothing is played, or two tasks' files have one name.
+    """
+    named: dict[str, str] = {}
+    for one, config in configs.items():
+        if not config.evaluation.episodes:
+            raise InputError(f"{one.task}: evaluation.episodes=0 leaves nothing to compare")
+        first = named.setdefault(config.task.name, one.task)
+        if first != one.task:
+            raise InputError(
+                f"the files of tasks={first},{one.task} have one task.name, {config.task.name}, by "
+                f"which results are told apart; give each its own"
+            )
 
 
 def make_folder(folder: Path) -> None:
@@ -215,37 +241,6 @@ def result_file(folder: Path, asked: Asked) -> Path:
     return folder / asked.task / f"{asked.algorithm}{seed}.json"
 
 
-def check_asked(result: dict[str, Any], asked: Asked, config: Config, file: Path) -> None:
-    """Refuses a result of other settings than those asked for.
-
-    Raises:
-        InputError: at the first setting that differs.
-    """
-    if asked.algorithm == CONTROLLER:
-        return
-    described = describe_run(config, {}, 0)
-    result, described = (
-        {**one, "settings": settings_read(one), "target_return": return_asked(one)}
-        for one in (result, described)
-    )
-    for name in ("target_return", "planner", "settings"):
-        before, now = flat(result.get(name), name), flat(described[name], name)
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                setting = key.removeprefix("settings.")
-                raise InputError(
-                    f"{file} was made with {setting}={before.get(key)}, asked is {now.get(key)}; "
-                    f"move it away to run it anew, or give the setting it was made with"
-                )
-
-
-def flat(value: Any, prefix: str) -> dict[str, Any]:
-    """Nested settings by their whole names."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for name in value for k, v in flat(value[name], f"{prefix}.{name}").items()}
-
-
 def make(asked: Asked, config: Config, runs: Path, file: Path) -> str:
     """Runs, or resumes, one run; what went wrong in one line, or an empty string."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -266,7 +261,7 @@ def make(asked: Asked, config: Config, runs: Path, file: Path) -> str:
             sys.stderr.write(f"{asked.task}, {asked.algorithm}, seed {asked.seed}: played again\n")
             with _PLAYING:
                 result = play_again(folder, result, config)
-        check_asked(result, asked, config, folder / "results.json")
+        check_asked(result, config, folder / "results.json", asked.names("dataset.source"))
     except InputError as error:
         return str(error)
     write_json(file, result)
@@ -285,9 +280,13 @@ def train(asked: Asked, folder: Path) -> str:
     )
     if done.returncode == 0 and (folder / "results.json").exists():
         return ""
+    run = f"{asked.task}, {asked.algorithm}, seed {asked.seed}"
+    if done.returncode < 0:  # what it said last is of no error
+        name = Signals(-done.returncode).name
+        return f"{run}: killed by {name}; the same words again go on from its last checkpoint"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     said = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-    return f"{asked.task}, {asked.algorithm}, seed {asked.seed}: {' '.join(said) or 'no word'}"
+    return f"{run}: {' '.join(said) or 'no word'}"
 
 
 if __name__ == "__main__":

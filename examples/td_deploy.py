@@ -96,14 +96,18 @@ class ExportedPlanner:
         load, ending = {"openvino": (openvino_model, "xml"), "torch": (torch_model, "pt2")}[
             self.about["format"]
         ]
-        self.models = {
-            way: load(folder / f"{way}.{ending}", threads, precision, cache)
-            for way in self.about["models"]
-        }
-        self.loc = np.array(self.about["normalizer"]["loc"])
-        self.scale = np.array(self.about["normalizer"]["scale"])
+        try:
+            self.models = {
+                way: load(folder / f"{way}.{ending}", threads, precision, cache)
+                for way in self.about["models"]
+            }
+            self.loc = np.array(self.about["normalizer"]["loc"])
+            self.scale = np.array(self.about["normalizer"]["scale"])
+            self.forget()
+        except Exception as error:  # whatever OpenVINO or PyTorch make of half a file
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            sys.exit(f"error: cannot read {folder} ({reason}); copy it again, or export anew")
         self.random = np.random.default_rng()
-        self.forget()
 
     def forget(self) -> None:
         """Begins anew, with an empty history."""

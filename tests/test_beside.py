@@ -70,6 +70,12 @@ def test_a_file_of_ones_own_stands_for_the_packages(
     (mine / "bc.yaml").write_text(SHORT.replace("steps: 5", "steps: 3"))
     config = baseline_beside(tmp_path / "run", [empty, mine.parent, configs])
     assert config is not None and config.training.steps == 3
+    config.training.stop_after = 1
+    run(config)
+    again = baseline_beside(tmp_path / "run", [configs])  # resumed without naming the file's folder
+    assert again is not None and again.training.steps == 3
+    again.training.stop_after = None
+    assert run(again)["training_steps"] == 3
 
 
 def test_is_left_out_where_there_is_none_to_train(

@@ -140,6 +140,16 @@ def test_episodes_longer_than_the_environments_are_told(
     assert [("of 200 steps" in line) for line in said] == ([True] if told else [])
 
 
+@pytest.mark.parametrize(("limit", "told"), [(20, True), (200, False)])
+def test_episodes_far_shorter_than_the_datas_are_told(
+    limit: int, told: bool, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(preflight, "warn_once", said.append)
+    run(tiny_config(f"task.max_episode_steps={limit}", "training.stop_after=1"))
+    assert [("usually have 300 steps" in line) for line in said] == ([True] if told else [])
+
+
 def test_rewards_of_zero_are_told(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(run_module, "warn_once", said.append)

@@ -324,3 +324,4 @@ def test_refuses_a_horizon_that_the_unet_cannot_take(tiny_config: MakeConfig) ->
 
 def test_refuses_a_device_that_is_not_there(tiny_config: MakeConfig) -> None:
     refused(tiny_config("device=toaster"), "device=toaster cannot be used")
+    refused(tiny_config("device=meta"), "device=meta cannot be used")

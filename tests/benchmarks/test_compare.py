@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,13 @@ def test_runs_what_is_missing_and_repeats_nothing(
 
     with pytest.raises(InputError, match=r"bc-seed0\.json was made with algorithm\.hidden_dims="):
         compare(read_words([*words, "algorithm.hidden_dims=[16]"]))
+    given = [w for w in words if not w.startswith("dataset.source")]
+    for other in ([*given, "dataset.source=minari:of/another-v0"], words):
+        with pytest.raises(
+            InputError, match=r"bc-seed0\.json was made with (dataset\.source|seed)="
+        ):
+            compare(read_words(other))
+        (folder / "pointmaze/umaze/bc-seed0.json").write_text(json.dumps(kept | {"seed": 7}))
     (folder / "pointmaze/umaze/bc-seed0.json").write_text("{")
     with pytest.raises(InputError, match=r"bc-seed0\.json: not a whole result"):
         compare(read_words(words))
@@ -130,6 +139,7 @@ def test_words(words: list[str]) -> None:
         (["tasks=a", "algorithms=bc", "jobs=00"], "jobs=00; allowed are whole numbers"),
         (["tasks=a", "algorithms=bc", "jobs=1,2"], "jobs=1,2; allowed are whole numbers"),
         (["tasks=a", "algorithms=bc", "seeds"], "'seeds' is not of the form"),
+        (["tasks=a", "algorithms=bc", "seed=5"], "seed=5; .* give seeds=0,1,2"),
     ):
         with pytest.raises(InputError, match=message):
             read_words(wrong)
@@ -173,6 +183,33 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_any_runs(
     with pytest.raises(InputError, match=f"cannot write to {tmp_path}/file/x: Not a directory"):
         compare(read_words([*words, f"{key}={tmp_path}/file/x"]))
     assert not in_process
+
+
+def test_two_files_of_one_task_name_are_no_more_seeds(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task/copied.yaml").write_text((CONFIGS / "task/pointmaze/umaze.yaml").read_text())
+    monkeypatch.setattr("sys.argv", ["compare.py", "--config-dir", str(tmp_path)])
+    Plugins.instance().register(OwnConfigsFirst)
+    given = [w.replace("tasks=pointmaze/umaze", "tasks=pointmaze/umaze,copied") for w in words]
+    with pytest.raises(InputError, match=r"pointmaze/umaze,copied have one task\.name"):
+        compare(read_words(given))
+
+
+def test_a_killed_run_is_said_to_be(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = read_words([*words, "run=true"])
+    asked = script.Asked("pointmaze/umaze", "bc", 0, options.words)
+    kill = "import os; os.write(2, b'a warning'); os.kill(os.getpid(), 9)"
+    python = sys.executable
+    run_it = subprocess.run
+    monkeypatch.setattr(
+        script.subprocess, "run", lambda _, **settings: run_it([python, "-c", kill], **settings)
+    )
+    said = script.train(asked, options.runs)
+    assert said.endswith(
+        "seed 0: killed by SIGKILL; the same words again go on from its last checkpoint"
+    )
 
 
 def test_nothing_played_is_nothing_to_compare(words: list[str], in_process: list[str]) -> None:

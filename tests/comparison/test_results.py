@@ -146,7 +146,10 @@ def test_half_written_results_are_named(tmp_path: Path) -> None:
     assert read_result(path)["algorithm"] == "bc"
     lost = json.loads(whole)
     lost["results"][0]["scores"] = [1.0]
-    for text in (whole[: len(whole) // 2], "{}", json.dumps(lost), "[]"):
+    no_number = json.loads(whole)
+    no_number["results"][0]["scores"] = [1.0, float("nan")]
+    damaged = (lost, no_number, json.loads(whole) | {"settings": None})
+    for text in (whole[: len(whole) // 2], "{}", "[]", *map(json.dumps, damaged)):
         path.write_text(text)
         with pytest.raises(InputError, match=r"seed0\.json: not a whole result .* remove it") as e:
             read_result(path)

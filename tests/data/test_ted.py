@@ -24,6 +24,7 @@ from torchrl.envs import CatTensors, Compose, DoubleToFloat, GymWrapper, SerialE
 from tests.data.helpers import same
 from torchrl_td.data import load_episodes, load_with_identity
 from torchrl_td.data.mazes.pointmaze import make_pointmaze
+from torchrl_td.data.sources import tensordict as tensordict_source
 from torchrl_td.errors import InputError
 
 
@@ -199,6 +200,20 @@ def test_a_full_ring_begins_with_its_oldest_step(size: int, written: int, batch:
     # Numbered by the steps themselves: what is there is the latest, in order.
     want = torch.arange(1.0, written + 1)[-size:]
     assert torch.equal(data["observation"][:, 0], want)
+
+
+@pytest.mark.parametrize(("size", "told"), [(8, True), (6, False), (20, False)])
+def test_an_episode_whose_beginning_was_overwritten_is_told(
+    size: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(tensordict_source, "warn_once", said.append)
+    steps = ted((3, 3, 3, 1))
+    steps["is_init"] = (torch.arange(10) % 3 == 0).unsqueeze(-1)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(size))
+    buffer.extend(steps[:9] if size == 6 else steps)
+    load_episodes(buffer)
+    assert ["beginning of its oldest episode" in line for line in said] == ([True] if told else [])
 
 
 def test_a_ring_of_environments() -> None:

@@ -115,6 +115,11 @@ def test_values_are_the_datas(tmp_path: Path) -> None:
     assert (task["score_max"], task["max_episode_steps"]) == (3000.0, 1000)
 
 
+def test_episodes_shorter_than_the_usual_plan_are_trained_on(tmp_path: Path) -> None:
+    file = write_task(tmp_path / "arm.yaml", "d4rl:arm.hdf5", episodes([3, 2]), SourceInfo())
+    assert yaml.safe_load(file.read_text())["task"]["strided_horizon"] == 3
+
+
 def test_a_key_that_nothing_reads_is_refused(tmp_path: Path) -> None:
     file = write_task(tmp_path / "arm.yaml", "d4rl:arm.hdf5", episodes([40, 20]), SourceInfo())
     file.write_text(file.read_text().replace("  stride:", "  strides:"))

@@ -178,12 +178,25 @@ def test_wrong_words_are_refused_in_a_line(words, said: str, tmp_path: Path, mon
 
 def test_a_folder_that_is_not_whole_is_one_line(tmp_path: Path):
     folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="torch")
+    whole = (folder / "plan.pt2").read_bytes()
+    (folder / "plan.pt2").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit, match=r"cannot read .*exported \(.*\); copy it again"):
+        ExportedPlanner(folder)
     (folder / "plan.pt2").unlink()
     with pytest.raises(SystemExit, match=r"lacks plan\.pt2; export the planner anew"):
         ExportedPlanner(folder)
     (folder / "planner.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"cannot read .*planner.json \(JSONDecodeError"):
         ExportedPlanner(folder)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write to .*file/x: Not a directory"):
+        tiny_actor(**QUICK).export(tmp_path / "file" / "x", format="torch")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=f"cannot write to {tmp_path}/file/x"):
+        tiny_actor(**QUICK).export("~/x", format="torch")
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path):

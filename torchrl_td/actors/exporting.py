@@ -92,7 +92,7 @@ def export_actor(
             "the planner's actions are choices, and planners of numbers alone are exported; play "
             "it with TDPlannerActor.from_checkpoint"
         )
-    form = _chosen(form)
+    form, folder = _chosen(form), folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; export to a new or an empty folder")
     inputs = _inputs(actor, batch_size, noise)
@@ -102,7 +102,10 @@ def export_actor(
     ways = ["plan"]
     ways += ["replan"] if horizon.warm_start == "previous" else []
     ways += ["follow"] if horizon.replan_every > 1 else []
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; give another") from None
     for way in ways:
         try:
             _write(_Step(actor, way), inputs, folder / way, form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -73,6 +74,9 @@ class TrainedActor(TensorDictModuleBase):
             **keys: ``in_keys``, ``out_keys`` and ``planner_key`` of the actor.
         """
         settings, asked_for_returns = config.planner, model.plan_value is None
+        if settings.refine_steps == 0:  # the generator alone, with nothing to choose from
+            first = settings.plan_scores and settings.plan_scores[:1]
+            settings = replace(settings, evaluations=None, candidates=1, plan_scores=first)
         make: Any = cls  # the actor itself, whose arguments these are
         return make(
             model.planner(**plan_settings(settings)),

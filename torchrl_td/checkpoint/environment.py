@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torchrl_td.checkpoint.contents import load_about
 from torchrl_td.checkpoint.folder import find_checkpoint
 from torchrl_td.config import TaskConfig, check_config, check_stored_env
 from torchrl_td.envs.make import make_base_env, planning_transforms
+from torchrl_td.errors import InputError
 
 
 def make_checkpoint_env(
@@ -34,12 +36,14 @@ def make_checkpoint_env(
         seed: of the first episode: that of Gymnasium's ``env.reset(seed=seed)``.
 
     Raises:
-        InputError: as :func:`find_checkpoint` and :func:`load_about`, or the environment cannot be
-            built.
+        InputError: as :func:`find_checkpoint` and :func:`load_about`, the return is not finite, or
+            the environment cannot be built.
     """
     task, asked = checkpoint_task(path, env)
     base = make_base_env(task, device, seed)
     asked = asked if target_return is None else target_return
+    if not math.isfinite(asked):
+        raise InputError(f"target_return={asked}; allowed are finite numbers")
     return base.append_transform(planning_transforms(asked))
 
 

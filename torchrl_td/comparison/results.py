@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,10 @@ def read_result(path: Path) -> Result:
         ]
         if missing or not entries or any(len(s) != len(r) or not s for s, r, _ in entries):
             raise KeyError(missing[0] if missing else "results")
+        if not isinstance(result["settings"], dict):
+            raise TypeError("settings is no mapping")
+        if not all(math.isfinite(number) for s, r, _ in entries for number in (*s, *r)):
+            raise ValueError("a score is no number")
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(

@@ -123,7 +123,7 @@ def _task(
         *_environment(info, longest),
         *_entries(observation_keys),
         _Line("horizon", horizon, "H, states in a plan with the present one; divisible by 8"),
-        _Line("strided_horizon", _STRIDED_HORIZON, "H of preset strided"),
+        _Line("strided_horizon", max(2, min(_STRIDED_HORIZON, longest)), "H of preset strided"),
         _Line(
             "stride",
             stride,

@@ -243,7 +243,8 @@ class WindowSampler(Sampler):
             stride = f", stride={self.stride}" if self.stride > 1 else ""
             raise InputError(
                 f"no episode is as long as the horizon: the longest has {longest} steps, "
-                f"horizon={self.horizon}{stride}; use a smaller horizon or longer episodes"
+                f"horizon={self.horizon}{stride}; use a smaller horizon (task.horizon, of preset "
+                f"strided task.strided_horizon and task.stride) or longer episodes"
             )
 
     def _empty(self) -> None:

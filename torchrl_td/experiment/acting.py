@@ -57,9 +57,6 @@ def make_actor(
     config = copy.deepcopy(config)
     if refine_steps is not None:
         config.planner.refine_steps = refine_steps
-    if config.planner.refine_steps == 0:
-        config.planner.evaluations, config.planner.candidates = None, 1
-        config.planner.plan_scores = (config.planner.plan_scores or [])[:1] or None
     actor = TDPlannerActor.from_model(model, config, action_spec).eval()
     # A guided plan takes gradients, which no recording of operations has.
     guided = isinstance(model, GuidedDiffuser)

@@ -17,6 +17,7 @@ from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_td.config import Config, TaskConfig, limits_returns
 from torchrl_td.data import Normalizer, check_matches_env
+from torchrl_td.data.statistics import episode_returns
 from torchrl_td.data.validation import warn_once
 from torchrl_td.envs import make_report_env, opened, planning_transforms
 from torchrl_td.errors import InputError, first_line
@@ -25,18 +26,22 @@ from torchrl_td.training.random_state import own_randomness
 
 _STEPS = 2
 _FAR = 20.0  # standard deviations of the data that no state of its environment should be off by
+_SHORT = 2  # times as long as what is played the data's episodes may be (pen's are twice)
 _BEYOND = 0.1  # of the way from the data's mean return to its best: more is past what it shows
 # How an environment fails, and which setting may be at fault.
 _RESET = ("cannot be reset", "task.reset_options")
 _STEP = ("fails at a step", "task.env_kwargs")
 
 
-def check_data(episodes: TensorDictBase, env: EnvBase, name: str) -> None:
+def check_data(episodes: TensorDictBase, env: EnvBase, task: TaskConfig, name: str) -> None:
     """Compares the data with the environment that its planner is to act in.
+
+    A warning says where that ends long before the data's episodes do.
 
     Args:
         episodes: the raw dataset [N].
         env: as made by :func:`~torchrl_td.envs.make_base_env`.
+        task: how it is played.
         name: of the source, for messages.
 
     Raises:
@@ -52,6 +57,12 @@ def check_data(episodes: TensorDictBase, env: EnvBase, name: str) -> None:
             f"value; leave it out of task.observation_keys, or store it one-hot in the data"
         )
     check_matches_env(episodes, env, name=name)
+    usual = int(episode_returns(episodes)[1].median())
+    if _SHORT * task.max_episode_steps < usual:
+        warn_once(
+            f"task.max_episode_steps={task.max_episode_steps}: the episodes of {name} usually have "
+            f"{usual} steps; returns of so much shorter ones are no measure beside theirs"
+        )
 
 
 def _discrete(env: Any) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ def _session(
     env = make_base_env(config.task, device, seed=config.evaluation.seed)
     with opened(env):
         episodes = widened(episodes, choices_of(env.action_spec) or 0)
-        check_data(episodes, env, source if data is None else "dataset")
+        check_data(episodes, env, config.task, source if data is None else "dataset")
         if config.logger.video and world.first:
             check_video(config.task)  # not only when the training is done
         spec = env.action_spec
@@ -156,8 +157,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = local_device(torch.device(name))
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # "meta" has nothing to copy
     except (RuntimeError, AssertionError) as error:
-        reason = first_line(error)
+        reason = shorten(first_line(error), 160, placeholder=" ...")
         raise InputError(f"device={name} cannot be used: {reason}; try device=cpu") from None
     return device

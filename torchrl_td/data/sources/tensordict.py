@@ -60,6 +60,12 @@ def buffer_contents(buffer: ReplayBuffer) -> TensorDictBase:
         stacked = contents.tensordicts
         return lazy_stack([*stacked[cursor:], *stacked[:cursor]])
     newer, older = contents.split([cursor, length - cursor], dim)
+    begun = older.select("is_init", strict=False).get("is_init", None)
+    if begun is not None and not begun.select(dim, 0).all():
+        warn_once(
+            "replay buffer: it is full, and the beginning of its oldest episode was overwritten; "
+            "the rest of it is taken for an episode"
+        )
     return torch.cat([older, newer], dim)
 
 
