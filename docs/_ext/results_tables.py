@@ -19,6 +19,7 @@ _TABLE = "compare"  # the planner and its baselines on every task
 _RCBC = {
     "compare_rcbc_ensemble": "three networks, whose actions' mean is taken",
     "compare_rcbc_30000": "30,000 steps, as the planner",
+    "compare_rcbc_60000": "60,000 steps, four times as many",
     "compare_rcbc_paper_returns": "asked for the return that the paper asks for",
     "compare_returns_as_input": "asked for the return of the data's best hundredth",
     "compare_rcbc_modulated": "the return scales and shifts the layers",
