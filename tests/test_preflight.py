@@ -18,8 +18,8 @@ from tests.refused import refused
 from tests.settings import composed
 from torchrl_td.baselines import BASELINES
 from torchrl_td.config import Config, TaskConfig, override_config
-from torchrl_td.data import Normalizer, observation_keys
-from torchrl_td.envs import make_base_env
+from torchrl_td.data import Normalizer, load_episodes, observation_keys
+from torchrl_td.envs import make_base_env, opened
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import preflight
 from torchrl_td.experiment import run as run_module
@@ -142,11 +142,13 @@ def test_episodes_longer_than_the_environments_are_told(
 
 @pytest.mark.parametrize(("limit", "told"), [(20, True), (200, False)])
 def test_episodes_far_shorter_than_the_datas_are_told(
-    limit: int, told: bool, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    limit: int, told: bool, tiny_pointmaze: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(preflight, "warn_once", said.append)
-    run(tiny_config(f"task.max_episode_steps={limit}", "training.stop_after=1"))
+    task = composed(f"task.max_episode_steps={limit}").task
+    with opened(make_base_env(task, torch.device("cpu"))) as env:
+        preflight.check_data(load_episodes(tiny_pointmaze), env, task, "the data")
     assert [("usually have 300 steps" in line) for line in said] == ([True] if told else [])
 
 
