@@ -157,7 +157,9 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = local_device(torch.device(name))
-        torch.zeros(1, device=device).cpu()  # "meta" has nothing to copy
+        torch.zeros(1, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = shorten(first_line(error), 160, placeholder=" ...")
         raise InputError(f"device={name} cannot be used: {reason}; try device=cpu") from None
