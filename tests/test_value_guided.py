@@ -172,12 +172,10 @@ def test_parts_that_score_plans_otherwise_are_refused() -> None:
 
 
 def test_nothing_refined_is_the_draft_for_the_first_score(make_trainer: Make) -> None:
-    """As in the table of a run; the value chose among the drafts for all scores."""
     trainer = make_trainer("planner.refine_steps=0")
+    scores = trainer.config.planner.plan_scores
     actor = TDPlannerActor.from_model(trainer.planner_model(), trainer.config)
-    first = trainer.config.planner.plan_scores[:1]
-    assert len(trainer.config.planner.plan_scores) > 1
-    assert actor.planner.plan_scores.tolist() == first
+    assert len(scores) > 1 and actor.planner.plan_scores.tolist() == scores[:1]
 
 
 def test_one_batch_plans_as_its_rows_do(make_trainer: Make) -> None:
