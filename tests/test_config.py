@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from tests.settings import CONFIGS
+from tests.settings import CONFIGS, TINY_RUN, quickly_composed, raw_composed
 from torchrl_td.config import (
     Config,
     DatasetConfig,
@@ -367,3 +367,18 @@ def test_bad_override(word: str, named: str) -> None:
     with pytest.raises(InputError, match=named) as error:
         override_config(check_config(minimal()), [word])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        TINY_RUN,
+        ("task=door/human", "algorithm=iql", "training.steps=7", "task=pointmaze/umaze"),
+        ("preset=paper", "+training.unknown=1", "~dataset.sources", "dataset.source='minari:a b'"),
+        ("generator.width=${refiner.channels}", "evaluation.baseline=null", "seed=3"),
+    ],
+)
+def test_tests_compose_as_hydra_does(words: tuple[str, ...]) -> None:
+    """Twice, for the first to be made must not change with what is made of it."""
+    for _ in range(2):
+        assert quickly_composed(*words) == raw_composed(*words)

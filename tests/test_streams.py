@@ -26,7 +26,7 @@ sys.stderr and sys.stderr.write("ended")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">&-", "| true", "> /dev/full", "> FILE", "2>&-"])
+@pytest.mark.parametrize("redirection", [">&-", "| true", "> /dev/full", "> FILE 2>&-"])
 def test_a_broken_stream_costs_nothing(redirection: str, tmp_path: Path) -> None:
     redirection = redirection.replace("FILE", str(tmp_path / "out"))
     command = f'set -o pipefail; PYTHONIOENCODING=ascii "{sys.executable}" - {redirection}'
@@ -35,7 +35,7 @@ def test_a_broken_stream_costs_nothing(redirection: str, tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "rror" not in done.stderr
-    if "FILE" in redirection or "out" in redirection:
+    if str(tmp_path) in redirection:
         text = (tmp_path / "out").read_text()
         assert "\033" not in text and "12.5 \\xb1 3" in text
 
