@@ -8,6 +8,7 @@ from functools import cache
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from torchrl_td.config import CONFIGS, Config, check_config
 
@@ -58,8 +59,11 @@ def quickly_composed(*words: str) -> DictConfig:
     """The same with each choice of files read once by a process, which its tests share."""
     values = [word for word in words if word[0].isalpha() and not _chooses_files(word)]
     config = copy.deepcopy(_chosen(*(word for word in words if word not in values)))
-    for word in OverridesParser.create().parse_overrides(values):
-        OmegaConf.update(config, word.key_or_group, word.value(), merge=True)
+    try:
+        for word in OverridesParser.create().parse_overrides(values):
+            OmegaConf.update(config, word.key_or_group, word.value(), merge=True)
+    except OmegaConfBaseException:
+        return raw_composed(*words)  # which has hydra say what is wrong
     return config
 
 

@@ -137,6 +137,7 @@ def test_a_worker_dies_during_evaluation(tiny_config: MakeConfig, tmp_path: Path
         over.set()
         killer.join()
     assert "\n" not in str(caught.value) and "failed during evaluation" in str(caught.value)
+    assert "evaluation.workers=0 shows" in str(caught.value)
     assert len(killed) >= 2  # the evaluation at step 6 and that at the end
     assert saved_step(tmp_path / "run") == 12
 

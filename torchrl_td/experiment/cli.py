@@ -194,7 +194,10 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
             f"the run of this checkpoint played nothing (evaluation.episodes=0); say how many "
             f"episodes to play, evaluation.episodes=40{where}"
         )
-    result = evaluate(make_actor(model, config, action_spec(about).to(device)), config)
+    actor = make_actor(model, config, action_spec(about).to(device))
+    if config.value.enabled or "target_return" not in actor.in_keys:
+        _check_asks_no_return(overrides)
+    result = evaluate(actor, config)
     summary = {
         **describe_run(config, about["dataset"], about["step"]),
         **{key: about[key] for key in ("init_from",) if key in about},
@@ -237,6 +240,12 @@ def _check_changeable(key: str) -> None:
         f"{key!r} cannot be changed after training; allowed are checkpoint=, device=, output=, "
         f"planner.*, evaluation.*, {task}"
     )
+
+
+def _check_asks_no_return(overrides: list[str]) -> None:
+    for word in overrides:
+        if word.startswith("evaluation.target_return="):
+            raise InputError(f"{word} is not read: what was trained here is asked for no return")
 
 
 def _output_file(word: str) -> Path:

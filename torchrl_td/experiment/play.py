@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, ParallelEnv, TransformedEnv
 
 from torchrl_td.errors import InputError, first_line
 
@@ -55,7 +55,7 @@ def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
     """
     tally = _Tally(env.batch_size[0])
     situation = None
-    with _failures():
+    with _failures(env):
         step = env.reset()
         tally.break_off(step)
         planned = tally.running.nonzero().squeeze(-1)  # rows that plans are made for
@@ -145,21 +145,26 @@ def play(env: EnvBase, actor: Any, max_steps: int) -> TensorDictBase:
     Raises:
         InputError: if a worker process dies.
     """
-    with _failures():
+    with _failures(env):
         return env.rollout(max_steps, actor, break_when_any_done=False, break_when_all_done=True)
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def _failures(env: EnvBase) -> Iterator[None]:
     """What an environment, its worker or a planner's fast mode fails at, in one line."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # an environment's, of any kind
-        reason = first_line(error)
+        here = "evaluation.workers=0 shows an environment's error in this process, "
         raise InputError(
-            f"an environment or the planner failed during evaluation ({reason}); "
-            f"evaluation.workers=0 shows an environment's error in this process, "
-            f"evaluation.compile=none plans the plain way"
+            f"an environment or the planner failed during evaluation ({first_line(error)}); "
+            f"{here if _in_workers(env) else ''}evaluation.compile=none plans the plain way"
         ) from error
+
+
+def _in_workers(env: EnvBase) -> bool:
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    return isinstance(env, ParallelEnv)
