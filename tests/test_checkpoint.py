@@ -220,3 +220,16 @@ def test_a_checkpoint_that_does_not_fit_its_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit its settings") as caught:
         load_model(other)
     assert "\n" not in str(caught.value)
+
+
+def test_a_program_of_doubles_loads_what_was_trained(tmp_path: Path) -> None:
+    path = untrained_checkpoint(tmp_path)
+    expected = load_model(path)[0].state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        state = load_model(path)[0].state_dict()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(value, state[name]) for name, value in expected.items())
+    assert {state[name].dtype for name in expected} == {v.dtype for v in expected.values()}

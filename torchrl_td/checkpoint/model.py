@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
 def _empty_model(about: Mapping[str, Any], device: str, action_units: bool) -> nn.Module:
     """Untrained; ``action_units`` where its actions are normalised."""
     config, observation_dim = check_config(about["config"]), about["observation_dim"]
-    normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
-    scales = Scales.empty(plan_horizon(config), observation_dim)
-    with torch.device(device):
+    with _single_precision():
+        normalizer = Normalizer(torch.zeros(observation_dim), torch.ones(observation_dim))
+        scales = Scales.empty(plan_horizon(config), observation_dim)
+    with torch.device(device), _single_precision():
         low, high = (torch.tensor(about[f"action_{end}"]).float() for end in ("low", "high"))
         if action_units:
             normalizer.action_loc, normalizer.action_scale = (
@@ -101,6 +103,17 @@ def _empty_model(about: Mapping[str, Any], device: str, action_units: bool) -> n
                 torch.ones_like(high),
             )
         return make_model(config, normalizer, scales, low, high, "action_choices" in about)
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Makes numbers as training makes them, whatever the caller's program makes by default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _check_shapes(model: nn.Module, weights: Mapping[str, Any]) -> None:
