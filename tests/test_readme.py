@@ -85,9 +85,18 @@ def test_own_data_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(names["episodes"]) == 5
 
 
-OTHERS = sorted(
-    name for name in BLOCKS if BLOCKS[name] and name not in ("README.md", "docs/own_data.md")
-)
+def test_the_backbone_of_ones_own_drafts_as_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = run("docs/how_to/backbone.md", tmp_path, monkeypatch)
+    generator, history = names["generator"], names["history"]
+    want, want_returns = generator.generate_uncached(*history, 7)
+    draft, returns = generator.generate(*history, 7)
+    assert torch.allclose(draft, want) and torch.allclose(returns, want_returns)
+
+
+OF_THEIR_OWN = ("README.md", "docs/own_data.md", "docs/how_to/backbone.md")
+OTHERS = sorted(name for name in BLOCKS if BLOCKS[name] and name not in OF_THEIR_OWN)
 
 
 @pytest.mark.parametrize("page", OTHERS)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.collectors import Collector
-from torchrl.data import Bounded
-from torchrl.envs import GymEnv, TransformedEnv
+from torchrl.data import Bounded, OneHot
+from torchrl.envs import GymEnv, SerialEnv, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from tests.tiny import HORIZON, tiny_actor
 from torchrl_td import InputError, TDPlannerActor
+from torchrl_td.actors.specs import PlannerPrimer
 from torchrl_td.envs import planning_transforms
 
 BOUNDS = Bounded(torch.tensor([-0.5, -1.0]), torch.tensor([0.5, 2.0]))
@@ -129,6 +130,26 @@ def test_an_environment_of_choices_is_refused() -> None:
     actor = tiny_actor(3, 1)
     env.append_transform(actor.make_tensordict_primer())
     assert env.rollout(3, actor)["planner", "plan"].shape == (3, HORIZON, 3)
+
+
+def test_an_environment_of_fewer_actions_is_refused() -> None:
+    """It would take the first of them without a word."""
+    actor = tiny_actor(3, 2)
+    for make in (
+        lambda: GymEnv("Pendulum-v1"),
+        lambda: SerialEnv(2, lambda: GymEnv("Pendulum-v1")),
+    ):
+        env = TransformedEnv(make(), planning_transforms(100.0))
+        env.append_transform(actor.make_tensordict_primer())
+        with pytest.raises(InputError, match=r"'action' has 1 numbers, .* have 2: it was trained"):
+            env.rollout(3, actor)
+
+
+def test_an_environment_of_other_choices_is_refused() -> None:
+    primer = PlannerPrimer("action", {}, OneHot(3))
+    env = TransformedEnv(GymEnv("CartPole-v1"), primer)
+    with pytest.raises(InputError, match="'action' is one of 2 choices, not of 3"):
+        env.rollout(3)
 
 
 def test_a_collector_that_limits_episodes() -> None:

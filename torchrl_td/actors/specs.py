@@ -124,8 +124,9 @@ class PlannerPrimer(TensorDictPrimer):
 
     Args:
         action_key: of the planner's actions.
-        choices: what a planner of choices writes; ``None`` for numbers.
         primers: specs of what is put into the environment.
+        choices: what a planner of choices writes; ``None`` for numbers.
+        width: of an action of numbers, where it is known.
         **kwargs: as for :class:`~torchrl.envs.transforms.TensorDictPrimer`.
     """
 
@@ -134,32 +135,45 @@ class PlannerPrimer(TensorDictPrimer):
         action_key: NestedKey,
         primers: dict[str, Composite],
         choices: OneHot | Categorical | None = None,
+        width: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(primers, **kwargs)
-        self.action_key, self.choices = action_key, choices
+        self.action_key, self.choices, self.width = action_key, choices, width
 
     def transform_input_spec(self, input_spec: Composite) -> Composite:
         """The environment's input spec, as it is.
 
         Raises:
-            InputError: if its action is of another kind than the planner's: real numbers, or
-                choices written as it writes them.
+            InputError: if its action is of another kind than the planner's: so many real numbers,
+                or choices written as it writes them.
         """
         actions = input_spec["full_action_spec"]
         spec = actions[self.action_key] if self.action_key in actions.keys(True, True) else None
-        if self.choices is not None:
-            if spec is not None and type(spec) is not type(self.choices):
-                raise InputError(
-                    f"the environment's {self.action_key!r} is a {type(spec).__name__}, but the "
-                    f"planner writes a {type(self.choices).__name__}; give the actor "
-                    f"action_spec=env.action_spec"
-                )
-        elif spec is not None and not (
-            spec.dtype.is_floating_point and spec.domain == "continuous"
-        ):
-            raise InputError(
-                f"the environment's {self.action_key!r} is a {type(spec).__name__} of choices, but "
-                f"the planner's actions are real numbers; train one on data of choices"
-            )
+        says = None if spec is None else self._misfit(spec, actions.ndim)
+        if says is not None:
+            raise InputError(f"the environment's {self.action_key!r} {says}")
         return super().transform_input_spec(input_spec)
+
+    def _misfit(self, spec: TensorSpec, batch_dims: int) -> str | None:
+        """What is wrong with an environment's action, if anything is."""
+        found, elsewhere = type(spec).__name__, "it was trained for another environment"
+        if self.choices is None:
+            if not (spec.dtype.is_floating_point and spec.domain == "continuous"):
+                return (
+                    f"is a {found} of choices, but the planner's actions are real numbers; train "
+                    f"one on data of choices"
+                )
+            width = spec.shape[-1] if len(spec.shape) > batch_dims else 1
+            if self.width not in (None, width):
+                return (
+                    f"has {width} numbers, but the planner's actions have {self.width}: {elsewhere}"
+                )
+            return None
+        if type(spec) is not type(self.choices):
+            return (
+                f"is a {found}, but the planner writes a {type(self.choices).__name__}; give the "
+                f"actor action_spec=env.action_spec"
+            )
+        count, known = spec.space.n, self.choices.space.n  # type: ignore[union-attr]
+        return None if count == known else f"is one of {count} choices, not of {known}: {elsewhere}"

@@ -200,7 +200,8 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that puts an empty planner state into an environment at each reset."""
-        return self._state.primer(self._output_keys[0], self.choices)
+        width = self.planner.inverse_dynamics.action_dim
+        return self._state.primer(self._output_keys[0], self.choices, width)
 
     @partial(dispatched, auto_batch_size=True)
     @torch.no_grad()

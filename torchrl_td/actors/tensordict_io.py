@@ -140,18 +140,23 @@ class PlannerState:
             **{name: Unbounded((1,), **floats) for name in self.numbers},
         )
 
-    def primer(self, action_key: NestedKey, choices: Any | None = None) -> PlannerPrimer:
+    def primer(
+        self, action_key: NestedKey, choices: Any | None = None, action_width: int | None = None
+    ) -> PlannerPrimer:
         """The transform that puts an empty state into an environment at each reset.
 
         Args:
             action_key: of the planner's actions, which the environment must be able to take.
             choices: their spec, where they are choices.
+            action_width: how many numbers they are else, if that is known.
         """
         spec = self.spec
         for name in reversed(self._prefix[1:]):
             spec = Composite({name: spec})
         primers = {self._prefix[0]: spec}
-        return PlannerPrimer(action_key, primers, choices, reset_key="_reset", expand_specs=True)
+        return PlannerPrimer(
+            action_key, primers, choices, action_width, reset_key="_reset", expand_specs=True
+        )
 
     def read(
         self, tensordict: TensorDictBase, device: torch.device, is_init: Tensor

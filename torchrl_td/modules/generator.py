@@ -182,9 +182,9 @@ class TrajectoryGenerator(KeyedModule):
             return self.generate_uncached(observation, returns_to_go, mask, steps)
         state, returns = observation[:, -1], returns_to_go[:, -1]
         states, all_returns = [state], [returns]
-        cache = None
-        for _ in range(steps):
-            if cache is None:
+        cache = None  # which a network without one leaves so
+        for number in range(steps):
+            if number == 0:
                 *output, cache = self.network.start(observation, returns_to_go, mask, steps - 1)
             else:
                 *output, cache = self.network.step(state, returns, cache)
