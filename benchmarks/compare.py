@@ -133,7 +133,9 @@ def read_words(words: list[str]) -> Options:
         elif key in ("runs", "results"):
             setattr(options, key, Path(value))
         elif key == "run":
-            options.run = value != "false"
+            if value.lower() not in ("true", "false"):
+                raise InputError(f"{word}; allowed are run=true and run=false")
+            options.run = value.lower() == "true"
         elif key in _OURS:
             raise InputError(f"{word}; the comparison gives it to its runs: {_OURS[key]}")
         else:

@@ -88,10 +88,10 @@ def td_collector() -> None:
             print(f"{len(buffer)} of {frames} steps, {len(returns)} episodes done", flush=True)
     finally:
         collector.shutdown()
-    # The collector closes its queues when it is freed, for which it starts threads. Left to the
-    # interpreter's own end, that can wait for ever.
-    del collector
-    gc.collect()
+        # The collector closes its queues when it is freed, for which it starts threads. Left to
+        # the interpreter's own end, that can wait for ever.
+        del collector
+        gc.collect()
     report(buffer, returns)
 
 
@@ -107,6 +107,10 @@ def trained(
 ) -> tuple[TaskConfig, TDPlannerActor]:
     """The planner of a training run and its task."""
     task, asked = checkpoint_task(checkpoint, env)
+    if task.env is None:
+        raise InputError(
+            "the run of this checkpoint has no environment; name one, env=<Gymnasium id>"
+        )
     task.target_return = asked
     return task, TDPlannerActor.from_checkpoint(checkpoint, **overrides)
 
@@ -160,7 +164,7 @@ def read_words(words: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             raise InputError(f"unknown word {word!r}; allowed are {allowed}, planner.*=")
         elif isinstance(DEFAULTS[key], int):
             low = 0 if key == "seed" else 1
-            if not text.isdigit() or int(text) < low:
+            if not text.isdecimal() or int(text) < low:
                 raise InputError(f"{key}={text}; allowed are whole numbers from {low} on")
             options[key] = int(text)
         else:
@@ -170,8 +174,19 @@ def read_words(words: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             f"frames={options['frames']} must be divisible by workers={options['workers']}"
         )
     if options["output"]:
-        Path(options["output"]).mkdir(parents=True, exist_ok=True)
+        make_empty(Path(options["output"]))
     return options, overrides
+
+
+def make_empty(folder: Path) -> None:
+    """Makes a folder for the buffer's files, which must not be there yet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot write to output={folder}: {error.strerror}") from None
+    if not is_empty:
+        raise InputError(f"output={folder} is not empty; name a new folder for the buffer")
 
 
 if __name__ == "__main__":

@@ -242,6 +242,7 @@ def test_a_file_that_is_no_yaml_is_named_in_one_line(
         (["checkpoint=x", "task.env_kwarg=1"], r"'task\.env_kwarg' cannot be changed"),
         (["checkpoint=x", "env=1"], "'env' cannot be changed"),
         (["checkpoint={demo}", "evaluation.episodes=0"], "plays nothing; give how many"),
+        (["checkpoint=x", "evaluation.baseline=rcbc"], r"give the baseline's own checkpoint"),
         (["checkpoint={demo}", "evaluation.target_return=9"], "9 is not read: .* for no return"),
         (["checkpoint=x", "output=."], r"cannot write output=\.: it is a folder"),
         (

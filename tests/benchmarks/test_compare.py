@@ -128,7 +128,7 @@ def test_a_run_that_was_cut_off_is_resumed(
 
 
 def test_words(words: list[str]) -> None:
-    options = read_words(["tasks=a,b", "algorithms=bc", "jobs=2", "training.steps=3", "run=false"])
+    options = read_words(["tasks=a,b", "algorithms=bc", "jobs=2", "training.steps=3", "run=False"])
     assert (options.tasks, options.seeds, options.jobs) == (["a", "b"], [0, 1, 2], 2)
     assert options.words == ("training.steps=3",) and not options.run
     for wrong, message in (
@@ -136,6 +136,7 @@ def test_words(words: list[str]) -> None:
         (["algorithms=bc"], "which tasks"),
         (["tasks=a", "algorithms=bc", "seeds=x"], "seeds=x; allowed are whole numbers"),
         (["tasks=a", "algorithms=bc", "seeds=²"], "seeds=²; allowed are whole numbers"),
+        (["tasks=a", "algorithms=bc", "run=no"], "run=no; allowed are run=true and run=false"),
         (["tasks=a", "algorithms=bc", "jobs=00"], "jobs=00; allowed are whole numbers"),
         (["tasks=a", "algorithms=bc", "jobs=1,2"], "jobs=1,2; allowed are whole numbers"),
         (["tasks=a", "algorithms=bc", "seeds"], "'seeds' is not of the form"),

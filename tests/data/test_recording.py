@@ -122,6 +122,20 @@ def test_an_existing_dataset_is_replaced_only_on_request() -> None:
     assert minari.load_dataset("test/twice-v0").total_steps == 50
 
 
+def test_none_lies_in_another(datasets_path: Path) -> None:
+    """A replacement of the outer one would take it away."""
+    record("test/outer-v0", 50)
+    with pytest.raises(InputError, match="would lie in the dataset test/outer-v0; take another id"):
+        record("test/outer-v0/inner-v0", 50)
+
+
+def test_a_namespace_may_be_a_link_to_another_disk(datasets_path: Path, small_disk: Path) -> None:
+    (datasets_path / "linked").symlink_to(small_disk)
+    record("linked/far-v0", 50)
+    assert minari.load_dataset("linked/far-v0").total_steps == 50
+    assert [path.name for path in small_disk.glob(".*")] == []
+
+
 def test_a_recording_that_breaks_leaves_nothing(datasets_path: Path) -> None:
     def policy(observation: np.ndarray, reward: float, first: bool) -> np.ndarray:
         raise RuntimeError("power cut")
@@ -138,7 +152,8 @@ def test_a_recording_that_breaks_leaves_nothing(datasets_path: Path) -> None:
         ({"dataset_id": "../pendulum-v0"}, "<namespace>/<name>-v<number>"),
         ({"dataset_id": "a/pendulum-v0"}, "two characters or more"),
         ({"steps": 0}, "steps >= 1"),
-        ({"seed": -1}, "a seed of 0 or more"),
+        ({"seed": -1}, "a seed from 0 to"),
+        ({"seed": 2**64}, "a seed from 0 to 4294967295, got 18446744073709551616"),
         ({"policy": lambda *_: np.zeros(2, np.float32)}, r"shape \(2,\)"),
         ({"policy": lambda *_: np.array([np.nan], np.float32)}, "NaN"),
     ],

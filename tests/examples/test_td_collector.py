@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,20 @@ def test_workers_fill_the_buffer(
     assert list(tmp_path.rglob("*.memmap"))
 
 
+@pytest.mark.usefixtures("forking")
+def test_it_ends_where_collecting_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited for its workers for ever."""
+
+    def broken(data: Any) -> list[float]:
+        raise ValueError("collecting fails")
+
+    monkeypatch.setattr(example, "finished_returns", broken)
+    monkeypatch.setattr(sys, "argv", ["td_collector.py", "frames=8"])
+    with pytest.raises(ValueError, match="collecting fails"):
+        td_collector()
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -39,6 +55,9 @@ def test_workers_fill_the_buffer(
         ("planner.refine_steps=2", "need a checkpoint="),
         ("env=Pendulum-v1", "env need a checkpoint="),
         ("checkpoint=nowhere", "nowhere"),
+        ("frames=²", "frames=²; allowed are whole numbers from 1 on"),
+        ("output=/proc/none", "cannot write to output=/proc/none: "),
+        ("output=tests", "output=tests is not empty; name a new folder"),
     ],
 )
 def test_a_wrong_word_is_one_line(

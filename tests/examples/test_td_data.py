@@ -120,8 +120,8 @@ def test_damaged_data_is_described_with_a_warning(
         (("describe", "{pendulum}", "--max-episode-steps", "0"), "--max-episode-steps 0: allowed"),
         (("describe", "some/door.hdf5"), "given as 'd4rl:some/door.hdf5'"),
         (("record", "Pendulum-v1"), "--dataset"),
-        (("record", "Pendulum-v1", "--dataset", "a/b-v0", "--seed", "-1"), "a seed of 0 or more"),
-        (("record", "maze2d/umaze", "--seed", "-1"), "a seed of 0 or more"),
+        (("record", "Pendulum-v1", "--dataset", "a/b-v0", "--seed", "-1"), "a seed from 0 to"),
+        (("record", "maze2d/umaze", "--seed", "-1"), "a seed from 0 to"),
         (("record", "Nothing-v0", "--dataset", "test/x-v0"), "Nothing-v0"),
         (("record", "Pendulum-v1", "--dataset", "x"), "<namespace>/<name>-v<number>"),
         (("record", "Pendulum-v1", "--dataset", "test/example-v0"), "exists"),
@@ -133,6 +133,14 @@ def test_damaged_data_is_described_with_a_warning(
         ),
         (("record", "--dataset", "a/b-v0"), "name what to record"),
         (("record", "Pendulum-v1", "--dataset", "aa/b-v0", "--sample"), "--sample is a planner's"),
+        (
+            ("record", "Pendulum-v1", "--dataset", "aa/b-v0", "--target-return", "0"),
+            "--target-return is a planner's",
+        ),
+        (("record", "Pendulum-v1", "--dataset", "aa/b-v0", "--workers", "2"), "out --workers"),
+        (("record", "pointmaze/umaze", "--noise", "3"), "leave out --noise"),
+        (("record", "maze2d/umaze", "--workers", "3"), "leave out --workers"),
+        (("record", "maze2d/giant"), "allowed are maze2d/umaze, maze2d/medium, maze2d/large"),
     ],
 )
 def test_mistakes_are_one_line(

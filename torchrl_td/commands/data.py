@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     sample = "plan with the sampler's noise (else deterministically)"
     record.add_argument("--sample", action="store_true", help=sample)
     noise = "on the planner's actions: its standard deviation, in half of each action's range"
-    record.add_argument("--noise", type=float, default=0.0, help=noise)
+    record.add_argument("--noise", type=float, help=noise)
     record.add_argument("--target-return", type=float, help="asked of the planner; else its own")
     record.add_argument("--ref-min", type=float, help="return that scores 0")
     record.add_argument("--ref-max", type=float, help="return that scores 100")

@@ -37,6 +37,9 @@ from torchrl_td.errors import InputError
 from torchrl_td.experiment.run_folder import versions
 from torchrl_td.experiment.streams import write_to
 
+_OF_PLANNERS = ("sample", "noise", "target_return")
+_NOT_OF_MAZES = (*_OF_PLANNERS, "dataset", "checkpoint", "max_episode_steps", "ref_min", "ref_max")
+
 
 def run_record(options: argparse.Namespace) -> None:
     """Record a maze, or another environment with random actions or a planner."""
@@ -46,16 +49,37 @@ def run_record(options: argparse.Namespace) -> None:
         "maze2d": record_maze2d,
     }
     if family in recorders and size in POINTMAZE_TASKS:
-        if options.dataset is not None or options.checkpoint is not None:
-            raise InputError(
-                f"{options.what} is recorded by its own walker under its own id; leave out "
-                "--dataset and --checkpoint"
-            )
+        unread = _NOT_OF_MAZES if family == "pointmaze" else (*_NOT_OF_MAZES, "workers")
+        says = (
+            f"{options.what} is recorded by its own walker under its own id; leave out {{option}}"
+        )
+        refuse(options, unread, says)
         record = recorders[family]
         dataset_id = record(size, options.steps, options.seed, overwrite=options.overwrite)
     else:
+        if family in recorders:
+            sizes = ", ".join(f"{family}/{size}" for size in POINTMAZE_TASKS)
+            raise InputError(f"unknown maze {options.what!r}; allowed are {sizes}")
+        refuse(options, ("workers",), "PointMaze alone is recorded by several; leave out {option}")
         dataset_id = record_environment(options)
     write_to(sys.stdout, f"recorded minari:{dataset_id}\n")
+
+
+def refuse(options: argparse.Namespace, unread: Sequence[str], says: str) -> None:
+    """Refuse options that were given and would not be read.
+
+    Args:
+        options: of the command line.
+        unread: names of those that are not.
+        says: what is said of one that was given, ``{option}``.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for name in unread:
+        value = getattr(options, name)
+        if value is not None and value is not False:
+            raise InputError(says.format(option=f"--{name.replace('_', '-')}"))
 
 
 def record_environment(options: argparse.Namespace) -> str:
@@ -96,10 +120,7 @@ class Played:
         self.reset_options: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {"policy": "random actions", "seed": options.seed}
         if options.checkpoint is None:
-            for given in ("sample", "noise", "target_return"):
-                if getattr(options, given):
-                    option = given.replace("_", "-")
-                    raise InputError(f"--{option} is a planner's; give --checkpoint, too")
+            refuse(options, _OF_PLANNERS, "{option} is a planner's; give --checkpoint, too")
             if options.what is None:
                 raise InputError("name what to record: an environment, or --checkpoint <run>")
             self.env = make_environment(options.what, max_episode_steps=options.max_episode_steps)
@@ -112,6 +133,7 @@ class Played:
         check_stored_env(config, options.what, f"{command('td-data')} record ")
         self.env = self._environment(config.task, options)
         self.name = f"Trajectory Diffuser, {path.parent.parent.name or path.name}"
+        noise = 0.0 if options.noise is None else options.noise
         asked = options.target_return
         asked = float(config.evaluation.target_return) if asked is None else asked
         self.provenance |= {
@@ -122,14 +144,14 @@ class Played:
             "planner": vars(config.planner),
             "target_return": asked,
             "sampled": options.sample,
-            "action_noise": options.noise,
+            "action_noise": noise,
             "versions": versions(),
         }
         first = int(getattr(self.env.action_space, "start", 0))
         policy = planner_policy(
             path, asked, config.task.observation_keys, sample=options.sample, first_choice=first
         )
-        self.policy = noisy(policy, self.env, options.noise, options.seed)
+        self.policy = noisy(policy, self.env, noise, options.seed)
         torch.manual_seed(options.seed)
 
     def _environment(self, task: TaskConfig, options: argparse.Namespace) -> gymnasium.Env:
@@ -141,7 +163,8 @@ class Played:
         self.reset_options = dict(task.reset_options)
         if task.score_min is not None and task.score_max is not None:
             self.references = (task.score_min, task.score_max)
-        steps = options.max_episode_steps or task.max_episode_steps
+        given = options.max_episode_steps
+        steps = task.max_episode_steps if given is None else given
         env = make_environment(task.env, max_episode_steps=steps, **task.env_kwargs)
         return ExactGoal(env) if task.exact_goal else env
 

@@ -263,7 +263,8 @@ def _check_value(config: Any) -> None:
 
 def _check_sampler(config: Any) -> None:
     from_the_end = config.planner.refine_steps == config.refiner.denoising_steps
-    if config.planner.init == "noise" and (config.refiner.schedule != "cosine" or not from_the_end):
+    # Whether another schedule ends at noise the refiner sees.
+    if config.planner.init == "noise" and (config.refiner.schedule == "linear" or not from_the_end):
         raise InputError(
             "planner.init=noise starts from pure noise: it needs refiner.schedule=cosine in "
             "training and planner.refine_steps equal to refiner.denoising_steps"

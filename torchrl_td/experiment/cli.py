@@ -51,6 +51,7 @@ _READ_INSTEAD = {
     "task.target_return": "evaluation.target_return",
     "task.refine_steps": "planner.refine_steps",
     "task.guidance_scale": "planner.guidance_scale",
+    "evaluation.baseline": "the baseline's own checkpoint, <output_dir>/<baseline>",
 }
 
 _failed: list[int] = []  # exit statuses of the jobs of one command
@@ -229,12 +230,12 @@ def _sorted_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
 def _check_changeable(key: str) -> None:
     """Refuses a setting that a trained planner's evaluation would not read."""
     section, _, name = key.partition(".")
+    if key in _READ_INSTEAD:
+        raise InputError(f"evaluation does not read {key}; give {_READ_INSTEAD[key]}")
     if section in ("planner", "evaluation") or (
         section == "task" and name.partition(".")[0] in _PLAYED
     ):
         return
-    if key in _READ_INSTEAD:
-        raise InputError(f"evaluation does not read {key}; give {_READ_INSTEAD[key]}")
     task = ", ".join(f"task.{name}" for name in _PLAYED)
     raise InputError(
         f"{key!r} cannot be changed after training; allowed are checkpoint=, device=, output=, "

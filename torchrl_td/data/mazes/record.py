@@ -28,6 +28,7 @@ _STAGING = ".recording-"
 _CHUNKING = 1.5  # times the numbers' own size: HDF5 fills its chunks up
 _OVERHEAD = 1 << 15  # bytes: HDF5's own, of its groups
 _STALE_SECONDS = 6 * 3600.0
+_LARGEST_SEED = 2**32 - 1
 
 
 def dataset_path(dataset_id: str) -> Path:
@@ -57,14 +58,15 @@ def staged(dataset_id: str) -> Iterator[None]:
             of that id is replaced.
     """
     root, place = dataset_path(""), dataset_path(dataset_id)
-    for left in root.glob(f"{_STAGING}*"):
+    beside = _on_the_disk_of(place)
+    for left in beside.glob(f"{_STAGING}*"):
         if time.time() - left.stat().st_mtime > _STALE_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
     before = os.environ.get("MINARI_DATASETS_PATH")
     try:
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=beside))
     except OSError as error:
-        raise _not_written(root, error) from error
+        raise _not_written(beside, error) from error
     try:
         os.environ["MINARI_DATASETS_PATH"] = str(staging)
         yield
@@ -84,37 +86,47 @@ def staged(dataset_id: str) -> Iterator[None]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _on_the_disk_of(place: Path) -> Path:
+    """Minari's folder, or where a link leads to another disk the folder there: none is moved to."""
+    root = dataset_path("")
+    folder = next(parent for parent in place.parents if parent.exists())
+    return root if folder.stat().st_dev == root.stat().st_dev else folder.resolve()
+
+
 def check_seed(seed: int) -> None:
-    """Refuse a seed that environments refuse.
+    """Refuse a seed that environments, PyTorch or HDF5 refuse.
 
     Raises:
-        InputError: it is negative.
+        InputError: it is negative, or too large.
     """
-    if seed < 0:
-        raise InputError(f"recording needs a seed of 0 or more, got {seed}")
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise InputError(f"recording needs a seed from 0 to {_LARGEST_SEED}, got {seed}")
 
 
 def check_recording(dataset_id: str, steps: int, overwrite: bool, seed: int) -> None:
     """Refuse a recording before it begins.
 
     Raises:
-        InputError: no steps are asked for, the seed is negative, the dataset exists and may not
-            be replaced, or its folder cannot be written.
+        InputError: no steps are asked for, the seed is none that :func:`check_seed` takes, the
+            dataset exists and may not be replaced, or its folder cannot be written.
     """
     check_seed(seed)
     if steps < 1:
         raise InputError(f"recording needs steps >= 1, got {steps}")
-    place = dataset_path(dataset_id)
+    place, root = dataset_path(dataset_id), dataset_path("")
+    for folder in place.relative_to(root).parents:
+        if (root / folder / "data").exists():
+            raise InputError(f"{place}: it would lie in the dataset {folder}; take another id")
     if place.exists() and not overwrite:
         raise InputError(
             f"{place}: dataset {dataset_id} exists; replace it with overwrite=True (--overwrite), "
             "or take another id"
         )
-    root = dataset_path("")
+    folder = _on_the_disk_of(place)
     try:
-        tempfile.TemporaryFile(dir=root).close()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise _not_written(root, error) from error
+        raise _not_written(folder, error) from error
 
 
 def _not_written(root: Path, error: OSError) -> InputError:
