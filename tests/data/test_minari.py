@@ -71,6 +71,21 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     "no episodes": (metadata(total_episodes=0), "it holds no episodes"),
     "missing episode": (metadata(total_episodes=4), "holds 3 episodes where metadata.json says 4"),
     "no actions": (replaced("episode_2/actions", None), "episode 2 has no 'actions'"),
+    "actions of entries": (
+        edit(
+            lambda f: (
+                f["episode_2"].move("actions", "taken"),
+                f.__setitem__("episode_2/actions/push", np.ones((6, 2))),
+            )
+        ),
+        "episode 2: actions have several entries, and plans are made for one vector",
+    ),
+    "an image": (
+        metadata(
+            observation_space=json.dumps({"type": "Box", "dtype": "uint8", "shape": [64, 64, 3]})
+        ),
+        "observation_space is an image, .*; record the dataset without it$",
+    ),
     "no observations": (
         replaced("episode_1/observations", None),
         "episode 1 has no 'observations'",

@@ -122,6 +122,31 @@ def test_an_existing_dataset_is_replaced_only_on_request() -> None:
     assert minari.load_dataset("test/twice-v0").total_steps == 50
 
 
+@pytest.mark.parametrize(("name", "entry"), [("FrozenLake-v1", None), ("Phase-v0", "phase")])
+def test_choices_in_an_observation_are_read_as_the_environment_gives_them(
+    name: str, entry: str | None
+) -> None:
+    """They were read as one number, where TorchRL's environments give a 1 among zeros."""
+    small_envs.register()
+    env = make_environment(name)
+    dataset_id = record(f"test/counted-v{0 if entry is None else 1}", env=env)
+    data = load_episodes(f"minari:{dataset_id}")
+    observation = data["observation"]
+    base = make_base_env(TaskConfig(name="counted", env=name, max_episode_steps=30))
+    assert observation.shape[-1] == base.observation_spec["observation"].shape[-1]
+    space = env.observation_space if entry is None else env.observation_space[entry]
+    stored = [
+        episode.observations if entry is None else episode.observations[entry]
+        for episode in minari.load_dataset(dataset_id)
+    ]
+    for rows, values in (
+        (slice(None, -1), observation),
+        (slice(1, None), data["next", "observation"]),
+    ):
+        want = np.eye(space.n)[np.concatenate([s[rows] for s in stored])]
+        assert np.array_equal(values[:, : space.n], want)
+
+
 def test_none_lies_in_another(datasets_path: Path) -> None:
     """A replacement of the outer one would take it away."""
     record("test/outer-v0", 50)

@@ -148,8 +148,9 @@ class Played:
             "versions": versions(),
         }
         first = int(getattr(self.env.action_space, "start", 0))
+        keys, space = config.task.observation_keys, self.env.observation_space
         policy = planner_policy(
-            path, asked, config.task.observation_keys, sample=options.sample, first_choice=first
+            path, asked, keys, space=space, sample=options.sample, first_choice=first
         )
         self.policy = noisy(policy, self.env, noise, options.seed)
         torch.manual_seed(options.seed)
@@ -205,6 +206,7 @@ def planner_policy(
     target_return: float,
     keys: Sequence[str] | None = None,
     *,
+    space: gymnasium.Space | None = None,
     sample: bool = False,
     first_choice: int = 0,
 ) -> Policy:
@@ -214,6 +216,7 @@ def planner_policy(
         checkpoint: a run's output folder, or a checkpoint in it.
         target_return: return asked for at an episode's start.
         keys: entries of a Dict observation to join, as the run's task names them.
+        space: of the observations.
         sample: plan with the sampler's noise, and not deterministically.
         first_choice: what the environment counts its choices from, where actions are choices.
 
@@ -232,7 +235,7 @@ def planner_policy(
             carried["target"] -= reward
         step = TensorDict(
             {
-                "observation": flat_observation(observation, named_keys(keys)),
+                "observation": flat_observation(observation, named_keys(keys), space),
                 "target_return": torch.tensor([[carried["target"]]], dtype=torch.float32),
                 "is_init": torch.tensor([[first]]),
                 "planner": carried["planner"],
@@ -248,14 +251,18 @@ def planner_policy(
     return act
 
 
-def flat_observation(observation: Any, keys: Sequence[Any] | None = None) -> torch.Tensor:
-    """A Gymnasium observation as the planner sees it, [1, O] float32."""
+def flat_observation(
+    observation: Any, keys: Sequence[Any] | None = None, space: Any = None
+) -> torch.Tensor:
+    """A Gymnasium observation as the planner sees it, [1, O] float32; a 1 at each choice."""
     if not isinstance(observation, dict):
+        if isinstance(space, gymnasium.spaces.Discrete):
+            observation = gymnasium.spaces.flatten(space, observation)
         return torch.as_tensor(np.asarray(observation)).reshape(1, -1).float()
     parts = []
     for key in keys or observation_keys(observation):
-        value = observation
+        value, inner = observation, space
         for name in (key,) if isinstance(key, str) else key:
-            value = value[name]
-        parts.append(torch.as_tensor(np.asarray(value)).reshape(1, -1).float())
+            value, inner = value[name], None if inner is None else inner[name]
+        parts.append(flat_observation(value, None, inner))
     return torch.cat(parts, -1)

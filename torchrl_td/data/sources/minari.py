@@ -24,7 +24,12 @@ from torchrl_td.data.mazes.record import dataset_path
 from torchrl_td.data.source import CHUNK_STEPS, Source, Steps
 from torchrl_td.data.sources.download import download_minari
 from torchrl_td.data.sources.hdf5 import check_array, find, flatten, one_line, opened
-from torchrl_td.data.sources.minari_metadata import AGAIN, dataset_metadata, discrete_actions
+from torchrl_td.data.sources.minari_metadata import (
+    AGAIN,
+    dataset_metadata,
+    discrete_actions,
+    discrete_observations,
+)
 from torchrl_td.data.transitions import as_flags, join
 from torchrl_td.data.validation import check_achieved_goal
 from torchrl_td.errors import InputError
@@ -37,6 +42,8 @@ _KEYS = {
     "action": "actions",
     "next/reward": "rewards",
 }
+
+_Spaces = tuple[tuple[int, int] | None, dict[Key, tuple[int, int]]]
 
 Episode = dict[str, np.ndarray]
 """An episode's arrays by name, as in ``observations/velocity``."""
@@ -78,6 +85,7 @@ def minari_source(
     metadata = dataset_metadata(dataset_id)
     if metadata["total_episodes"] == 0:
         raise InputError(f"{name}: it holds no episodes; delete it and record or download it again")
+    spaces = discrete_actions(metadata), discrete_observations(metadata)
     read = _read_hdf5 if metadata["data_format"] == "hdf5" else _read_arrow
     episodes = partial(read, path / "data", metadata["total_episodes"])
     if observation_keys is None:
@@ -88,13 +96,15 @@ def minari_source(
         name=name,
         path=path,
         files=_files(path / "data"),
-        chunks=partial(_chunks, episodes, path, observation_keys, discrete_actions(metadata)),
+        chunks=partial(_chunks, episodes, path, observation_keys, spaces),
         steps=metadata["total_steps"],
         keys=_KEYS,
         variant={
             "observation_keys": None
             if observation_keys is None
-            else [list(k) if isinstance(k, tuple) else k for k in observation_keys]
+            else [list(k) if isinstance(k, tuple) else k for k in observation_keys],
+            # Named where there are any alone: cached copies of other datasets stay good.
+            **({"one_hot": sorted(map("/".join, spaces[1]))} if spaces[1] else {}),
         },
     )
 
@@ -182,9 +192,14 @@ def _check_lengths(arrays: Mapping[str, Any], where: str) -> int:
         InputError: an array is missing, too short or too long.
     """
     for key in _COLUMNS:
-        if key not in arrays:
-            more = "; one continuous action is planned for" if key == "actions" else ""
-            raise InputError(f"{where} has no {key!r}{more}; {AGAIN}")
+        if key in arrays:
+            continue
+        if any(name.startswith(f"{key}/") for name in arrays):
+            raise InputError(
+                f"{where}: {key} have several entries, and plans are made for one vector of "
+                f"numbers, or one choice (Discrete); record them joined"
+            )
+        raise InputError(f"{where} has no {key!r}; {AGAIN}")
     if not any(key.startswith("observations") for key in arrays):
         raise InputError(f"{where} has no 'observations'; {AGAIN}")
     length = len(arrays["actions"])
@@ -204,7 +219,7 @@ def _chunks(
     episodes: Callable[[], Iterator[Episode]],
     path: Path,
     observation_keys: Sequence[str | Key] | None,
-    choices: tuple[int, int] | None,
+    spaces: _Spaces,
 ) -> Iterator[Steps]:
     """The dataset's steps, whole episodes at once, each of the same entries and widths."""
     waiting: list[Episode] = []
@@ -224,17 +239,17 @@ def _chunks(
         waiting.append(arrays)
         steps += len(arrays["actions"])
         if steps >= CHUNK_STEPS:
-            yield _joined(waiting, path, observation_keys, choices)
+            yield _joined(waiting, path, observation_keys, spaces)
             waiting, steps = [], 0
     if waiting:
-        yield _joined(waiting, path, observation_keys, choices)
+        yield _joined(waiting, path, observation_keys, spaces)
 
 
 def _joined(
     episodes: Sequence[Episode],
     path: Path,
     observation_keys: Sequence[str | Key] | None,
-    choices: tuple[int, int] | None,
+    spaces: _Spaces,
 ) -> Steps:
     """The steps of some episodes."""
     columns = {key: np.concatenate([e[key] for e in episodes]) for key in _COLUMNS}
@@ -243,11 +258,17 @@ def _joined(
         {_path(key): np.concatenate([e[key][rows] for e in episodes]) for key in names}
         for rows in (slice(None, -1), slice(1, None))
     )
+    choices, counted = spaces
     if choices is not None:
         first, count = choices
         columns["actions"] = one_hot_choices(
             columns["actions"] - first, str(path), "actions", count
         )
+    for key, (first, count) in counted.items():  # as TorchRL's environments give them
+        for entries in (now, following) if key in now else ():
+            called = "/".join(("observations", *key))
+            one_hot = one_hot_choices(entries[key] - first, str(path), called, count)
+            entries[key] = np.asarray(one_hot, np.float32)
     lengths = torch.tensor([len(e["actions"]) for e in episodes])
     ends = torch.zeros(int(lengths.sum()), dtype=torch.bool)
     ends[lengths.cumsum(0) - 1] = True

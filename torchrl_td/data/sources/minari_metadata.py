@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from minari.dataset.minari_storage import MinariStorage
 
+from torchrl_td.data.keys import Key
 from torchrl_td.data.mazes.record import dataset_path
 from torchrl_td.data.sources.hdf5 import one_line
 from torchrl_td.errors import InputError
@@ -45,7 +46,14 @@ def dataset_metadata(dataset_id: str) -> dict[str, Any]:
                     f"{path}: metadata.json has no {key!r}, as of an old Minari; {AGAIN}"
                 )
         for key in ("observation_space", "action_space"):
-            _check_space(json.loads(metadata[key]), key)
+            space = json.loads(metadata[key])
+            _check_space(space, key)
+            if _holds_image(space):
+                raise InputError(
+                    f"{path}: {key} is an image, or holds one, stored as JPEG: plans are made of "
+                    f"vectors, and there is no encoder that makes one of it; record the dataset "
+                    f"without it"
+                )
         for key in ("total_episodes", "total_steps"):
             if type(metadata.get(key)) is not int or metadata[key] < 0:
                 raise ValueError(f"{key} is {metadata.get(key)!r}, no count")
@@ -67,12 +75,33 @@ def dataset_metadata(dataset_id: str) -> dict[str, Any]:
 
 def discrete_actions(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
     """The first choice and how many there are, of a dataset whose actions are choices."""
-    space = json.loads(metadata["action_space"])
+    return _discrete(json.loads(metadata["action_space"]), "action_space")
+
+
+def discrete_observations(metadata: Mapping[str, Any]) -> dict[Key, tuple[int, int]]:
+    """The same of the observation's entries that are choices, by path.
+
+    >>> space = '{"type": "Dict", "subspaces": {"tile": {"type": "Discrete", "n": 16}}}'
+    >>> discrete_observations({"observation_space": space})
+    {('tile',): (0, 16)}
+    """
+    found: dict[Key, tuple[int, int]] = {}
+    left: list[tuple[Key, Any]] = [((), json.loads(metadata["observation_space"]))]
+    while left:
+        path, space = left.pop()
+        if choices := _discrete(space, "observation_space"):
+            found[path or ("observation",)] = choices
+        elif isinstance(space, Mapping) and isinstance(space.get("subspaces"), Mapping):
+            left += [((*path, name), part) for name, part in space["subspaces"].items()]
+    return found
+
+
+def _discrete(space: Any, name: str) -> tuple[int, int] | None:
     if not isinstance(space, Mapping) or space.get("type") != "Discrete":
         return None
     first, count = space.get("start", 0), space.get("n")
     if type(first) is not int or type(count) is not int:
-        raise InputError(f"action_space is {space}, no Discrete of whole numbers; {AGAIN}")
+        raise InputError(f"{name} is {space}, no Discrete of whole numbers; {AGAIN}")
     return first, count
 
 
@@ -82,16 +111,15 @@ def _check_space(space: Any, name: str) -> None:
         shape = space.get("shape", space.get("n", 0) if space.get("type") == "MultiBinary" else 0)
         if math.prod(np.ravel(shape).tolist()) > _LARGEST_SPACE:
             raise ValueError(f"{name} has the shape {shape}")
-        if (
-            space.get("type") == "Box"
-            and space.get("dtype") == "uint8"
-            and len(np.ravel(shape)) in (2, 3)
-            and min(shape[:2]) >= _JPEG
-        ):
-            raise ValueError(
-                f"{name} is an image, stored as JPEG: plans are made of vectors, and there is no "
-                "encoder that makes one of it"
-            )
     for entry in space.values() if isinstance(space, Mapping) else space:
         if isinstance(entry, (Mapping, list)):
             _check_space(entry, name)
+
+
+def _holds_image(space: Any) -> bool:
+    """Whether Minari stores an entry of this space, or itself, as JPEG."""
+    if isinstance(space, Mapping) and space.get("type") == "Box" and space.get("dtype") == "uint8":
+        shape = space.get("shape", ())
+        return len(np.ravel(shape)) in (2, 3) and min(shape[:2]) >= _JPEG
+    parts = space.values() if isinstance(space, Mapping) else space
+    return any(_holds_image(part) for part in parts if isinstance(part, (Mapping, list)))
