@@ -31,7 +31,7 @@ from torchrl_td.modules import (
     TrajectoryPlanner,
 )
 from torchrl_td.modules.plan_parts import Ensemble
-from torchrl_td.networks import PlanDenoiser
+from torchrl_td.networks import ModulatedMLP, PlanDenoiser
 
 pytestmark = pytest.mark.skipif(not openvino_planner.openvino_installed(), reason="needs OpenVINO")
 SMALL = {"horizon": 4, "layers": 1}
@@ -178,6 +178,22 @@ def test_half_precision_stays_near_and_comes_back_single(make_actor: Build, make
     out = act(fast, step)
     assert out["action"].dtype == torch.float32
     assert_same_plans(out, act(plain, step), tolerance=0.1)
+
+
+def test_modulated_layers_in_half_precision(make_step):
+    """OpenVINO's process crashed, of several environments on one thread."""
+    scale = torch.ones(4, 3)
+    planner = TrajectoryPlanner(
+        PlanGenerator(ModulatedMLP(3 + 1, 3 * 3), scale),
+        DiffusionRefiner(PlanDenoiser(3, 4, (8,)), NoiseSchedule(), refine_steps=0),
+        PlanInverseDynamics(ModulatedMLP(3 + 2 * 3 + 1, 2), scale),
+        horizon=4,
+    )
+    actor = TDPlannerActor(planner, Normalizer(torch.zeros(3), torch.ones(3), 100.0))
+    step = make_step(actor, (2,))
+    expected = act(actor, step)
+    actor.compile("openvino", autocast=torch.bfloat16)
+    assert_same_plans(act(actor, step), expected, tolerance=0.1)
 
 
 def test_autocast_around_the_actor_changes_nothing(make_actor: Build, make_step):

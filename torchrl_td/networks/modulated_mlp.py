@@ -63,7 +63,15 @@ class ModulatedMLP(nn.Module):
         """
         x = torch.cat(inputs, -1)
         x, condition = x[..., :-1], x[..., -1:]
-        modulation = self.modulation(condition).split(self.sizes, -1)
+        modulation = self._parts(self.modulation(condition))
         for layer, scale, shift in zip(self.layers, modulation[::2], modulation[1::2], strict=True):
             x = torch.relu(layer(x) * (1 + scale) + shift)
         return self.output(x)
+
+    def _parts(self, modulation: Tensor) -> Sequence[Tensor]:
+        """Scales and shifts [..., width] of the layers in turn."""
+        if not torch.compiler.is_exporting():
+            return modulation.split(self.sizes, -1)
+        # As copies: OpenVINO 2026.4 crashes where it multiplies rows of a view in bfloat16.
+        columns = torch.arange(sum(self.sizes)).split(self.sizes)
+        return [modulation.index_select(-1, column) for column in columns]
