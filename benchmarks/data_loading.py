@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the data; a temporary one by default")
     parser.add_argument("--measure", metavar="SOURCE", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.repeat < 1:
+        parser.error("--repeat is to be 1 or more")
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return

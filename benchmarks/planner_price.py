@@ -35,6 +35,7 @@ from torchrl.envs.utils import ExplorationType
 
 from torchrl_td import InputError, TDPlannerActor
 from torchrl_td.checkpoint import find_checkpoint, load_model
+from torchrl_td.commands.usage import help_asked
 from torchrl_td.config import Config, PlannerConfig, check_config, override_config
 from torchrl_td.envs.make import make_env, opened
 from torchrl_td.experiment.cli import main
@@ -79,6 +80,8 @@ def settings(refine_steps: int, horizon: int) -> list[tuple[str, str, dict[str, 
 
 def price() -> None:
     """Plays every setting, prints the table and writes JSON and picture."""
+    if help_asked(__doc__):
+        return
     options = read_words(sys.argv[1:])
     torch.set_num_threads(options["threads"])
     model, about = load_model(find_checkpoint(options["checkpoint"]), "cpu")

@@ -213,6 +213,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--torch-compile", action="store_true", help="time torch.compile, too")
     options = parser.parse_args()
+    if not options.seconds > 0:
+        parser.error("--seconds is to be above 0")
     options.sizes = options.sizes.split(",")
     options.variants = options.variants and options.variants.split(",")
     unknown = [size for size in options.sizes if size not in SIZES]

@@ -303,6 +303,8 @@ def main() -> None:
         help="settings, as in training.compile=true; the CPU's rows go without training.cudagraph",
     )
     given = parser.parse_args()
+    if given.steps < 1:
+        parser.error("--steps is to be 1 or more")
     torch.set_num_threads(given.threads)
     rows = []
     for preset in given.presets.split(","):

@@ -67,6 +67,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads((folder / "planner.json").read_text(encoding="utf-8"))
         ending = {"openvino": "xml", "torch": "pt2"}[about["format"]]
         missing = [way for way in about["models"] if not (folder / f"{way}.{ending}").is_file()]
+        if not about["checks"]:
+            raise ValueError("no checks")
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"error: cannot read {folder}/planner.json ({error!r}); export the planner anew")
     if missing:
@@ -240,10 +242,10 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.folder / "planner.json").is_file():
         parser.error(f"{options.folder} holds no planner.json; actor.export(...) writes it")
-    if not options.rate > 0 or options.steps < 1 or options.threads < 1:
-        parser.error("--rate is to be above 0, --steps and --threads 1 or more")
-    if not np.isfinite(options.target):
-        parser.error("--target is to be a finite number")
+    if not 1e-3 <= options.rate <= 1e6 or options.steps < 1 or not 1 <= options.threads <= 512:
+        parser.error("--rate is from 0.001 to 1e6, --steps 1 or more, --threads from 1 to 512")
+    if not abs(options.target) < 1e30:
+        parser.error("--target is to be a number below 1e30")
     planner = ExportedPlanner(options.folder, options.threads, options.precision, options.cache)
     difference = difference_from_actor(planner)
     print(f"largest difference from the actor's own actions: {difference:.1e} of the largest")

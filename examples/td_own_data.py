@@ -57,7 +57,7 @@ def program() -> None:
     words.add_argument("--output-dir", type=Path, default=Path("outputs/own-cartpole"))
     words.add_argument("--episodes", type=int, default=500, help="of the clumsy controller")
     words.add_argument("settings", nargs="*", help="as of td_offline.py: training.steps=2000")
-    given = words.parse_args()
+    given = words.parse_intermixed_args()
     own_data(given.output_dir, given.episodes, given.settings)
 
 

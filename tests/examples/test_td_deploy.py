@@ -162,9 +162,10 @@ def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
     ("words", "said"),
     [
         (["nowhere"], "nowhere holds no planner.json"),
-        ([".", "--rate", "0"], "--rate is to be"),
-        ([".", "--threads", "0"], "--threads 1 or more"),
-        ([".", "--target", "nan"], "--target is to be a finite number"),
+        ([".", "--rate", "0"], "--rate is from 0.001 to 1e6"),
+        ([".", "--threads", "0"], "--threads from 1 to 512"),
+        ([".", "--threads", "100000"], "--threads from 1 to 512"),
+        ([".", "--target", "nan"], "--target is to be a number below 1e30"),
     ],
 )
 def test_wrong_words_are_refused_in_a_line(words, said: str, tmp_path: Path, monkeypatch, capsys):
@@ -185,9 +186,13 @@ def test_a_folder_that_is_not_whole_is_one_line(tmp_path: Path):
     (folder / "plan.pt2").unlink()
     with pytest.raises(SystemExit, match=r"lacks plan\.pt2; export the planner anew"):
         ExportedPlanner(folder)
-    (folder / "planner.json").write_text("{", encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"cannot read .*planner.json \(JSONDecodeError"):
-        ExportedPlanner(folder)
+    for text, says in (
+        ("{", "JSONDecodeError"),
+        ('{"format": "torch", "models": [], "checks": []}', "ValueError.'no checks'"),
+    ):
+        (folder / "planner.json").write_text(text, encoding="utf-8")
+        with pytest.raises(SystemExit, match=rf"cannot read .*planner.json \({says}"):
+            ExportedPlanner(folder)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch):

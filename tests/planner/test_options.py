@@ -270,6 +270,7 @@ def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
         ({"returns_floor_share": math.nan}, "returns_floor_share must lie in 0..1, got nan"),
         ({"returns_floor_share": 1.5}, "returns_floor_share must lie in 0..1, got 1.5"),
         ({"in_keys": ["observation"]}, "in_keys must be 3 keys .observation, target return, res"),
+        ({"out_keys": ["action", "plan", "plan"]}, "out_keys must be keys of their own"),
         ({"out_keys": []}, "out_keys must be 3 keys .action, draft, refined plan"),
     ],
 )

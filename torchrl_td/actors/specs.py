@@ -26,7 +26,7 @@ def check_keys(
         fewest: how many must be given, if not all.
 
     Raises:
-        InputError: if they are not as many as their meanings.
+        InputError: if they are not as many as their meanings, or one is given twice.
 
     >>> check_keys("in_keys", ["obs"], ("observation", "reset flag"))
     Traceback (most recent call last):
@@ -37,7 +37,10 @@ def check_keys(
         raise InputError(
             f"{name} must be {len(meanings)} keys ({', '.join(meanings)}), got {keys!r}"
         )
-    return [unravel_key(key) for key in keys]
+    found = [unravel_key(key) for key in keys]
+    if len(set(found)) < len(found):
+        raise InputError(f"{name} must be keys of their own, got {keys!r}")
+    return found
 
 
 def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor, Tensor]:

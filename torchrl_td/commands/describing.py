@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,7 @@ def run_describe(options: argparse.Namespace) -> None:
                 f"is warned of above"
             )
         file = write_task(options.write_task, options.source, episodes, info, keys)
-        words = f"--config-dir {file.parent.parent} task={file.stem}"
+        words = f"--config-dir {shlex.quote(str(file.parent.parent))} task={shlex.quote(file.stem)}"
         write_to(sys.stdout, f"task: {file}; train on it: {command('td-offline')} {words}\n")
 
 
