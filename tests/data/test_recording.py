@@ -152,6 +152,8 @@ def test_none_lies_in_another(datasets_path: Path) -> None:
     record("test/outer-v0", 50)
     with pytest.raises(InputError, match="would lie in the dataset test/outer-v0; take another id"):
         record("test/outer-v0/inner-v0", 50)
+    record("test/data/beside-v0", 50)  # a namespace may be called as a dataset's own folder is
+    record("test/data/beside-v1", 50)
 
 
 def test_a_namespace_may_be_a_link_to_another_disk(datasets_path: Path, small_disk: Path) -> None:

@@ -73,5 +73,5 @@ class ModulatedMLP(nn.Module):
         if not torch.compiler.is_exporting():
             return modulation.split(self.sizes, -1)
         # As copies: OpenVINO 2026.4 crashes where it multiplies rows of a view in bfloat16.
-        columns = torch.arange(sum(self.sizes)).split(self.sizes)
+        columns = torch.arange(sum(self.sizes), device=modulation.device).split(self.sizes)
         return [modulation.index_select(-1, column) for column in columns]

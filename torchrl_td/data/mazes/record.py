@@ -87,7 +87,7 @@ def staged(dataset_id: str) -> Iterator[None]:
 
 
 def _on_the_disk_of(place: Path) -> Path:
-    """Minari's folder, or where a link leads to another disk the folder there: none is moved to."""
+    """Minari's folder or, where a link leads to another disk, the folder there."""
     root = dataset_path("")
     folder = next(parent for parent in place.parents if parent.exists())
     return root if folder.stat().st_dev == root.stat().st_dev else folder.resolve()
@@ -115,7 +115,7 @@ def check_recording(dataset_id: str, steps: int, overwrite: bool, seed: int) -> 
         raise InputError(f"recording needs steps >= 1, got {steps}")
     place, root = dataset_path(dataset_id), dataset_path("")
     for folder in place.relative_to(root).parents:
-        if (root / folder / "data").exists():
+        if (root / folder / "data" / "metadata.json").exists():
             raise InputError(f"{place}: it would lie in the dataset {folder}; take another id")
     if place.exists() and not overwrite:
         raise InputError(
