@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sphinx.application import Sphinx
 
-from torchrl_td.comparison.intervals import bootstrap_mean
+from torchrl_td.comparison.intervals import bootstrap_mean, probability_of_improvement
 from torchrl_td.comparison.tables import REFINED, Row, lead, rows
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
@@ -89,6 +90,32 @@ def beside(folders: dict[str, str], wanted: Callable[[str], bool]) -> str:
                 lines.append([*cells, lead(planner[row.task], row), f"`{folder}/`"])
     head = ["task", "what is other" if any(folders.values()) else "method", "score"]
     return markdown([*head, "95 % interval", "the planner's lead, its interval", "files"], lines)
+
+
+def improvement(folders: dict[str, str]) -> str:
+    """Who improves on whom, over all tasks of a kind that a method has several seeds of.
+
+    Args:
+        folders: of the methods' results, and what is other there; an empty text shows the method.
+    """
+    planner = {row.task: row for row in results_of(_TABLE) if row.method.endswith(REFINED)}
+    lines: list[list[object]] = []
+    for folder, other in folders.items():
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in results_of(folder):
+            if len(row.scores) > 1 and not row.method.startswith("planner"):
+                kind = "agents'" if row.task.startswith("zoo/") else "mazes"
+                if kind == "agents'" or "maze" in row.task:
+                    groups.setdefault((other or row.method, kind), []).append(row)
+        for (method, kind), theirs in groups.items():
+            ours = [planner[row.task] for row in theirs]
+            runs = [np.stack([row.scores.mean(1) for row in some], 1) for some in (ours, theirs)]
+            chance, (low, high) = probability_of_improvement(*runs)  # each [seeds, tasks]
+            means = [f"{scores.mean():.1f}" for scores in runs]
+            cells = [f"{chance:.2f} ({low:.2f} to {high:.2f})", f"`{folder}/`"]
+            lines.append([method, kind, len(theirs), *means, *cells])
+    head = ["method", "data", "tasks", "planner's mean", "its mean", "probability of improvement"]
+    return markdown([*head, "files"], lines)
 
 
 def controllers() -> str:
@@ -210,6 +237,13 @@ def write_tables(folder: Path) -> None:
     tables = {
         "comparison": comparison(_TABLE),
         "beside_others": beside({"compare_iql_td3_bc": "", "compare_dt": ""}, lambda method: True),
+        "improvement": improvement(
+            {
+                "compare_iql_td3_bc": "",
+                "compare_rcbc_60000": "rcbc, 60,000 steps",
+                "compare_rcbc_ensemble": "rcbc, three networks",
+            }
+        ),
         "beside_rcbc": beside(_RCBC, lambda method: method.startswith("rcbc")),
         "beside_planners": beside(_PLANNERS, lambda method: method.endswith(REFINED)),
         "comparison_one_value": comparison(_ONE_VALUE),

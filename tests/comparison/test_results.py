@@ -20,7 +20,8 @@ from torchrl_td.comparison.tables import markdown, origin_of
 from torchrl_td.errors import InputError
 
 try:
-    import rliable.library  # noqa: F401
+    import rliable.library
+    import rliable.metrics
 
     RLIABLE = True
 except (ImportError, TypeError):  # a TypeError: its dependency arch 7 with pandas 3
@@ -256,6 +257,14 @@ def test_probability_of_improvement_in_closed_form() -> None:
     assert probability_of_improvement(low, low) == (0.5, [0.5, 0.5])
     mixed = np.array([[1.0, -1.0]] * 3)  # better on one task, worse on the other
     assert probability_of_improvement(mixed, low)[0] == 0.5
+
+
+@needs_rliable
+def test_probability_of_improvement_is_rliables() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(4, size=(2, 5, 7)).astype(float)  # with ties
+    want = rliable.metrics.probability_of_improvement(ours, theirs)
+    assert probability_of_improvement(ours, theirs, reps=10)[0] == pytest.approx(want)
 
 
 def test_a_picture_does_not_magnify_noise(tmp_path: Path) -> None:

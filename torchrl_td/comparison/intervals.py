@@ -53,10 +53,11 @@ def probability_of_improvement(
     Raises:
         InputError: rliable is not installed, or does not import.
     """
-    _, metrics = _rliable()
 
     def statistic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.array([metrics.probability_of_improvement(x, y)])
+        # rliable's, without the test of significance that takes most of its time.
+        difference = x[:, None] - y[None]
+        return np.array([np.mean((difference > 0) + 0.5 * (difference == 0))])
 
     return _interval((ours, theirs), statistic, reps, seed)
 
