@@ -24,7 +24,7 @@ from torchrl_td.checkpoint.folder import find_checkpoint
 from torchrl_td.commands.data import main as td_data
 from torchrl_td.data.mazes.record_policy import random_policy, record_dataset
 from torchrl_td.envs import planning_transforms
-from torchrl_td.experiment.cli import evaluate_checkpoint
+from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
 from torchrl_td.modules.choices import action_error, chosen
 
 STEPS = 12

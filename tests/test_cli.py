@@ -12,13 +12,15 @@ import hydra.errors
 import pytest
 from omegaconf import OmegaConf
 
+from tests.checkpoints import untrained_checkpoint
 from tests.settings import CONFIGS, composed
 from torchrl_td.commands.offline import several_runs
 from torchrl_td.config import Config, check_read
 from torchrl_td.demo import CHECKPOINT
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import cli
-from torchrl_td.experiment.cli import evaluate_checkpoint, explain, job, main, print_results, stop
+from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
+from torchrl_td.experiment.cli import explain, job, main, print_results, stop
 from torchrl_td.experiment.run import run
 
 
@@ -255,6 +257,13 @@ def test_wrong_words_of_evaluation(words: list[str], says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         evaluate_checkpoint([word.format(demo=CHECKPOINT) for word in words])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("env", "has"), [("CartPole-v1", "2 choices"), ("Hopper-v5", "3 numbers")])
+def test_an_environment_of_other_actions_is_refused(env: str, has: str, tmp_path: Path) -> None:
+    path = untrained_checkpoint(tmp_path)
+    with pytest.raises(InputError, match=f"action is of {has}, what was trained .* writes 1 num"):
+        evaluate_checkpoint([f"checkpoint={path}", "evaluation.episodes=1", f"task.env={env}"])
 
 
 def test_evaluates_a_checkpoint_with_other_settings(

@@ -24,7 +24,7 @@ from torchrl_td import TDPlannerActor, make_checkpoint_env
 from torchrl_td.checkpoint import find_checkpoint, load_about, load_model, load_payload
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
-from torchrl_td.experiment.cli import evaluate_checkpoint
+from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
 from torchrl_td.experiment.run import run
 
 pytestmark = pytest.mark.stranger("checkpoints and stored settings")

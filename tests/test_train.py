@@ -20,7 +20,7 @@ from tests.settings import TINY_RUN, composed
 from torchrl_td import InputError, TDPlannerActor, load_episodes, train
 from torchrl_td.config import TaskConfig
 from torchrl_td.envs import free_name, make_base_env, make_env, opened, own, register_factory
-from torchrl_td.experiment.cli import evaluate_checkpoint
+from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
 from torchrl_td.experiment.run import run
 
 STEPS = 12

@@ -11,7 +11,8 @@ import pytest
 from tests.refused import refused
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
-from torchrl_td.experiment.cli import evaluate_checkpoint, print_results
+from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
+from torchrl_td.experiment.cli import print_results
 from torchrl_td.experiment.run import run
 
 

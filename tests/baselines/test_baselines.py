@@ -22,7 +22,7 @@ from torchrl_td.checkpoint import find_checkpoint, load_model, load_payload
 from torchrl_td.config import FROM_NOISE, Config, check_config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import InputError
-from torchrl_td.experiment.cli import evaluate_checkpoint
+from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
 from torchrl_td.experiment.run import run
 from torchrl_td.training.trainer import Trainer
 

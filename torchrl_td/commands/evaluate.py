@@ -14,12 +14,13 @@ import sys
 
 from torchrl_td.commands.usage import help_asked
 from torchrl_td.experiment import cli
+from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
 
 
 def td_evaluate() -> None:
     """Evaluates as the words of the command line say, and prints the results."""
     if not help_asked(__doc__):
-        cli.print_results(cli.evaluate_checkpoint(sys.argv[1:]))
+        cli.print_results(evaluate_checkpoint(sys.argv[1:]))
 
 
 def main() -> None:
