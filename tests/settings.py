@@ -68,7 +68,8 @@ def quickly_composed(*words: str) -> DictConfig:
 
 
 def _chooses_files(word: str) -> bool:
-    return (CONFIGS / word.partition("=")[0].partition("@")[0]).is_dir()
+    key = word.partition("=")[0].partition("@")[0]
+    return key.startswith("hydra.") or (CONFIGS / key).is_dir()
 
 
 def composed(*words: str) -> Config:

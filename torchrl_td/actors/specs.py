@@ -38,7 +38,8 @@ def check_keys(
             f"{name} must be {len(meanings)} keys ({', '.join(meanings)}), got {keys!r}"
         )
     found = [unravel_key(key) for key in keys]
-    if len(set(found)) < len(found):
+    written = [key for key in found if key != "_"]  # TorchRL's for what is not written
+    if len(set(written)) < len(written):
         raise InputError(f"{name} must be keys of their own, got {keys!r}")
     return found
 
