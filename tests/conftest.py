@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import pytest
 import torch
 
@@ -30,6 +32,27 @@ def tiny_pointmaze(datasets_path: Path) -> str:
     steps = TINY_EPISODES * UMAZE_EPISODE_STEPS
     # Should a test have recorded the full dataset before, the tiny one takes its place.
     return "minari:" + record_pointmaze("umaze", steps, seed=0, overwrite=True, progress=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_compiled_once() -> Iterator[None]:
+    """Environments of one model share its compilation; each has a copy of it.
+
+    A maze's takes 60 ms, for the picture of its sky, and a test of runs builds dozens of them.
+    """
+    compiled: dict[tuple[bytes, Path], mujoco.MjModel] = {}
+    compile_model = mujoco.MjModel.from_xml_path
+
+    def once(filename: str) -> mujoco.MjModel:
+        file = Path(filename)
+        key = (file.read_bytes(), file.parent)  # what it includes is said relative to it
+        if key not in compiled:
+            compiled[key] = compile_model(filename)
+        return copy.copy(compiled[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mujoco.MjModel, "from_xml_path", once)
+        yield
 
 
 def _placeholder(*arguments: Any, **_: Any) -> None:

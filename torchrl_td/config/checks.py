@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 from torchrl_td.config.limits import (
     ALGORITHMS,
@@ -27,7 +27,7 @@ from torchrl_td.config.limits import (
     RANGES,
     WIDTHS,
 )
-from torchrl_td.config.settings import Config
+from torchrl_td.config.settings import Config, LoggerConfig
 from torchrl_td.errors import InputError
 from torchrl_td.modules.plan_parts import HIGHEST_SCORE
 
@@ -47,36 +47,36 @@ _NEEDS = {
 }
 
 
-def check_values(config: Any) -> None:
+def check_values(config: Config) -> None:
     """Checks choices, ranges, and settings that need one another.
 
     Args:
-        config: the whole settings, a ``DictConfig`` of the right keys and types.
+        config: the whole settings, of the right types.
 
     Raises:
         InputError: at the first value that is not allowed.
     """
     for key in ("output_dir", "resume", "init_from"):
-        if config[key] == "":  # which would mean the present folder
+        if getattr(config, key) == "":  # which would mean the present folder
             raise InputError(f"{key} is empty; give a folder, or leave {key}= out")
-    _check_finite(config, "")
+    _check_finite(asdict(config), "")
     for key, choices in CHOICES.items():
-        value = OmegaConf.select(config, key)
+        value = attrgetter(key)(config)
         if value not in choices:
             raise InputError(f"{key}={value!r}; allowed are {', '.join(choices)}")
     for key, (low, high) in RANGES.items():
-        value = OmegaConf.select(config, key)
+        value = attrgetter(key)(config)
         if value is None:
             continue
         if (low is not None and value < low) or (high is not None and value > high):
             bounds = f"at least {low}" if high is None else f"from {low} to {high}"
             raise InputError(f"{key}={value}; allowed is {bounds}")
     for key in POSITIVE:
-        value = OmegaConf.select(config, key)
+        value = attrgetter(key)(config)
         if value is not None and not value > 0:
             raise InputError(f"{key}={value}; allowed is any value above 0{OFF.get(key, '')}")
     for key in WIDTHS:
-        value = OmegaConf.select(config, key)
+        value = attrgetter(key)(config)
         if len(value or ()) > MOST_LAYERS:
             raise InputError(f"{key} has {len(value)} entries; allowed are up to {MOST_LAYERS}")
         if any(not 1 <= width <= LARGEST_SIZE for width in value or ()):
@@ -85,17 +85,17 @@ def check_values(config: Any) -> None:
     _check_together(config)
 
 
-def _check_names(logger: Any) -> None:
+def _check_names(logger: LoggerConfig) -> None:
     """Names that W&B, or the file system, would refuse when a run has begun."""
     for key in ("project", "entity", "group", "name"):
-        value = logger[key]
+        value = getattr(logger, key)
         if value is not None and not re.fullmatch(r"[^/\\#?%:\s]{1,128}", value):
             raise InputError(
                 f"logger.{key}={value!r}; allowed are 1 to 128 characters, none of them a space or "
                 f"/ \\ # ? % :"
             )
     if not all(re.fullmatch(r".{1,64}", tag) for tag in logger.tags):
-        raise InputError(f"logger.tags={list(logger.tags)}; allowed are 1 to 64 characters each")
+        raise InputError(f"logger.tags={logger.tags}; allowed are 1 to 64 characters each")
 
 
 def check_read(config: Config, overrides: Iterable[str]) -> None:
@@ -162,7 +162,7 @@ def limits_returns(config: Config) -> bool:
     return config.returns_limit.enabled and reads(config, "returns_limit")
 
 
-def _check_algorithm(config: Any) -> None:
+def _check_algorithm(config: Config) -> None:
     name, beside = config.algorithm.name, config.evaluation.baseline
     baselines = [known for known in ALGORITHMS if known != "trajectory_diffuser"]
     if name in FROM_NOISE and config.planner.init != "noise":
@@ -171,15 +171,15 @@ def _check_algorithm(config: Any) -> None:
         raise InputError(
             f"evaluation.baseline={beside!r}; allowed are {', '.join(baselines)}, or null for none"
         )
-    for key in config.algorithm:
-        given, reads = config.algorithm[key] is not None, key in ALGORITHMS[name]
+    for key, value in asdict(config.algorithm).items():
+        given, reads = value is not None, key in ALGORITHMS[name]
         if key != "name" and given and not reads:
             raise InputError(f"algorithm={name} does not read algorithm.{key}; leave it out")
         if reads and not given:
             raise InputError(f"algorithm={name} needs algorithm.{key}; give a value")
 
 
-def _check_played(config: Any) -> None:
+def _check_played(config: Config) -> None:
     """That there is an environment where something is to be played, and no word of it elsewhere."""
     episodes, env = config.evaluation.episodes, config.task.env
     if env is None and episodes:
@@ -195,7 +195,7 @@ def _check_played(config: Any) -> None:
             raise InputError(f"{key} needs evaluation.episodes above 0: with 0 nothing is played")
 
 
-def _check_together(config: Any) -> None:
+def _check_together(config: Config) -> None:
     _check_algorithm(config)
     training, candidates = config.training, config.planner.candidates
     if training.ema_decay >= 1:
@@ -215,7 +215,7 @@ def _check_together(config: Any) -> None:
         )
     _check_value(config)
     low, high = config.task.score_min, config.task.score_max
-    if (low is None) != (high is None) or (low is not None and not low < high):
+    if (low is None) != (high is None) or not (low is None or high is None or low < high):
         raise InputError(
             f"task.score_min={'null' if low is None else low}, "
             f"task.score_max={'null' if high is None else high}; allowed is the first below the "
@@ -224,7 +224,7 @@ def _check_together(config: Any) -> None:
     _check_sampler(config)
 
 
-def _check_value(config: Any) -> None:
+def _check_value(config: Config) -> None:
     """Strided drafts of one evaluation are made anew at every step; a value scores no others."""
     planner, states = config.planner, config.inverse_dynamics.plan_states
     if config.value.enabled and planner.plan_scores is None:
@@ -261,7 +261,7 @@ def _check_value(config: Any) -> None:
         )
 
 
-def _check_sampler(config: Any) -> None:
+def _check_sampler(config: Config) -> None:
     from_the_end = config.planner.refine_steps == config.refiner.denoising_steps
     # Whether another schedule ends at noise the refiner sees.
     if config.planner.init == "noise" and (config.refiner.schedule == "linear" or not from_the_end):
@@ -277,10 +277,10 @@ def _check_sampler(config: Any) -> None:
         )
 
 
-def _check_finite(config: DictConfig, prefix: str) -> None:
-    for key in map(str, config):
-        name, value = f"{prefix}{key}", config[key]
-        if isinstance(value, DictConfig) and f"{name}." not in FREE_FORM:
+def _check_finite(config: dict[str, Any], prefix: str) -> None:
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and f"{name}." not in FREE_FORM:
             _check_finite(value, f"{name}.")
         elif isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{name}={value}; allowed are finite numbers")

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from torchrl_td.config.checks import check_values
 from torchrl_td.config.limits import FREE_FORM
@@ -34,21 +34,19 @@ def check_config(config: DictConfig | dict[str, Any]) -> Config:
         ...
         torchrl_td.errors.InputError: unknown setting 'planner.refine_step'; allowed are ...
     """
-    schema = _schema()
     try:
-        given = OmegaConf.create(config) if isinstance(config, dict) else config
-        _check_keys(given, schema, "")
-        merged = OmegaConf.merge(schema, given)
-        missing = OmegaConf.missing_keys(merged)
-        if missing:
-            raise InputError(f"settings without a value: {', '.join(sorted(missing))}")
-        check_values(merged)
+        _check_keys(_plain(config), _known(), "")
+        merged = OmegaConf.merge(_schema(), config)
         settings = OmegaConf.to_object(merged)
+    except MissingMandatoryValue:
+        missing = ", ".join(sorted(OmegaConf.missing_keys(merged)))
+        raise InputError(f"settings without a value: {missing}") from None
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         says = first_line(error)
         raise InputError(f"setting {key!r}: {says}" if key else says) from None
     assert isinstance(settings, Config)
+    check_values(settings)
     settings.dataset.source = settings.dataset.sources.get(
         settings.dataset.source, settings.dataset.source
     )
@@ -61,6 +59,17 @@ def _schema() -> DictConfig:
     schema = OmegaConf.structured(Config)
     OmegaConf.set_readonly(schema, True)
     return schema
+
+
+@cache
+def _known() -> dict[str, Any]:
+    """The settings' keys, as nested dictionaries."""
+    return _plain(_schema())
+
+
+def _plain(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, with interpolations and missing values as they are written."""
+    return config if isinstance(config, dict) else OmegaConf.to_container(config)  # type: ignore[return-value]
 
 
 def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Config:
@@ -91,9 +100,8 @@ def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Co
         given = OmegaConf.from_dotlist(overrides)
     except Exception as error:  # yaml errors of many kinds
         raise InputError(f"cannot read {overrides}: {first_line(error)}") from None
-    base = OmegaConf.structured(config)
-    _check_keys(given, base, "")
-    return check_config(OmegaConf.to_container(OmegaConf.merge(to_dict(config), given)))  # type: ignore[arg-type]
+    _check_keys(_plain(given), _known(), "")
+    return check_config(OmegaConf.merge(to_dict(config), given))  # type: ignore[arg-type]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -110,24 +118,22 @@ def to_dict(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def _check_keys(given: Any, schema: Any, prefix: str) -> None:
+def _check_keys(given: Any, known: Any, prefix: str) -> None:
     name = prefix[:-1]
-    if isinstance(schema, DictConfig) and not isinstance(given, DictConfig):
+    if isinstance(known, dict) and not isinstance(given, dict):
         raise InputError(f"setting {name!r} takes settings of its own, not {given!r}")
-    if not isinstance(given, DictConfig):
+    if not isinstance(given, dict):
         return
-    if not isinstance(schema, DictConfig):
-        takes = "a list" if isinstance(schema, ListConfig) else "one value, not several"
+    if not isinstance(known, dict):
+        takes = "a list" if isinstance(known, list) else "one value, not several"
         raise InputError(f"setting {name!r} takes {takes}")
     if prefix in FREE_FORM:
         return
-    known = set(schema.keys())  # "in" would miss those without a default
-    for key in map(str, given):
+    for key, value in given.items():
         if key not in known:
-            allowed = ", ".join(sorted(map(str, known)))
-            of_all = name and key in _schema().keys()
+            allowed = ", ".join(sorted(known))
+            of_all = name and key in _known()
             hint = " (a file of settings begins with '# @package _global_')" if of_all else ""
             raise InputError(f"unknown setting '{prefix}{key}'{hint}; allowed are {allowed}")
-        if not OmegaConf.is_interpolation(given, key) and not OmegaConf.is_missing(given, key):
-            schema_node = None if OmegaConf.is_missing(schema, key) else schema[key]
-            _check_keys(given[key], schema_node, f"{prefix}{key}.")
+        if not isinstance(value, str) or not (value == "???" or "${" in value):
+            _check_keys(value, known[key], f"{prefix}{key}.")
