@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from tests.checkpoints import untrained_checkpoint
 from tests.settings import CONFIGS, composed
-from torchrl_td.commands.offline import several_runs
+from torchrl_td.commands.offline import program, several_runs
 from torchrl_td.config import Config, check_read
 from torchrl_td.demo import CHECKPOINT
 from torchrl_td.errors import InputError
@@ -63,10 +63,32 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
         ("planner.candidates=4", "planner.candidates=4 needs critic.enabled=true"),
         ("task.horizon=1", "task.horizon=1; allowed is from 2 to 4096"),
         ("=5", "is not of the form key=value"),
+        ("logger=null", "unknown logger 'null'; allowed are csv, tensorboard, wandb"),
+        ("logger=", "unknown logger ''; allowed are csv, tensorboard, wandb"),
+        ("output_dir=~/x", "quote what it holds, as in 'output_dir=\"~/runs\"'"),
+        ("training.steps=???", "settings without a value: training.steps"),
     ],
 )
-def test_wrong_words(word: str, says: str, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_words(
+    word: str, says: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["td-offline", word])
     assert says in complaint(capsys, word)
+
+
+def test_a_setting_taken_out_is_refused() -> None:
+    """Its default is another than the files say; an entry of a free form may go."""
+    config = composed()
+    for word in ("~training.steps", "~evaluation", "~logger=csv"):
+        with pytest.raises(InputError, match=f"^{word} leaves [a-z.]+ without a value; give"):
+            check_read(config, [word])
+    check_read(config, ["~task.env_kwargs.reset_target", "~task.reset_options"])
+
+
+def test_a_pickle_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["td-offline", "--experimental-rerun", "config.pickle"])
+    with pytest.raises(InputError, match="reads a pickle"):
+        program()
 
 
 def test_one_folder_for_several_runs_is_refused_before_the_first() -> None:
@@ -78,8 +100,15 @@ def test_one_folder_for_several_runs_is_refused_before_the_first() -> None:
         several_runs(["-m", "seed=range(3)", "++output_dir=x"])
     one = ["-m", "algorithm.hidden_dims=[8,8]", "output_dir=x"]  # as a cluster's launcher needs
     swept = ["-m", "seed=0,1", "output_dir=runs/s${seed}"]
-    for words in (one, swept, ["-m", "output_dir=a,b"], ["output_dir=x"]):
+    numbered = ["-m", "training.steps=1,2", "output_dir=runs/${hydra:job.num}"]
+    for words in (one, swept, numbered, ["-m", "output_dir=a,b"], ["output_dir=x"]):
         several_runs(words)
+    with pytest.raises(
+        InputError, match=r"^training\.steps differs, .*seed}-\${training\.steps}'$"
+    ):
+        several_runs(["-m", "seed=0,1", "training.steps=1,2"])
+    with pytest.raises(InputError, match=r"^output_dir=runs/s\${seed} is one folder for several"):
+        several_runs(["-m", "task=a,b", "output_dir=runs/s${seed}"])
 
 
 def test_units_of_weights_that_there_are_none_of_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 
 class InputError(ValueError):
@@ -72,7 +72,7 @@ def check_number(
     """
     if value is None:
         return
-    if math.isnan(value) or (math.isinf(value) and not endless):
-        raise InputError(f"{name} must be a {'' if endless else 'finite '}number, got {value}")
+    if not isinstance(value, Real) or math.isnan(value) or (math.isinf(value) and not endless):
+        raise InputError(f"{name} must be a {'' if endless else 'finite '}number, got {value!r}")
     if value < 0 and not negative:
         raise InputError(f"{name} must not be negative, got {value}")

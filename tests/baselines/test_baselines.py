@@ -287,6 +287,27 @@ def test_iql_learns_from_whole_transitions_in_scaled_rewards(
     assert max(returns) - min(returns) == pytest.approx(1000, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["iql", "td3_bc"])
+def test_an_end_is_learnt_from_though_what_followed_is_unknown(
+    name: str, make_config: Any, tiny_pointmaze: str
+) -> None:
+    """Nothing follows it to be valued, and its reward may be the only one."""
+    episodes = load_episodes(tiny_pointmaze).clone()
+    last = episodes["next", "done"].reshape(-1)
+    episodes["next", "observation"][last] = episodes["observation"][last]
+    episodes["next", "terminated"], episodes["next", "reward"] = (
+        last[:, None],
+        last[:, None].float(),
+    )
+    config = make_config(name, "dataset.validation_share=0", "algorithm.normalize_rewards=false")
+    data = Trainer(config, episodes, CPU).buffer.storage
+    assert data.get(slice(0, len(episodes)))["next", "reward"].sum() == last.sum()
+    ends = episodes[last].clone()
+    ends["next", "terminated"] = torch.zeros_like(ends["next", "terminated"])
+    with pytest.raises(InputError, match=f"algorithm={name} learns from steps whose next"):
+        Trainer(config, ends, CPU)
+
+
 def test_what_follows_the_present_is_not_seen_by_the_decision_transformer(
     make_config: Any, tiny_pointmaze: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ from torchrl_td.data import load_episodes
 from torchrl_td.data.sources.d4rl import STEP_LIMITS, _after_limit, step_limit
 from torchrl_td.data.validation import warn_once
 from torchrl_td.errors import InputError
+from torchrl_td.experiment.run import run
 
 
 def write(path: Path, lengths: tuple[int, ...] = (5, 3, 4), **replace: Any) -> Path:
@@ -88,6 +90,19 @@ def test_without_timeouts_the_step_limit_of_the_name_ends_episodes(tmp_path: Pat
     other = load_episodes(f"d4rl:{path}", max_episode_steps=150)
     assert torch.bincount(other["episode"]).tolist() == [150, 150, 150, 150]
     assert other["next", "terminated"].sum() == 2 and other["next", "truncated"].sum() == 2
+
+
+def test_what_is_played_for_does_not_cut_the_data(tiny_config: Any, tmp_path: Path) -> None:
+    """A task of 500 steps cut a file of episodes of 200, whose name tells so, at 500."""
+    raw = arrays(SAMPLE)
+    path = tmp_path / "door-v0_without_timeouts.hdf5"
+    with h5py.File(path, "w") as file:
+        for key in set(raw) - {"timeouts"}:
+            file[key] = raw[key]
+    played = ("task.env=null", "evaluation.episodes=0", "task.max_episode_steps=500")
+    run(tiny_config(f"dataset.source=d4rl:{path}", *played, "training.steps=1"))
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["dataset"]
+    assert found["episodes"] == int(load_episodes(f"d4rl:{SAMPLE}")["episode"][-1]) + 1
 
 
 @given(

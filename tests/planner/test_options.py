@@ -271,7 +271,11 @@ def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
         ({"returns_floor_share": 1.5}, "returns_floor_share must lie in 0..1, got 1.5"),
         ({"in_keys": ["observation"]}, "in_keys must be 3 keys .observation, target return, res"),
         ({"out_keys": ["action", "plan", "plan"]}, "out_keys must be keys of their own"),
-        ({"out_keys": []}, "out_keys must be 3 keys .action, draft, refined plan"),
+        ({"planner_key": ()}, "are one entry, or one holds the other"),
+        ({"planner_key": "action"}, "'action' and 'action' are one entry"),
+        ({"planner_key": ("plan", "draft")}, "are one entry, or one holds the other"),
+        ({"out_keys": ["action", "observation"]}, "'observation' and 'observation' are one entry"),
+        ({"out_keys": []}, "out_keys must be 1 to 3 keys .action, draft, refined plan"),
     ],
 )
 def test_wrong_settings(make_actor: Build, settings, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -35,13 +36,38 @@ def check_keys(
     most = len(meanings)
     if isinstance(keys, str) or not (fewest or most) <= len(keys) <= most:
         raise InputError(
-            f"{name} must be {len(meanings)} keys ({', '.join(meanings)}), got {keys!r}"
+            f"{name} must be {f'{fewest} to ' if fewest else ''}{most} keys "
+            f"({', '.join(meanings)}), got {keys!r}"
         )
     found = [unravel_key(key) for key in keys]
     written = [key for key in found if key != "_"]  # TorchRL's for what is not written
     if len(set(written)) < len(written):
         raise InputError(f"{name} must be keys of their own, got {keys!r}")
     return found
+
+
+def check_apart(keys: Sequence[NestedKey]) -> None:
+    """Refuses keys of which one is another, or lies within another.
+
+    Args:
+        keys: what an actor reads, writes and keeps, in TensorDict's canonical form.
+
+    Raises:
+        InputError: at the first two of them.
+
+    >>> check_apart(["observation", ("plan", "draft"), "plan"])
+    Traceback (most recent call last):
+    torchrl_td.errors.InputError: ('plan', 'draft') and 'plan' are one entry, or one holds the
+    other; give in_keys, out_keys and planner_key apart
+    """
+    paths = [(key,) if isinstance(key, str) else key for key in keys if key != "_"]
+    for (one, first), (other, second) in combinations(zip(keys, paths, strict=False), 2):
+        shorter = min(len(first), len(second))
+        if first[:shorter] == second[:shorter]:
+            raise InputError(
+                f"{one!r} and {other!r} are one entry, or one holds the other; give in_keys, "
+                f"out_keys and planner_key apart"
+            )
 
 
 def action_bounds(spec: Any, key: NestedKey, width: int | None) -> tuple[Tensor, Tensor]:

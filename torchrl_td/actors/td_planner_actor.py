@@ -16,7 +16,7 @@ from torchrl.envs.transforms import TensorDictPrimer
 from torchrl_td.actors.compiling import CompiledActor
 from torchrl_td.actors.from_checkpoint import TrainedActor
 from torchrl_td.actors.receding_horizon import RecedingHorizon
-from torchrl_td.actors.specs import action_bounds, check_keys, choice_spec
+from torchrl_td.actors.specs import action_bounds, check_apart, check_keys, choice_spec
 from torchrl_td.actors.tensordict_io import PlannerState, SpecifiedModule, read_entry
 from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer, check_action, check_floats
@@ -151,6 +151,7 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
         self._state = PlannerState(planner_key, planner.horizon, width, numbers)
         self._input_keys = check_keys("in_keys", in_keys, list(_INPUTS))
         self._output_keys = check_keys("out_keys", out_keys, _OUTPUTS, fewest=1)
+        check_apart([*self._input_keys, *self._output_keys, self.planner_key])
         state_keys = self._state.keys.values()
         self.in_keys = [*self._input_keys, *state_keys]
         self.set_out_keys(self._output_keys, [("next", *key) for key in state_keys])

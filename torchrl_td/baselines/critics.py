@@ -20,6 +20,7 @@ from torchrl_td.config import Config
 from torchrl_td.data.normalizer import Normalizer
 from torchrl_td.data.statistics import numbered_returns
 from torchrl_td.data.transitions import successor_known
+from torchrl_td.errors import InputError
 
 _SPREAD = (-5.0, 2.0)  # of the logarithm of IQL's standard deviation, as in its authors' code
 
@@ -122,8 +123,15 @@ class ValueLearning(Baseline):
         return [SoftUpdate(loss, tau=self.config.algorithm.tau) for loss in self.losses.values()]
 
     def keep(self, episodes: TensorDictBase) -> Tensor:
-        """Steps whose successor the data hold."""
-        return torch.nonzero(successor_known(episodes).reshape(-1)).flatten()
+        """Steps whose successor the data hold, or that have none to be valued."""
+        useful = successor_known(episodes) | episodes["next", "terminated"]
+        if not useful.any():
+            raise InputError(
+                f"algorithm={self.config.algorithm.name} learns from steps whose next observation "
+                f"is known, or that terminate, and the training data have none; give "
+                f"next_observations, or choose an algorithm that needs none, as algorithm=rcbc"
+            )
+        return torch.nonzero(useful.reshape(-1)).flatten()
 
     def make_buffers(
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -12,7 +11,6 @@ from torchrl_td.checkpoint.contents import load_about
 from torchrl_td.checkpoint.folder import find_checkpoint
 from torchrl_td.config import TaskConfig, check_config, check_stored_env
 from torchrl_td.envs.make import make_base_env, planning_transforms
-from torchrl_td.errors import InputError
 
 
 def make_checkpoint_env(
@@ -40,11 +38,8 @@ def make_checkpoint_env(
             the environment cannot be built.
     """
     task, asked = checkpoint_task(path, env)
-    base = make_base_env(task, device, seed)
-    asked = asked if target_return is None else target_return
-    if not math.isfinite(asked):
-        raise InputError(f"target_return={asked}; allowed are finite numbers")
-    return base.append_transform(planning_transforms(asked))
+    transforms = planning_transforms(asked if target_return is None else target_return)
+    return make_base_env(task, device, seed).append_transform(transforms)
 
 
 def checkpoint_task(path: str | Path, env: str | None = None) -> tuple[TaskConfig, float]:

@@ -66,25 +66,63 @@ def _swept(word: str) -> bool:
     return sweeps or "," in re.sub(r"\[[^]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"", "", value)
 
 
+# Hydra's options that a value follows.
+_TAKE_A_VALUE = (
+    *("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
+    *("--package", "-p", "--cfg", "-c", "--experimental-rerun"),
+)
+# What the folders of runs are called by, where no word says it: see configs/algorithm.
+_FOLDERS = "${task.name}-${preset}-${algorithm.name}-seed${seed}"
+
+
 def several_runs(words: list[str]) -> None:
-    """Refuses one folder for all runs of a multirun, of which the first alone would get it.
+    """Refuses one folder for several runs of a multirun, of which the first alone would get it.
 
     Raises:
-        InputError: ``output_dir`` is the same for all.
+        InputError: ``output_dir`` does not name what differs.
     """
-    if not {"-m", "--multirun"} & set(words) or not any(map(_swept, words)):
+    swept = [word for word in words if _swept(word)]
+    if not {"-m", "--multirun"} & set(words):
         return
-    for word in words:
-        if word.lstrip("+").startswith("output_dir=") and "$" not in word and not _swept(word):
+    keys = [word.lstrip("+").partition("=")[0] for word in swept]
+    given = [word for word in words if word.lstrip("+").startswith("output_dir=")]
+    folder = given[-1] if given else _FOLDERS
+    if "output_dir" in keys or "${hydra:" in folder or "${now:" in folder:
+        return
+    for key in keys:
+        if f"${{{key}" not in folder:
+            name = f"-${{{key}}}" if key not in _FOLDERS else ""
+            says = f"{given[-1]} is one folder" if given else f"{key} differs, in one folder"
             raise InputError(
-                f"{word} is one folder for several runs; leave it out, or name what differs, as "
-                f"in 'output_dir=runs/${{task.name}}-seed${{seed}}'"
+                f"{says} for several runs; name what differs, as in "
+                f"'output_dir=runs/${{task.name}}-seed${{seed}}{name}'"
             )
+
+
+def words_last(arguments: list[str]) -> list[str]:
+    """The same with ``key=value`` words behind all options, which hydra takes in one row only.
+
+    >>> words_last(["seed=0", "-m", "training.steps=2,3"])
+    ['-m', 'seed=0', 'training.steps=2,3']
+    """
+    others: list[str] = []
+    words: list[str] = []
+    for option, word in zip(["", *arguments], arguments, strict=False):
+        is_word = option not in _TAKE_A_VALUE and re.match(r"~|[^-][^=]*=", word)
+        (words if is_word else others).append(word)
+    return others + words
 
 
 def program() -> None:
     """What the command runs."""
-    several_runs(own_configs()[1])
+    sys.argv[1:] = words_last(sys.argv[1:])
+    words = own_configs()[1]
+    if any(word.startswith("--experimental-rerun") for word in words):
+        raise InputError(
+            "--experimental-rerun reads a pickle, which may run any code; give the words of that "
+            "run anew, or resume=<its folder>"
+        )
+    several_runs(words)
     td_offline()
 
 

@@ -106,7 +106,7 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
         overrides: ``key=value`` words that a user gave.
 
     Raises:
-        InputError: at the first of them.
+        InputError: at the first of them; or one takes a setting out, as ``~key``.
 
     Examples:
         >>> from torchrl_td.config import AlgorithmConfig, Config, check_read
@@ -119,6 +119,8 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
     unread = unread_settings(config)
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
+        if word.startswith("~") and not f"{key}.".startswith(FREE_FORM):
+            raise InputError(f"{word} leaves {key} without a value; give {key}=<value>")
         if key == "init_normalizer" and config.init_from is None:
             raise InputError(
                 f"{word} is of weights to start from; give init_from=<run>, too, or leave it out"

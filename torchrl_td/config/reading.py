@@ -135,5 +135,7 @@ def _check_keys(given: Any, known: Any, prefix: str) -> None:
             of_all = name and key in _known()
             hint = " (a file of settings begins with '# @package _global_')" if of_all else ""
             raise InputError(f"unknown setting '{prefix}{key}'{hint}; allowed are {allowed}")
-        if not isinstance(value, str) or not (value == "???" or "${" in value):
+        if value == "???":
+            raise InputError(f"settings without a value: {prefix}{key}")
+        if not isinstance(value, str) or "${" not in value:
             _check_keys(value, known[key], f"{prefix}{key}.")

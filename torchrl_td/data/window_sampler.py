@@ -241,10 +241,14 @@ class WindowSampler(Sampler):
         """Refuses data that holds no whole plan."""
         if longest < (self.horizon - 1) * self.stride + 1:
             stride = f", stride={self.stride}" if self.stride > 1 else ""
+            smaller = (
+                "a smaller horizon (task.horizon, of preset strided task.strided_horizon and "
+                "task.stride) or "
+            )
             raise InputError(
                 f"no episode is as long as the horizon: the longest has {longest} steps, "
-                f"horizon={self.horizon}{stride}; use a smaller horizon (task.horizon, of preset "
-                f"strided task.strided_horizon and task.stride) or longer episodes"
+                f"horizon={self.horizon}{stride}; use "
+                f"{smaller if self.horizon > 2 or self.stride > 1 else ''}longer episodes"
             )
 
     def _empty(self) -> None:

@@ -35,7 +35,7 @@ from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.envs.gym_wrappers import EpisodeStart, ExactGoal, StepReport
 from torchrl_td.envs.own import OF_FUNCTIONS, built_anew, factory_of, flat_torchrl_env, made
 from torchrl_td.envs.workers import in_worker, start_quiet_tracker
-from torchrl_td.errors import InputError, first_line
+from torchrl_td.errors import InputError, check_number, first_line
 
 
 def make_gym_env(
@@ -198,6 +198,9 @@ def planning_transforms(target_return: float) -> Compose:
     Args:
         target_return: the return asked for at the start of an episode (reward units).
 
+    Raises:
+        InputError: it is no finite number.
+
     Examples:
         >>> from torchrl.envs import GymEnv, TransformedEnv
         >>> from torchrl_td.envs.make import planning_transforms
@@ -206,6 +209,7 @@ def planning_transforms(target_return: float) -> Compose:
         >>> td["target_return"], td["is_init"]
         (tensor([-200.]), tensor([True]))
     """
+    check_number("target_return", target_return)
     return Compose(
         InitTracker(),
         RewardSum(),

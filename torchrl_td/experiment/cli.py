@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ def main(program: Callable[[], Any], *configs: Path) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(str(error), *configs))
     except ValueError as error:
-        if "Config group override" not in str(error):  # of a word such as =5
+        if "Config group override" not in str(error):
             raise
-        _fail("a word of the command line is not of the form key=value")
+        _fail(_no_file_chosen(sys.argv[1:], configs))
     except yaml.YAMLError as error:  # of a file of the user's; it names file and line
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
@@ -106,17 +106,31 @@ def explain(message: str, *configs: Path) -> str:
         >>> explain("Could not override 'seeed'.\\nTo append to your config ...")[:47]
         "unknown setting 'seeed'; allowed are algorithm,"
     """
-    group = re.search(r"Could not find '([^/']+)/([^']+)'", message)
+    group = re.search(r"Could not find '([^/']+)/([^']*)'", message)
     if group and configs:
-        kind, name = group.groups()
-        folders = [folder / kind for folder in configs]
-        files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]
-        allowed = [file.relative_to(folder).with_suffix("").as_posix() for folder, file in files]
-        return f"unknown {kind} {name!r}; allowed are {', '.join(dict.fromkeys(allowed))}"
+        return _unknown_choice(group.group(1), group.group(2), configs)
     key = re.search(r"Could not override '([^']+)'", message)
     if key and not key.group(1).startswith("hydra."):  # whose settings are not ours to list
         return _unknown_setting(key.group(1))
-    return " ".join(message.split())
+    quotes = "; quote what it holds, as in 'output_dir=\"~/runs\"'" if "Lexer" in message else ""
+    return " ".join(message.split()) + quotes
+
+
+def _unknown_choice(kind: str, name: str, configs: Sequence[Path]) -> str:
+    folders = [folder / kind for folder in configs]
+    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+    allowed = [file.relative_to(folder).with_suffix("").as_posix() for folder, file in files]
+    return f"unknown {kind} {name!r}; allowed are {', '.join(dict.fromkeys(allowed))}"
+
+
+def _no_file_chosen(words: Sequence[str], configs: Sequence[Path]) -> str:
+    """Of words such as ``task=null``, which hydra does not name, or ``=5``."""
+    for word in words:
+        key, _, value = word.partition("=")
+        files = [folder / key / f"{value}.yaml" for folder in configs]
+        if key and any(file.parent.is_dir() for file in files) and not any(map(Path.exists, files)):
+            return _unknown_choice(key, value, configs)
+    return "a word of the command line is not of the form key=value"
 
 
 def _unknown_setting(key: str) -> str:

@@ -18,6 +18,7 @@ from torchrl_td.data import load_with_identity
 from torchrl_td.data.choices import are_choices, choices_of, widened
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import source_info
+from torchrl_td.data.sources.d4rl import step_limit
 from torchrl_td.data.statistics import extremes, numbered_returns
 from torchrl_td.data.validation import warn_once
 from torchrl_td.envs import make_base_env, opened
@@ -95,10 +96,12 @@ def _session(
             "the run's data was handed to torchrl_td.train: to continue it call that again, with "
             "settings=['resume=auto']"
         )
+    # Played may be for another length than the data's episodes have, whose a file's name can tell.
+    named = isinstance(source, str) and step_limit(source.removeprefix("d4rl:"))
     episodes, identity = load_with_identity(
         source,
         observation_keys=config.task.observation_keys,
-        max_episode_steps=config.task.max_episode_steps,
+        max_episode_steps=None if named else config.task.max_episode_steps,
         progress=config.progress and world.first,
     )
     dataset = {**identity, **describe_returns(config, episodes)}

@@ -84,7 +84,7 @@ def d4rl_source(
     with opened(path) as file:
         arrays = _arrays(file, path)
         steps = len(arrays["actions"])
-        flags = _flags(arrays, path, limit)
+        flags = _flags(arrays, path, limit, by_name=not max_episode_steps)
         following = "next_observations" if "next_observations" in arrays else "observations"
     variant = {
         "observation_keys": None if observation_keys is None else list(map(str, observation_keys)),
@@ -202,7 +202,9 @@ def _arrays(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     return arrays
 
 
-def _flags(arrays: dict[str, h5py.Dataset], path: Path, limit: int | None) -> tuple[Tensor, Tensor]:
+def _flags(
+    arrays: dict[str, h5py.Dataset], path: Path, limit: int | None, by_name: bool
+) -> tuple[Tensor, Tensor]:
     """Terminated and truncated [N] of a file."""
     terminated, timeouts = (
         as_flags(arrays[key][()], str(path), key) if key in arrays else None
@@ -222,6 +224,8 @@ def _flags(arrays: dict[str, h5py.Dataset], path: Path, limit: int | None) -> tu
             "alone; pass max_episode_steps if the environment has one"
         )
         return terminated, torch.zeros_like(terminated)
+    if by_name:
+        warn_once(f"{path}: no timeouts, so episodes end after {limit} steps, as its name tells")
     return terminated, _after_limit(terminated, limit) & ~terminated
 
 

@@ -107,7 +107,9 @@ def _found(data: Mapping[str, Any], name: str, needed: Sequence[str]) -> dict[st
     }
     for key in needed:
         if found[key] is None:
-            raise InputError(f"{name} has no {key!r}, only {', '.join(map(str, data))}")
+            raise InputError(
+                f"{name} has no {key!r}, only {', '.join(map(str, data)) or 'nothing'}"
+            )
     return found
 
 
