@@ -45,7 +45,7 @@ def check_whole(name: str, value: int, low: int, high: int | None = None, why: s
     Traceback (most recent call last):
     torchrl_td.errors.InputError: refresh_every must be a whole number, got 2.5
     """
-    if not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} must be a whole number, got {value!r}")
     if value < low or (high is not None and value > high):
         allowed = f"be at least {low}" if high is None else f"lie in {low}..{high}"

@@ -6,6 +6,8 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl_td.errors import check_whole
+
 _ROUNDING = 1e-6  # of a standard deviation: what changes by less is constant
 
 
@@ -32,6 +34,9 @@ def displacement_scale(
     Returns:
         Shape [H, O]; row 0 is 0.
 
+    Raises:
+        InputError: if the horizon, the stride or the number of samples is below 1.
+
     >>> from tensordict import TensorDict
     >>> x = torch.tensor([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0], [6.0, 5.0]])
     >>> data = TensorDict(observation=x, episode=torch.zeros(4, dtype=torch.int64), batch_size=[4])
@@ -40,6 +45,8 @@ def displacement_scale(
             [2., 0.],
             [4., 0.]])
     """
+    for name, value in (("horizon", horizon), ("stride", stride), ("samples", samples)):
+        check_whole(name, value, 1)
     observation, episode = episodes["observation"], episodes["episode"].view(-1)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randint(observation.shape[0], (samples,), generator=generator)

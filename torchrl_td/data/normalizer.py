@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -45,7 +46,9 @@ class Normalizer(nn.Module):
         action_scale: what they are divided by then, shape [A]; given with ``action_loc``.
 
     Raises:
-        InputError: if a value or ``returns_scale`` is not finite, or the latter not positive.
+        InputError: if a value or ``returns_scale`` is not finite, a scale is negative, those of
+            actions and returns not positive, or a mean and its scale are no vectors of floats of
+            one length.
 
     Examples:
         >>> import torch
@@ -72,8 +75,9 @@ class Normalizer(nn.Module):
         action_scale: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if not (torch.isfinite(loc).all() and torch.isfinite(scale).all()):
-            raise InputError("the normalizer's mean or scale is not finite; check the data for NaN")
+        _check_units("", loc, scale)
+        if action_loc is not None or action_scale is not None:
+            _check_units("action_", action_loc, action_scale)
         if not 0 < returns_scale < float("inf"):
             raise InputError(f"returns_scale must be positive and finite, got {returns_scale}")
         self.register_buffer("loc", loc.float())
@@ -209,6 +213,24 @@ def check_action(key: NestedKey, action: Tensor) -> Tensor:
             f"observation is in other units than the data"
         )
     return action
+
+
+def _check_units(kind: str, loc: Any, scale: Any) -> None:
+    """Raises where a mean and a standard deviation cannot be those of the same dimensions."""
+    for name, value in ((f"{kind}loc", loc), (f"{kind}scale", scale)):
+        if not isinstance(value, Tensor) or value.ndim != 1 or not value.is_floating_point():
+            got = type(value).__name__
+            if isinstance(value, Tensor):
+                got = f"{value.dtype} of shape {list(value.shape)}"
+            raise InputError(f"{name} must be a vector of floats, a torch.Tensor, got {got}")
+        if not torch.isfinite(value).all():
+            raise InputError(f"{name} of the normalizer is not finite; check the data for NaN")
+    if loc.shape != scale.shape:
+        raise InputError(f"{kind}scale has {len(scale)} numbers, but {kind}loc has {len(loc)}")
+    # A state's may be 0, of a constant, which becomes 1.
+    if not (scale > 0 if kind else scale >= 0).all():
+        needed = "be positive" if kind else "not be negative"
+        raise InputError(f"{kind}scale must {needed}, got {scale.min():g}")
 
 
 def _action_units(

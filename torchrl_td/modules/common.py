@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import TensorDictBase
@@ -67,6 +67,35 @@ def get_entry(reader: object, tensordict: TensorDictBase, key: NestedKey) -> Ten
     return value
 
 
+def check_shape(key: NestedKey, value: Tensor, wanted: Sequence[int | str], why: str = "") -> None:
+    """Checks an entry's shape, which would else broadcast against the others' without a word.
+
+    Shapes alone are compared, so that programs are traced and captured as they are.
+
+    Args:
+        key: what errors call the entry.
+        value: the entry.
+        wanted: the size of each axis, or its letter where any size will do.
+        why: where that is from.
+
+    Raises:
+        InputError: if it is of another shape.
+
+    >>> check_shape("action", torch.zeros(8, 1), [8, 2])
+    Traceback (most recent call last):
+    torchrl_td.errors.InputError: 'action' has shape [8, 1], where [8, 2] is wanted
+    """
+    fits = value.ndim == len(wanted) and all(
+        isinstance(want, str) or size == want
+        for size, want in zip(value.shape, wanted, strict=True)
+    )
+    if not fits:
+        needed = ", ".join(map(str, wanted))
+        raise InputError(
+            f"{key!r} has shape {list(value.shape)}, where [{needed}] is wanted{why and f', {why}'}"
+        )
+
+
 def inverse(scale: Tensor) -> Tensor:
     """1 / scale, and 0 where the scale is 0, as of a dimension that never changes.
 
@@ -85,6 +114,16 @@ def last_width(network: nn.Module) -> int | None:
     """
     *_, last = [network, *network.children()]
     return getattr(last, "out_features", None)
+
+
+def first_width(network: nn.Module) -> int | None:
+    """Numbers that a network reads, as far as its first layer tells.
+
+    >>> first_width(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))), first_width(nn.Identity())
+    (3, None)
+    """
+    # A layer that is yet to be made by its first input says 0.
+    return getattr(getattr(network, "0", network), "in_features", None) or None
 
 
 def per_step(mask: Tensor, like: Tensor, key: NestedKey) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchrl_td.errors import InputError
-from torchrl_td.modules.common import last_width
+from torchrl_td.modules.common import first_width, last_width
 from torchrl_td.modules.generator import InverseDynamics, TrajectoryGenerator
 from torchrl_td.modules.plan_parts import PlanGenerator, PlanInverseDynamics, members_of
 from torchrl_td.modules.refiner import DiffusionRefiner
@@ -72,8 +72,8 @@ def _check_members(
         given: numbers that it gives; ``None`` for any.
     """
     for member in members_of(network):
-        reads = getattr(getattr(member, "0", member), "in_features", needed)
-        if reads != needed:
+        reads = first_width(member)
+        if reads not in (None, needed):
             raise InputError(
                 f"the {name} reads {reads} numbers, but of states of the U-Net's width {width} it "
                 f"is given {needed}"

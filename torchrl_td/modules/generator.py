@@ -14,7 +14,9 @@ from torchrl_td.errors import InputError, check_whole
 from torchrl_td.modules.choices import chosen
 from torchrl_td.modules.common import (
     KeyedModule,
+    check_shape,
     dispatched,
+    first_width,
     get_entry,
     inverse,
     last_width,
@@ -49,7 +51,8 @@ class TrajectoryGenerator(KeyedModule):
             the present first, and its returns-to-go [..., H, 1], by default under ``"plan"``.
 
     Raises:
-        InputError: if ``predict`` is unknown or comes without its scale, or the horizon is below 2.
+        InputError: if ``predict`` is unknown or comes without its scale, the scale is of another
+            width than the network's states, or the horizon is below 2.
         KeyError: in use, if an entry is missing.
 
     Examples:
@@ -94,6 +97,8 @@ class TrajectoryGenerator(KeyedModule):
             check_whole("horizon", horizon, 2)
         if predict == "change" and (change_scale is None or returns_change_scale is None):
             raise InputError("predict='change' needs change_scale and returns_change_scale")
+        if change_scale is not None:
+            check_shape("change_scale", change_scale, [getattr(network, "observation_dim", "O")])
         self.network = network
         self.predict = predict
         self.horizon = horizon
@@ -256,6 +261,7 @@ class InverseDynamics(KeyedModule):
         out_keys: key of the action [..., A].
 
     Raises:
+        InputError: if the scale is of another width than a state that the network reads.
         KeyError: in use, if an entry is missing.
 
     Examples:
@@ -277,6 +283,9 @@ class InverseDynamics(KeyedModule):
         out_keys: Sequence[NestedKey] = ("action",),
     ) -> None:
         super().__init__()
+        if change_scale is not None:
+            reads = first_width(network)
+            check_shape("change_scale", change_scale, ["O" if reads is None else reads // 2])
         self.network, self.choices = network, choices
         self.in_keys = list(in_keys)
         self.out_keys = list(out_keys)

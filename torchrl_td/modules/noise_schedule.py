@@ -94,16 +94,26 @@ class NoiseSchedule(nn.Module):
         Args:
             x: clean sample, shape [B, ...].
             noise: standard normal noise of the same shape.
-            step: k in 0..K, an int or a tensor of shape [B].
+            step: k in 0..K, an int or a tensor of shape [B], whose numbers are not checked, for
+                that would wait for the device.
+
+        Raises:
+            InputError: if the step is out of its range.
         """
         if isinstance(step, int):
+            self._check_step(step, 0)
             alpha_bar = self._alpha_bar[step]
             return math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * noise
         shape = (-1,) + (1,) * (x.ndim - 1)
         return self.signal_scale[step].view(shape) * x + self.noise_scale[step].view(shape) * noise
 
     def predict_clean(self, x: Tensor, predicted_noise: Tensor, step: int) -> Tensor:
-        """The clean sample that x_k and a noise prediction imply (eq. 10 solved for x_0)."""
+        """The clean sample that x_k and a noise prediction imply (eq. 10 solved for x_0).
+
+        Raises:
+            InputError: if the step, k in 0..K, is out of its range.
+        """
+        self._check_step(step, 0)
         alpha_bar = self._alpha_bar[step]
         return (x - math.sqrt(1 - alpha_bar) * predicted_noise) / math.sqrt(alpha_bar)
 
@@ -118,7 +128,11 @@ class NoiseSchedule(nn.Module):
             predicted_noise: ε̂, same shape.
             step: k in 1..K.
             limit: the largest entry of the clean sample, of either sign.
+
+        Raises:
+            InputError: if the step is out of its range.
         """
+        self._check_step(step, 1)
         alpha_bar = self._alpha_bar[step]
         clean = self.predict_clean(x, predicted_noise, step).clamp(-limit, limit)
         return (x - math.sqrt(alpha_bar) * clean) / math.sqrt(1 - alpha_bar)
@@ -142,7 +156,11 @@ class NoiseSchedule(nn.Module):
             step: k in 1..K.
             noise: standard normal noise, same shape; ``None`` returns the mean.
             temperature: factor on the standard deviation.
+
+        Raises:
+            InputError: if the step is out of its range.
         """
+        self._check_step(step, 1)
         beta, alpha_bar, alpha_bar_before = (
             self._beta[step],
             self._alpha_bar[step],
@@ -160,7 +178,13 @@ class NoiseSchedule(nn.Module):
             predicted_noise: ε̂, same shape.
             step: k in 1..K.
             to_step: j in 0..k−1; 0 gives the clean sample.
+
+        Raises:
+            InputError: if either is out of its range.
         """
+        self._check_step(step, 1)
+        if type(to_step) is not int or not 0 <= to_step < step:
+            check_whole("to_step", to_step, 0, step - 1, "before step")
         alpha_bar = self._alpha_bar[to_step]
         clean = self.predict_clean(x, predicted_noise, step)
         return math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * predicted_noise
@@ -170,7 +194,11 @@ class NoiseSchedule(nn.Module):
 
         Args:
             step: k in 0..K.
+
+        Raises:
+            InputError: if the step is out of its range.
         """
+        self._check_step(step, 0)
         return math.sqrt(self._alpha_bar[step])
 
     def sampling_steps(self, start: int, evaluations: int | None = None) -> list[int]:
@@ -196,6 +224,14 @@ class NoiseSchedule(nn.Module):
             return []
         check_whole("evaluations", evaluations, 1, start, "refine_steps")
         return [round(start * (evaluations - i) / evaluations) for i in range(evaluations)]
+
+    def _check_step(self, step: int, low: int) -> None:
+        """Raises where a step is none: a list would take -1 for its last.
+
+        What is a step, as in planning, is not looked at further.
+        """
+        if type(step) is not int or not low <= step <= self.denoising_steps:
+            check_whole("step", step, low, self.denoising_steps, "denoising_steps")
 
 
 def _cosine_beta(denoising_steps: int, offset: float = 0.008) -> Tensor:

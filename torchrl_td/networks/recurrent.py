@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from torchrl_td.errors import InputError
+from torchrl_td.errors import InputError, check_whole
 
 Cell = Literal["gru", "lstm"]
 State = tuple[Tensor, ...]
@@ -26,7 +26,7 @@ class RecurrentTrajectoryModel(nn.Module):
         layers: stacked recurrent layers.
 
     Raises:
-        InputError: if the cell is unknown or the width is odd.
+        InputError: if the cell is unknown, the width is odd, or a size is not positive.
 
     Examples:
         >>> import torch
@@ -46,6 +46,12 @@ class RecurrentTrajectoryModel(nn.Module):
         if cell not in get_args(Cell):
             allowed = ", ".join(get_args(Cell))
             raise InputError(f"unknown recurrent cell {cell!r}; allowed are {allowed}")
+        for name, size in (
+            ("observation_dim", observation_dim),
+            ("width", width),
+            ("layers", layers),
+        ):
+            check_whole(name, size, 1)
         if width % 2:
             raise InputError(f"the recurrent model's width must be even, got {width}")
         self.observation_dim = observation_dim

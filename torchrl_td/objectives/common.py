@@ -12,11 +12,20 @@ from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
 from torchrl_td.errors import InputError
-from torchrl_td.modules.common import get_entry, per_step
+from torchrl_td.modules.common import check_shape, get_entry, per_step
 
 Reduction = Literal["none", "mean", "sum"]
 # Written by TorchRL's SliceSampler with pad_output=True: False marks steps that are repeated.
 _COLLECTOR_MASK = ("collector", "mask")
+# What entries have after the axes of the batch, by the names of their keys; the others have 1.
+_AXES: dict[str, tuple[str | int, ...]] = {
+    "observation": ("O",),
+    "next_observation": ("O",),
+    "end": ("O",),
+    "action": ("A",),
+    "draft": ("H", "O"),
+    "members": ("M", 3),
+}
 
 
 def hide_masked(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
@@ -64,6 +73,20 @@ def repeat_last_real(mask: Tensor, plan: Tensor) -> Tensor:
     last = position.where(mask, 0).cummax(-1).values  # [..., H]
     (plan,) = hide_masked(mask, plan)
     return plan.take_along_dim(last.unsqueeze(-1), -2)
+
+
+def _usual(shapes: list[torch.Size]) -> torch.Size:
+    """The shape of most, and of as many the longer, for what is wrong mostly lacks an axis.
+
+    >>> _usual([torch.Size([4]), torch.Size([4, 8])])
+    torch.Size([4, 8])
+    """
+    usual, most = shapes[0], 0
+    for shape in shapes:  # by a loop, for `max` with a key is not compiled where sizes are dynamic
+        number = sum(shape == other for other in shapes)
+        if number > most or (number == most and len(shape) > len(usual)):
+            usual, most = shape, number
+    return usual
 
 
 class WindowLoss(LossModule):
@@ -141,9 +164,38 @@ class WindowLoss(LossModule):
         self.in_keys = [key for name, key in keys.items() if name not in self.optional_keys]
         self._optional = [key for name, key in keys.items() if name in self.optional_keys]
 
-    def _read(self, tensordict: TensorDictBase, *names: str) -> list[Tensor]:
-        """The entries [..., T, D] of the keys that have these names."""
-        return [get_entry(self, tensordict, getattr(self.tensor_keys, name)) for name in names]
+    def _read(self, tensordict: TensorDictBase, *names: str, **sizes: int | None) -> list[Tensor]:
+        """The entries [..., T, D] of the keys that have these names, all of the same steps.
+
+        Args:
+            tensordict: the batch.
+            *names: of the keys.
+            **sizes: of the axes O, A, H and M, where the network tells; without, the first entry
+                that has such an axis says its size for the others.
+
+        Raises:
+            InputError: if an entry is of another shape.
+            KeyError: if it is missing.
+        """
+        keys = [getattr(self.tensor_keys, name) for name in names]
+        entries = [get_entry(self, tensordict, key) for key in keys]
+        axes = [_AXES.get(name, (1,)) for name in names]
+        batches = [x.shape[: -len(own)] for x, own in zip(entries, axes, strict=True)]
+        steps = _usual(batches)
+        known: dict[str | int, int] = {k: n for k, n in sizes.items() if n is not None}
+        told: dict[str | int, NestedKey] = {}
+        for key, entry, own in zip(keys, entries, axes, strict=True):
+            like = [told[axis] for axis in own if axis in told]
+            why = f"as of {like[0]!r}" if like else ""
+            check_shape(key, entry, [*steps, *(known.get(axis, axis) for axis in own)], why)
+            for axis, size in zip(own, entry.shape[len(steps) :], strict=True):
+                if isinstance(axis, str) and axis not in known:
+                    known[axis], told[axis] = size, key
+        return entries
+
+    def _check_width(self, name: str, entry: Tensor, width: int) -> None:
+        """Raises where the entry is of another width than what the network predicts of it."""
+        check_shape(getattr(self.tensor_keys, name), entry, [*entry.shape[:-1], width])
 
     def _masks(self, tensordict: TensorDictBase, like: Tensor) -> tuple[Tensor, Tensor]:
         """Which steps [..., T] of the entry ``like`` [..., T, D] are real, and which count.

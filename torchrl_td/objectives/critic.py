@@ -25,7 +25,7 @@ class PlanCriticLoss(WindowLoss):
             ``"none"``.
 
     Raises:
-        InputError: if the reduction is unknown.
+        InputError: if the reduction is unknown; in use, if an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:

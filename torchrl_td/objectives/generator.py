@@ -28,7 +28,7 @@ class TrajectoryGeneratorLoss(WindowLoss):
             ``"none"``.
 
     Raises:
-        InputError: if the reduction is unknown.
+        InputError: if the reduction is unknown; in use, if an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -94,8 +94,10 @@ class TrajectoryGeneratorLoss(WindowLoss):
         Returns:
             ``loss_generator`` and, detached, ``state_error`` and ``returns_error``.
         """
-        now = self._read(tensordict, "observation", "returns_to_go")
-        later = self._read(tensordict, "next_observation", "next_returns_to_go")
+        names = ("observation", "returns_to_go", "next_observation", "next_returns_to_go")
+        width = getattr(self.generator_network.network, "observation_dim", None)
+        entries = self._read(tensordict, *names, O=width)
+        now, later = entries[:2], entries[2:]
         real, counted = self._masks(tensordict, now[0])
         observation, returns_to_go = hide_masked(real, *now)
         known = self._known(tensordict, counted, later[0])

@@ -28,7 +28,7 @@ class InverseDynamicsLoss(WindowLoss):
             ``"none"``.
 
     Raises:
-        InputError: if the reduction is unknown.
+        InputError: if the reduction is unknown; in use, if an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -92,6 +92,7 @@ class InverseDynamicsLoss(WindowLoss):
         observation, next_observation, action = hide_masked(known, *entries)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
             predicted = self.inverse_dynamics_network.output(observation, next_observation)
+        self._check_width("action", action, predicted.shape[-1])
         error = action_error(predicted, action, self.inverse_dynamics_network.choices)
         error = error.where(known.unsqueeze(-1), 0.0)
         return TensorDict({"loss_inverse_dynamics": self._reduced(error, counted)})

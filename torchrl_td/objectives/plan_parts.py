@@ -31,7 +31,8 @@ class PlanGeneratorLoss(WindowLoss):
             ``"none"``.
 
     Raises:
-        InputError: if the reduction is unknown; in use, if the windows are shorter than H.
+        InputError: if the reduction is unknown; in use, if the windows are shorter than H, or
+            an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -81,9 +82,9 @@ class PlanGeneratorLoss(WindowLoss):
     @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Computes ``loss_generator`` of a batch of windows [T], [B, T] or [A, B, T]."""
-        observation, returns_to_go = self._read(tensordict, "observation", "returns_to_go")
         generator = self.generator_network
-        horizon = generator.scale.shape[0]
+        horizon, width = generator.scale.shape
+        observation, returns_to_go = self._read(tensordict, "observation", "returns_to_go", O=width)
         if observation.shape[-2] < horizon:
             raise InputError(
                 f"the windows have {observation.shape[-2]} steps, fewer than the plan's {horizon}"
@@ -121,7 +122,7 @@ class PlanInverseDynamicsLoss(WindowLoss):
             ``"none"``.
 
     Raises:
-        InputError: if the reduction is unknown.
+        InputError: if the reduction is unknown; in use, if an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -176,12 +177,14 @@ class PlanInverseDynamicsLoss(WindowLoss):
     @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Computes ``loss_inverse_dynamics`` of a batch of plans of any shape."""
-        draft, condition, action = self._read(tensordict, "draft", "condition", "action")
+        width = self.inverse_dynamics_network.inverse_scale.shape[-1]
+        draft, condition, action = self._read(tensordict, "draft", "condition", "action", O=width)
         _, counted = self._masks(tensordict, action)
         condition, action = hide_masked(counted, condition, action)
         (draft,) = hide_masked(counted.unsqueeze(-1), draft)
         with self.inverse_dynamics_network_params.to_module(self.inverse_dynamics_network):
             members = self.inverse_dynamics_network.members(draft, condition)  # [..., M, A]
+        self._check_width("action", action, members.shape[-1])
         choices = self.inverse_dynamics_network.choices
         error = action_error(members, action.unsqueeze(-2), choices).mean(-2)
         return TensorDict({"loss_inverse_dynamics": self._reduced(error, counted)})

@@ -13,8 +13,12 @@ from torch import Tensor
 
 from torchrl_td.errors import InputError
 from torchrl_td.modules import PlanValue
+from torchrl_td.modules.common import first_width
+from torchrl_td.modules.plan_parts import members_of
 from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked, per_step
 
+_PARTS = ("reward", "end", "discount")  # of an outcome
+_GIVEN = ("outcome", "members")  # where they are known already
 _SMALLEST = 1e-5  # error whose logarithm still counts: a state with one outcome has none
 _SPREAD_WEIGHT = 0.1  # of the logarithms, which are of the size of several standard deviations
 
@@ -57,7 +61,8 @@ class PlanValueLoss(WindowLoss):
             ``"none"``.
 
     Raises:
-        InputError: if the expectile is out of its range, or the reduction is unknown.
+        InputError: if the expectile is out of its range, or the reduction is unknown; in use, if
+            an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -131,10 +136,15 @@ class PlanValueLoss(WindowLoss):
         self.expectile = expectile
         self.bounds = bounds
 
+    @property
+    def _width(self) -> int | None:
+        """O, as far as the network tells it."""
+        return first_width(members_of(self.plan_value_network.network)[0])
+
     @torch.no_grad()
     def outcome(self, tensordict: TensorDictBase) -> Tensor:
         """Outcomes y [B, 1] of the plans of a batch, by the target weights."""
-        reward, end, discount = self._read(tensordict, "reward", "end", "discount")
+        reward, end, discount = self._read(tensordict, *_PARTS, O=self._width)
         with self.target_plan_value_network_params.to_module(self.plan_value_network):
             outcome = reward + discount * self.plan_value_network.value(end)
         return outcome if self.bounds is None else outcome.clamp(*self.bounds)
@@ -146,12 +156,14 @@ class PlanValueLoss(WindowLoss):
         Returns:
             ``loss_plan_value`` and, detached, ``value_error`` and ``outcome_error``.
         """
-        (observation,) = self._read(tensordict, "observation")
+        keys = self.tensor_keys
+        given = [n for n in _GIVEN if tensordict.get(getattr(keys, n), None) is not None]
+        names = ["observation", *given, *(() if "outcome" in given else _PARTS)]
+        read = dict(zip(names, self._read(tensordict, *names, O=self._width), strict=True))
+        observation, members = read["observation"], read.get("members")
         _, counted = self._masks(tensordict, observation)
-        known = tensordict.get(self.tensor_keys.outcome, None)
-        outcome = self.outcome(tensordict) if known is None else known
+        outcome = read["outcome"] if "outcome" in given else self.outcome(tensordict)
         observation, outcome = hide_masked(counted, observation, outcome)
-        members = tensordict.get(self.tensor_keys.members, None)
         if members is None:
             with self.plan_value_network_params.to_module(self.plan_value_network):
                 members = self.plan_value_network.members(observation)
@@ -159,7 +171,7 @@ class PlanValueLoss(WindowLoss):
         error, off = outcome - value, outcome - mean
         weight = torch.where(error > 0, self.expectile, 1 - self.expectile).to(error.dtype)
         log_off = off.detach().abs().clamp(min=_SMALLEST).log()
-        scored, key = counted, self.tensor_keys.scored
+        scored, key = counted, keys.scored
         if (mask := tensordict.get(key, None)) is not None:
             scored = counted & per_step(mask, observation, key)
         missed = error.square()

@@ -47,7 +47,8 @@ class DiffusionRefinerLoss(WindowLoss):
             for the whole batch, so that processes sharing it see what a single one would.
 
     Raises:
-        InputError: if a setting is out of its range; in use, if the windows are shorter than H.
+        InputError: if a setting is out of its range; in use, if the windows are shorter than H, or
+            an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -130,7 +131,8 @@ class DiffusionRefinerLoss(WindowLoss):
         Returns:
             ``loss_refiner``.
         """
-        observation, returns_to_go = self._read(tensordict, "observation", "returns_to_go")
+        width = getattr(self.refiner_network.network, "observation_dim", None)
+        observation, returns_to_go = self._read(tensordict, "observation", "returns_to_go", O=width)
         if observation.shape[-2] < self.horizon:
             raise InputError(
                 f"the windows have {observation.shape[-2]} steps, fewer than horizon={self.horizon}"

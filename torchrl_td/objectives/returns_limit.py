@@ -10,6 +10,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 
 from torchrl_td.modules import ReturnsLimit
+from torchrl_td.modules.common import first_width
 from torchrl_td.objectives.common import Reduction, WindowLoss, hide_masked
 
 
@@ -26,7 +27,7 @@ class ReturnsLimitLoss(WindowLoss):
             ``"none"``.
 
     Raises:
-        InputError: if the reduction is unknown.
+        InputError: if the reduction is unknown; in use, if an entry is of another shape.
         KeyError: in use, if the batch lacks an entry.
 
     Examples:
@@ -75,7 +76,8 @@ class ReturnsLimitLoss(WindowLoss):
     @dispatch(source="keyword_keys")
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Computes ``loss_returns_limit`` of a batch of states of any shape."""
-        entries = self._read(tensordict, "observation", "returns_to_go")
+        width = first_width(self.limit_network.network)
+        entries = self._read(tensordict, "observation", "returns_to_go", O=width)
         _, counted = self._masks(tensordict, entries[0])
         observation, returns_to_go = hide_masked(counted, *entries)
         with self.limit_network_params.to_module(self.limit_network):
