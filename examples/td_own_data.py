@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from tensordict import TensorDictBase
 
-from torchrl_td import TDPlannerActor, train
+from torchrl_td import TDPlannerActor, load_actor, train
 from torchrl_td.checkpoint import make_checkpoint_env
 from torchrl_td.experiment.cli import main, print_results
 
@@ -46,8 +46,9 @@ def own_data(folder: Path, episodes: int, settings: list[str]) -> TensorDictBase
     trained = train(data, "CartPole-v1", settings=settings, output_dir=folder)
     print_results(trained.results)
     # The actor is a TorchRL policy: in a process of your own it comes from the folder alone.
-    actor = TDPlannerActor.from_checkpoint(folder)
-    play = make_checkpoint_env(folder).append_transform(actor.make_tensordict_primer())
+    actor, play = load_actor(folder), make_checkpoint_env(folder)
+    if isinstance(actor, TDPlannerActor):  # its state stands in the environment's data
+        play.append_transform(actor.make_tensordict_primer())
     return play.rollout(500, actor)
 
 

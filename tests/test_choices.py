@@ -30,6 +30,7 @@ from torchrl_td.modules.choices import action_error, chosen
 STEPS = 12
 TINY = (*(word for word in TINY_RUN if not word.startswith("task.")), "task.horizon=8")
 TINY = (*TINY, f"task.max_episode_steps={STEPS}")
+CLONED = ("algorithm=rcbc", "training.steps=2", "evaluation.episodes=1", "progress=false")
 
 
 def categorical_cartpole() -> GymEnv:
@@ -172,8 +173,11 @@ class _Own(gymnasium.Env):
 gymnasium.register("Own-v0", _Own, max_episode_steps=STEPS)
 
 
-def test_the_example_goes_from_data_to_a_playing_actor(tmp_path: Path, capsys: Any) -> None:
-    words = [word for word in TINY if not word.startswith("task.max")]
-    rollout = own_data(tmp_path / "run", 12, words)
+@pytest.mark.parametrize(("words", "says"), [((), "planner, refined"), (CLONED, "rcbc")])
+def test_the_example_goes_from_data_to_a_playing_actor(
+    words: tuple[str, ...], says: str, tmp_path: Path, capsys: Any
+) -> None:
+    words = words or tuple(word for word in TINY if not word.startswith("task.max"))
+    rollout = own_data(tmp_path / "run", 12, list(words))
     assert rollout["action"].shape[1] == 2 and 5 < len(rollout) <= 500
-    assert "planner, refined" in capsys.readouterr().out
+    assert says in capsys.readouterr().out
