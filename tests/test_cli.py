@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -91,24 +92,49 @@ def test_a_pickle_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         program()
 
 
-def test_one_folder_for_several_runs_is_refused_before_the_first() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "seed=0,1", "output_dir=x"],
+        ["output_dir=x", "seed=0,1", "--multirun"],
+        ["-m", "seed=range(3)", "++output_dir=x"],
+        ["-m", "seed=0,1", "training.steps=2,3"],
+        ["hydra.mode=MULTIRUN", "training.steps=shuffle(range(1,3))"],
+        ["-m", "preset=small,fast", "algorithm=bc"],  # whose folders have no preset in their names
+        ["-m", "algorithm=bc,iql", "output_dir=runs/${task.name}-seed${seed}"],
+    ],
+)
+def test_one_folder_for_several_runs_is_refused_before_the_first(words: list[str]) -> None:
     """The first alone got it, and the second failed when the first was done."""
-    for words in (["-m", "seed=0,1", "output_dir=x"], ["output_dir=x", "seed=0,1", "--multirun"]):
-        with pytest.raises(InputError, match="output_dir=x is one folder for several runs"):
-            several_runs(words)
-    with pytest.raises(InputError, match="output_dir=x is one folder for several runs"):
-        several_runs(["-m", "seed=range(3)", "++output_dir=x"])
-    one = ["-m", "algorithm.hidden_dims=[8,8]", "output_dir=x"]  # as a cluster's launcher needs
-    swept = ["-m", "seed=0,1", "output_dir=runs/s${seed}"]
-    numbered = ["-m", "training.steps=1,2", "output_dir=runs/${hydra:job.num}"]
-    for words in (one, swept, numbered, ["-m", "output_dir=a,b"], ["output_dir=x"]):
+    with pytest.raises(InputError, match="would be the folder of several runs; name what") as said:
         several_runs(words)
-    with pytest.raises(
-        InputError, match=r"^training\.steps differs, .*seed}-\${training\.steps}'$"
-    ):
-        several_runs(["-m", "seed=0,1", "training.steps=1,2"])
-    with pytest.raises(InputError, match=r"^output_dir=runs/s\${seed} is one folder for several"):
-        several_runs(["-m", "task=a,b", "output_dir=runs/s${seed}"])
+    advice = re.search(r"'(output_dir=[^']*)'", str(said.value))
+    assert advice is not None
+    several_runs([*(word for word in words if "output_dir" not in word), advice[1]])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["output_dir=x"],
+        ["-m", "task=pointmaze/umaze,pointmaze/medium", "seed=0,1,2"],
+        ["-m", "algorithm=bc", "algorithm.hidden_dims=[8,8]", "output_dir=x"],  # by a launcher
+        ["-m", "seed=0,1", "output_dir=runs/s${seed}"],
+        ["-m", "seed=0,1", "task.reset_options={a:{b:1,c:2},d:3}"],
+        ["-m", "seed=0", "output_dir=a,b"],
+        ["-m", "training.steps=10,20", "output_dir=runs/${hydra:job.num}"],
+        ["-m", "training.steps=10,20", "output_dir=runs/${training.decay_steps}"],
+        ["-m", "hydra.sweep.dir=a,b"],
+    ],
+)
+def test_runs_with_folders_of_their_own_are_let_through(words: list[str]) -> None:
+    several_runs(words)
+
+
+def test_several_runs_are_continued_in_their_folders(tmp_path: Path) -> None:
+    for name in "ab":
+        untrained_checkpoint(tmp_path / name)
+    several_runs(["-m", f"resume={tmp_path}/a,{tmp_path}/b", "training.steps=16"])
 
 
 def test_units_of_weights_that_there_are_none_of_are_refused() -> None:

@@ -139,6 +139,12 @@ def test_an_unknown_setting_of_each_section(section: str) -> None:
         assert field.name in message  # those without a default too
 
 
+def test_sections_may_be_what_python_makes_of_them() -> None:
+    want = check_config(minimal())
+    for task in (TaskConfig(name="t", env="e"), OmegaConf.create({"name": "t", "env": "e"})):
+        assert check_config(minimal() | {"task": task}) == want
+
+
 def test_settings_of_the_environment_are_free() -> None:
     config = check_config(with_("task.env_kwargs", {"any": {"depth": [1, 2]}, "limit": math.inf}))
     assert config.task.env_kwargs == {"any": {"depth": [1, 2]}, "limit": math.inf}

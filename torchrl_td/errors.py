@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
 
 
 class InputError(ValueError):
@@ -72,7 +72,11 @@ def check_number(
     """
     if value is None:
         return
-    if not isinstance(value, Real) or math.isnan(value) or (math.isinf(value) and not endless):
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # of what holds none or several
+        number = math.nan
+    if math.isnan(number) or (math.isinf(number) and not endless):
         raise InputError(f"{name} must be a {'' if endless else 'finite '}number, got {value!r}")
-    if value < 0 and not negative:
+    if number < 0 and not negative:
         raise InputError(f"{name} must not be negative, got {value}")

@@ -89,6 +89,8 @@ def test_the_ends_of_the_ranges_are_taken() -> None:
     assert torch.equal(SCHEDULE.predict_clean(X, X, 0), X)
     assert torch.equal(SCHEDULE.ddim_step(X, X, 10, 9), X)
     assert torch.equal(SCHEDULE.ddpm_step(X, X, 1), X)
+    ten, nine = torch.arange(10, 8, -1)
+    assert torch.equal(SCHEDULE.ddim_step(X, X, ten, nine), X)
     assert torch.equal(normalizer(scale=0 * ONE).scale, ONE)
     assert measured(horizon=1).shape == (1, 3)
     generator(3), inverse_dynamics(3), action_units()

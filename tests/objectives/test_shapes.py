@@ -10,8 +10,12 @@ from torchrl.modules import MLP
 
 from tests.objectives.cases import A, H, O, T, each_loss, make, seeded, window
 from torchrl_td.errors import InputError
-from torchrl_td.modules import InverseDynamics, PlanInverseDynamics
-from torchrl_td.objectives import InverseDynamicsLoss, PlanInverseDynamicsLoss
+from torchrl_td.modules import InverseDynamics, PlanInverseDynamics, ReturnsLimit
+from torchrl_td.objectives import (
+    InverseDynamicsLoss,
+    PlanInverseDynamicsLoss,
+    ReturnsLimitLoss,
+)
 
 # What the critic's network reads is as wide as both together, of which it cannot tell either; it
 # fails by itself.
@@ -86,6 +90,17 @@ def test_a_missing_axis_is_no_other_number_of_steps(name: str) -> None:
     td[key] = td[key].squeeze(-1)
     with pytest.raises(InputError, match=rf"has shape \[{T}, {T}\], where \[{T}, {T}, 1\]"):
         loss(td)
+
+
+def test_a_network_with_a_way_of_its_own_says_no_width() -> None:
+    """Its first layer may read a part of the state."""
+
+    class OfTheFirst(MLP):
+        def forward(self, state: Tensor) -> Tensor:
+            return super().forward(state[..., :1])
+
+    loss = ReturnsLimitLoss(ReturnsLimit(OfTheFirst(1, 1, num_cells=(8,))))
+    loss(TensorDict(observation=torch.randn(4, O), returns_to_go=torch.rand(4, 1)))
 
 
 @pytest.mark.parametrize("kind", ["pair", "plan"])

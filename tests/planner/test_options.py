@@ -275,6 +275,7 @@ def test_generator_alone_acts_on_the_draft(make_actor: Build, make_step):
         ({"planner_key": "action"}, "'action' and 'action' are one entry"),
         ({"planner_key": ("plan", "draft")}, "are one entry, or one holds the other"),
         ({"out_keys": ["action", "observation"]}, "'observation' and 'observation' are one entry"),
+        ({"out_keys": ["action", "_", "planner"]}, "'planner' and 'planner' are one entry"),
         ({"out_keys": []}, "out_keys must be 1 to 3 keys .action, draft, refined plan"),
     ],
 )

@@ -60,8 +60,9 @@ def check_apart(keys: Sequence[NestedKey]) -> None:
     torchrl_td.errors.InputError: ('plan', 'draft') and 'plan' are one entry, or one holds the
     other; give in_keys, out_keys and planner_key apart
     """
-    paths = [(key,) if isinstance(key, str) else key for key in keys if key != "_"]
-    for (one, first), (other, second) in combinations(zip(keys, paths, strict=False), 2):
+    keys = [key for key in keys if key != "_"]
+    paths = [(key,) if isinstance(key, str) else key for key in keys]
+    for (one, first), (other, second) in combinations(zip(keys, paths, strict=True), 2):
         shorter = min(len(first), len(second))
         if first[:shorter] == second[:shorter]:
             raise InputError(

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from itertools import islice, product
 from pathlib import Path
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from torchrl_td.config import CONFIGS, check_config
 from torchrl_td.errors import InputError
@@ -43,6 +48,7 @@ def own_configs() -> tuple[list[Path], list[str]]:
     """The folder of the user's own files that the command line names, if it does; other words."""
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     words.add_argument("--config-dir", "-cd", type=Path)
+    words.add_argument("-c")  # hydra's --cfg, which would be taken for the beginning of -cd
     named, others = words.parse_known_args(sys.argv[1:])
     return [] if named.config_dir is None else [named.config_dir.resolve()], others
 
@@ -55,48 +61,53 @@ class OwnConfigsFirst(SearchPathPlugin):
             search_path.prepend("own", f"file://{folder}", anchor="main")
 
 
-def _swept(word: str) -> bool:
-    """Whether a word gives several values, and is not a list.
-
-    >>> _swept("seed=0,1"), _swept("seed=range(3)"), _swept("algorithm.hidden_dims=[8,8]")
-    (True, True, False)
-    """
-    value = word.partition("=")[2]
-    sweeps = value.startswith(("choice(", "range(", "interval(", "glob("))
-    return sweeps or "," in re.sub(r"\[[^]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"", "", value)
-
-
 # Hydra's options that a value follows.
 _TAKE_A_VALUE = (
     *("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
     *("--package", "-p", "--cfg", "-c", "--experimental-rerun"),
 )
-# What the folders of runs are called by, where no word says it: see configs/algorithm.
-_FOLDERS = "${task.name}-${preset}-${algorithm.name}-seed${seed}"
+_MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
+_MOST_COMPOSED = 100  # jobs of one command, each of which takes a tenth of a second
 
 
 def several_runs(words: list[str]) -> None:
     """Refuses one folder for several runs of a multirun, of which the first alone would get it.
 
     Raises:
-        InputError: ``output_dir`` does not name what differs.
+        InputError: it is that of two of them.
     """
-    swept = [word for word in words if _swept(word)]
-    if not {"-m", "--multirun"} & set(words):
+    if not _MULTIRUN & set(words):
         return
-    keys = [word.lstrip("+").partition("=")[0] for word in swept]
-    given = [word for word in words if word.lstrip("+").startswith("output_dir=")]
-    folder = given[-1] if given else _FOLDERS
-    if "output_dir" in keys or "${hydra:" in folder or "${now:" in folder:
-        return
-    for key in keys:
-        if f"${{{key}" not in folder:
-            name = f"-${{{key}}}" if key not in _FOLDERS else ""
-            says = f"{given[-1]} is one folder" if given else f"{key} differs, in one folder"
-            raise InputError(
-                f"{says} for several runs; name what differs, as in "
-                f"'output_dir=runs/${{task.name}}-seed${{seed}}{name}'"
-            )
+    try:
+        swept, folders = _folders(words)
+    except (HydraException, OmegaConfBaseException, InputError, ValueError):
+        return  # a job that cannot be composed, which hydra says; or folders that hydra names
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        names = [f"{key}.name" if key in ("task", "algorithm") else key for key in swept]
+        differs = "-".join(f"${{{name}}}" for name in names)
+        raise InputError(
+            f"{twice} would be the folder of several runs; name what differs, as in "
+            f"'output_dir=runs/{differs}'"
+        )
+
+
+def _folders(words: list[str]) -> tuple[list[str], list[Path]]:
+    """The keys that differ between the jobs of a multirun, and the folder of each job."""
+    ours = [word for word in words if not word.startswith(("-", "hydra"))]
+    parsed = OverridesParser.create().parse_overrides(ours)
+    values = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [str(one.input_line)]
+        for one in parsed
+    ]
+    folders = []
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for job in islice(product(*values), _MOST_COMPOSED):
+            settings = check_config(compose("td_offline", overrides=list(job)))
+            folders.append(folder_of(settings, job).expanduser().resolve())
+    return [one.key_or_group for one in parsed if one.is_sweep_override()], folders
 
 
 def words_last(arguments: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -120,6 +120,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def _check_keys(given: Any, known: Any, prefix: str) -> None:
     name = prefix[:-1]
+    if isinstance(given, DictConfig) or is_dataclass(given):  # a section of what Python gave
+        given = OmegaConf.to_container(OmegaConf.create(given))  # type: ignore[arg-type]
     if isinstance(known, dict) and not isinstance(given, dict):
         raise InputError(f"setting {name!r} takes settings of its own, not {given!r}")
     if not isinstance(given, dict):

@@ -107,7 +107,7 @@ def explain(message: str, *configs: Path) -> str:
         "unknown setting 'seeed'; allowed are algorithm,"
     """
     group = re.search(r"Could not find '([^/']+)/([^']*)'", message)
-    if group and configs:
+    if group and configs and group.group(1) != "hydra":  # whose files are not ours to list
         return _unknown_choice(group.group(1), group.group(2), configs)
     key = re.search(r"Could not override '([^']+)'", message)
     if key and not key.group(1).startswith("hydra."):  # whose settings are not ours to list

@@ -10,8 +10,10 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
+from torchrl.modules import MLP
 
 from torchrl_td.errors import InputError
+from torchrl_td.networks.modulated_mlp import ModulatedMLP
 
 
 def dispatched(forward: Callable, auto_batch_size: bool = False) -> Callable:
@@ -122,8 +124,13 @@ def first_width(network: nn.Module) -> int | None:
     >>> first_width(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5))), first_width(nn.Identity())
     (3, None)
     """
-    # A layer that is yet to be made by its first input says 0.
-    return getattr(getattr(network, "0", network), "in_features", None) or None
+    layer: nn.Module = network
+    # What has a way of its own through its layers may give the first one anything.
+    if type(network).forward in (nn.Sequential.forward, MLP.forward) and len(network):  # type: ignore[arg-type]
+        layer = network[0]  # type: ignore[index]
+    if not isinstance(layer, nn.Linear | ModulatedMLP):
+        return None
+    return layer.in_features or None  # 0 where the first input is yet to make it
 
 
 def per_step(mask: Tensor, like: Tensor, key: NestedKey) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+import operator
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +185,7 @@ class NoiseSchedule(nn.Module):
         """
         self._check_step(step, 1)
         if type(to_step) is not int or not 0 <= to_step < step:
-            check_whole("to_step", to_step, 0, step - 1, "before step")
+            check_whole("to_step", _as_whole(to_step), 0, int(step) - 1, "before step")
         alpha_bar = self._alpha_bar[to_step]
         clean = self.predict_clean(x, predicted_noise, step)
         return math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * predicted_noise
@@ -231,7 +232,15 @@ class NoiseSchedule(nn.Module):
         What is a step, as in planning, is not looked at further.
         """
         if type(step) is not int or not low <= step <= self.denoising_steps:
-            check_whole("step", step, low, self.denoising_steps, "denoising_steps")
+            check_whole("step", _as_whole(step), low, self.denoising_steps, "denoising_steps")
+
+
+def _as_whole(step: Any) -> Any:
+    """As an int what stands for one, as an entry of ``torch.arange`` does."""
+    try:
+        return step if isinstance(step, bool) else operator.index(step)
+    except TypeError:
+        return step
 
 
 def _cosine_beta(denoising_steps: int, offset: float = 0.008) -> Tensor:

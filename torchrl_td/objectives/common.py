@@ -17,7 +17,7 @@ from torchrl_td.modules.common import check_shape, get_entry, per_step
 Reduction = Literal["none", "mean", "sum"]
 # Written by TorchRL's SliceSampler with pad_output=True: False marks steps that are repeated.
 _COLLECTOR_MASK = ("collector", "mask")
-# What entries have after the axes of the batch, by the names of their keys; the others have 1.
+# What entries have after the axes of the batch, by the names of their keys; others have one more.
 _AXES: dict[str, tuple[str | int, ...]] = {
     "observation": ("O",),
     "next_observation": ("O",),
@@ -25,6 +25,8 @@ _AXES: dict[str, tuple[str | int, ...]] = {
     "action": ("A",),
     "draft": ("H", "O"),
     "members": ("M", 3),
+    **dict.fromkeys(("returns_to_go", "next_returns_to_go", "condition"), (1,)),
+    **dict.fromkeys(("reward", "discount", "outcome"), (1,)),
 }
 
 
@@ -179,7 +181,7 @@ class WindowLoss(LossModule):
         """
         keys = [getattr(self.tensor_keys, name) for name in names]
         entries = [get_entry(self, tensordict, key) for key in keys]
-        axes = [_AXES.get(name, (1,)) for name in names]
+        axes = [_AXES.get(name, (name,)) for name in names]
         batches = [x.shape[: -len(own)] for x, own in zip(entries, axes, strict=True)]
         steps = _usual(batches)
         known: dict[str | int, int] = {k: n for k, n in sizes.items() if n is not None}

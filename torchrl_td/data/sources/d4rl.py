@@ -225,7 +225,10 @@ def _flags(
         )
         return terminated, torch.zeros_like(terminated)
     if by_name:
-        warn_once(f"{path}: no timeouts, so episodes end after {limit} steps, as its name tells")
+        warn_once(
+            f"{path}: no timeouts, so episodes end after {limit} steps, as in D4RL's of its name; "
+            f"if yours do not, rename it: then task.max_episode_steps counts"
+        )
     return terminated, _after_limit(terminated, limit) & ~terminated
 
 
