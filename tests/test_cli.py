@@ -86,6 +86,17 @@ def test_a_setting_taken_out_is_refused() -> None:
     check_read(config, ["~task.env_kwargs.reset_target", "~task.reset_options"])
 
 
+def test_options_that_do_not_go_together_are_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["td-offline", "seed=0", "--cfg", "job", "-m"])
+    with pytest.raises(SystemExit) as ended:
+        main(program, CONFIGS)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: Only one of --run, --multirun, --cfg")
+
+
 def test_a_pickle_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["td-offline", "--experimental-rerun", "config.pickle"])
     with pytest.raises(InputError, match="reads a pickle"):

@@ -76,8 +76,8 @@ def several_runs(words: list[str]) -> None:
     Raises:
         InputError: it is that of two of them.
     """
-    if not _MULTIRUN & set(words):
-        return
+    if not _MULTIRUN & set(words) or {"-cn", "--config-name"} & set(words):
+        return  # of another file nothing is known
     try:
         swept, folders = _folders(words)
     except (HydraException, OmegaConfBaseException, InputError, ValueError):

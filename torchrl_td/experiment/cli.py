@@ -46,6 +46,8 @@ def main(program: Callable[[], Any], *configs: Path) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(str(error), *configs))
     except ValueError as error:
+        if str(error).startswith("Only one of --run"):  # hydra's, of its options
+            _fail(str(error))
         if "Config group override" not in str(error):
             raise
         _fail(_no_file_chosen(sys.argv[1:], configs))
