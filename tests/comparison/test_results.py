@@ -198,6 +198,17 @@ def test_the_lead_is_of_the_same_seed_and_start() -> None:
 
 
 @needs_rliable
+@pytest.mark.parametrize("seeds", [(1, 2), (1,)])
+def test_other_seeds_have_no_lead(seeds: tuple[int, ...]) -> None:
+    """As where a run of each failed: the first of one is not the first of the other."""
+    planners = [result("trajectory_diffuser", seed, [100.0, 140.0]) for seed in (0, 1)]
+    others = [result("rcbc", seed, [90.0, 120.0]) for seed in seeds]
+    lines = markdown([*planners, *others]).splitlines()
+    (line,) = (line for line in lines if line.startswith("| rcbc | 105.0 ±"))
+    assert line.split("|")[4].strip() == ""
+
+
+@needs_rliable
 def test_data_of_other_origin_is_never_in_one_mean() -> None:
     zoo = {"source": "minari:zoo/hopper/medium-v0", "hash": "a", "transitions": 1, "episodes": 1}
     scores = {"score_mean": 1.0, "score_best": 2.0}

@@ -31,6 +31,7 @@ class Row(NamedTuple):
 
     task: str
     method: str
+    seeds: tuple[int, ...]  # of the rows of scores
     scores: np.ndarray  # [seeds, episodes]
     reached: float | None
     seconds: float | None  # of training, mean over seeds
@@ -69,6 +70,7 @@ def _row(task: str, method: str, group: Sequence[tuple[Result, Any]]) -> Row:
     return Row(
         task,
         method,
+        tuple(result["seed"] for result, _ in group),
         np.array([entry["scores"] for entry in entries]),
         mean([entry.get("success_rate") for entry in entries]),
         mean([result["training_seconds"] for result, _ in group]),
@@ -127,11 +129,14 @@ def _task_lines(task: str, mine: Sequence[Row], results: Sequence[Result]) -> li
 
 
 def lead(refined: Row | None, row: Row) -> str:
-    """By how much the refined planner is better, seed by seed and start by start."""
+    """By how much the refined planner is better, seed by seed and start by start.
+
+    An empty text where the two have other seeds, as where a run failed, or other starts.
+    """
     if refined is None or row is refined:
         return ""
-    seeds, episodes = refined.scores.shape
-    if row.scores.shape not in ((seeds, episodes), (1, episodes)):
+    of_same_seeds = row.seeds == refined.seeds or row.seconds is None  # None: nothing was trained
+    if not of_same_seeds or row.scores.shape[1] != refined.scores.shape[1]:
         return ""
     ahead = refined.scores - row.scores
     low, high = bootstrap_mean(ahead)
