@@ -106,6 +106,17 @@ def test_returns_to_go_closed_form(rewards: list[list[float]]) -> None:
     assert np.allclose(got, want, rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("done", "want"), [([True, False, False], [1.0, 6.0, 4.0]), ([False] * 3, [7.0, 6.0, 4.0])]
+)
+def test_the_last_step_ends_an_episode_whatever_it_says(
+    done: list[bool], want: list[float]
+) -> None:
+    flags = torch.tensor(done)
+    assert returns_to_go(torch.tensor([1.0, 2.0, 4.0]), flags).tolist() == want
+    assert flags.tolist() == done
+
+
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=8))
 def test_returns_to_go_equal_torchrls(lengths: list[int]) -> None:
     reward = torch.randn(sum(lengths), generator=torch.Generator().manual_seed(0)).double()

@@ -29,7 +29,8 @@ def returns_to_go(reward: Tensor, done: Tensor) -> Tensor:
 
     Args:
         reward: [N].
-        done: [N] bool, True at the last step of each episode; the last step ends one.
+        done: [N] bool, True at the last step of each episode; the last step ends one whatever
+            it says.
 
     Returns:
         [N] float64, this step's reward included.
@@ -38,6 +39,8 @@ def returns_to_go(reward: Tensor, done: Tensor) -> Tensor:
     tensor([3., 2., 4.], dtype=torch.float64)
     """
     total = torch.cumsum(reward.double(), 0)  # [N]
+    done = done.clone()
+    done[-1:] = True
     ends = torch.nonzero(done).squeeze(-1)  # [episodes]
     lengths = torch.diff(ends, prepend=ends.new_tensor([-1]))
     end_total = torch.repeat_interleave(total[ends], lengths)  # [N]
