@@ -138,7 +138,8 @@ class ExportedPlanner:
             ``action`` [B, A], and ``draft`` and ``refined`` plan [B, H, O].
 
         Raises:
-            ValueError: one is of another shape, or not finite; the history is as it was.
+            ValueError: one is of another shape, not finite, or so large that what is planned is
+                not; the history is as it was.
         """
         observation, target_return = np.asarray(observation), np.asarray(target_return)
         is_init = np.asarray(is_init, bool)
@@ -167,6 +168,12 @@ class ExportedPlanner:
             found = self.models[str(way)](inputs)
             for i, name in enumerate(self.about["outputs"]):
                 outputs.setdefault(name, np.array(found[i]))[rows] = found[i][rows]
+        for name, array in outputs.items():
+            if not np.isfinite(array).all():  # kept, it would spoil the steps that follow
+                raise ValueError(
+                    f"observation or target_return is so large that {name} holds NaN or Inf; act "
+                    f"on the last plan, or stop"
+                )
         self.state = {name: outputs[f"next_{name}"] for name in self.state}
         return outputs
 

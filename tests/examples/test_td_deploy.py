@@ -127,6 +127,19 @@ def test_a_reading_that_is_none_is_refused_and_leaves_no_trace(tmp_path: Path, m
         main()
 
 
+@pytest.mark.parametrize("form", [pytest.param("openvino", marks=needs_openvino), "torch"])
+def test_a_reading_that_overflows_is_refused_and_leaves_no_trace(tmp_path: Path, form):
+    exported = ExportedPlanner(tiny_actor(**QUICK).export(tmp_path / "exported", format=form))
+    target, begins = np.full((1, 1), 90.0), np.ones((1, 1), bool)
+    exported.act(np.zeros((1, 6)), target, begins)
+    before = {name: array.copy() for name, array in exported.state.items()}
+    with pytest.raises(ValueError, match=r"so large that .* NaN or Inf; act on the last plan"):
+        exported.act(np.full((1, 6), 3e38), target, ~begins)
+    for name, array in before.items():
+        np.testing.assert_array_equal(exported.state[name], array)
+    assert np.isfinite(exported.act(np.zeros((1, 6)), target, ~begins)["action"]).all()
+
+
 def test_actions_far_from_1_are_compared_by_their_size(tmp_path: Path):
     actor = tiny_actor(**QUICK)
     actor.normalizer.action_loc = torch.full((2,), 5e4)
