@@ -12,7 +12,9 @@ numpy. No environment is needed: each observation is the state that was planned 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +25,7 @@ import numpy as np
 
 Model = Callable[[dict[str, Any]], list[np.ndarray]]
 TOLERANCE = 1e-3  # of the largest action; single precision's rounding stays far below
+MOST_STEPS = 10_000_000  # their times are kept
 
 
 def openvino_model(path: Path, threads: int, precision: str, cache: Path | None) -> Model:
@@ -107,7 +110,9 @@ class ExportedPlanner:
             self.scale = np.array(self.about["normalizer"]["scale"])
             self.forget()
         except Exception as error:  # whatever OpenVINO or PyTorch make of half a file
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            lines = (str(error).strip() or type(error).__name__).splitlines()
+            # OpenVINO says last what is wrong, after where; PyTorch first, before its stack.
+            reason = lines[-1 if self.about["format"] == "openvino" else 0]
             sys.exit(f"error: cannot read {folder} ({reason}); copy it again, or export anew")
         self.random = np.random.default_rng()
 
@@ -234,8 +239,8 @@ def control(planner: ExportedPlanner, rate: float, steps: int, target: float) ->
     return milliseconds
 
 
-def main() -> None:
-    """Checks the planner, runs it and says how long its steps take."""
+def read_options() -> argparse.Namespace:
+    """The program's words, checked; the folder for compiled models is made."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -249,10 +254,25 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.folder / "planner.json").is_file():
         parser.error(f"{options.folder} holds no planner.json; actor.export(...) writes it")
-    if not 1e-3 <= options.rate <= 1e6 or options.steps < 1 or not 1 <= options.threads <= 512:
-        parser.error("--rate is from 0.001 to 1e6, --steps 1 or more, --threads from 1 to 512")
+    if not 1e-3 <= options.rate <= 1e6 or not 1 <= options.threads <= 512:
+        parser.error("--rate is from 0.001 to 1e6, --threads from 1 to 512")
+    if not 1 <= options.steps <= MOST_STEPS:
+        parser.error(f"--steps is from 1 to {MOST_STEPS}")
     if not abs(options.target) < 1e30:
         parser.error("--target is to be a number below 1e30")
+    if options.cache is not None:
+        try:
+            options.cache.mkdir(parents=True, exist_ok=True)
+            if not os.access(options.cache, os.W_OK):
+                raise PermissionError(errno.EACCES, "it is not writable")
+        except OSError as error:
+            parser.error(f"--cache: cannot write to {options.cache}: {error.strerror}")
+    return options
+
+
+def main() -> None:
+    """Checks the planner, runs it and says how long its steps take."""
+    options = read_options()
     planner = ExportedPlanner(options.folder, options.threads, options.precision, options.cache)
     difference = difference_from_actor(planner)
     print(f"largest difference from the actor's own actions: {difference:.1e} of the largest")

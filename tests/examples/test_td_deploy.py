@@ -176,6 +176,10 @@ def test_a_planner_that_acts_otherwise_is_refused(tmp_path: Path, monkeypatch):
     [
         (["nowhere"], "nowhere holds no planner.json"),
         ([".", "--rate", "0"], "--rate is from 0.001 to 1e6"),
+        ([".", "--steps", "0"], "--steps is from 1 to 10000000"),
+        ([".", "--steps", "1000000000000"], "--steps is from 1 to 10000000"),
+        ([".", "--cache", "planner.json"], "--cache: cannot write to planner.json: File exists"),
+        ([".", "--cache", "planner.json/x"], "cannot write to planner.json/x: Not a directory"),
         ([".", "--threads", "0"], "--threads from 1 to 512"),
         ([".", "--threads", "100000"], "--threads from 1 to 512"),
         ([".", "--target", "nan"], "--target is to be a number below 1e30"),
@@ -206,6 +210,16 @@ def test_a_folder_that_is_not_whole_is_one_line(tmp_path: Path):
         (folder / "planner.json").write_text(text, encoding="utf-8")
         with pytest.raises(SystemExit, match=rf"cannot read .*planner.json \({says}"):
             ExportedPlanner(folder)
+
+
+@needs_openvino
+def test_openvino_s_reason_is_told(tmp_path: Path):
+    """It says first from which of its files the error comes."""
+    folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="openvino")
+    text = (folder / "plan.xml").read_text(encoding="utf-8")
+    (folder / "plan.xml").write_text(text[: text.index("<layers") + 4], encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"exported \(Error parsing .*\); copy it again"):
+        ExportedPlanner(folder)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch):
