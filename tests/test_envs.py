@@ -171,6 +171,27 @@ def test_an_environment_that_cannot_be_used_is_one_line(task: TaskConfig, messag
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"num_envs": -1}, "num_envs must be at least 1, got -1"),
+        ({"num_envs": 2.0}, r"num_envs must be a whole number, got 2\.0"),
+        ({"num_envs": 2, "seeds": [1]}, "num_envs=2, but 1 seeds; give one for each"),
+        ({"seeds": [-1]}, "a seed must be at least 0, got -1"),
+        ({"seed": 1.5}, r"a seed must be a whole number, got 1\.5"),
+        ({"device": "cudaX"}, "device='cudaX' cannot be used: .*; try device='cpu'"),
+    ],
+)
+def test_arguments_of_a_batch_that_cannot_be_are_one_line(words: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        make_env(HOPPER, **words)
+    assert "\n" not in str(caught.value)
+    if "device" in words:
+        with pytest.raises(InputError, match=message):
+            make_base_env(HOPPER, **words)
+
+
 def test_the_wrapper_passes_on_what_it_does_not_set() -> None:
     seen: list[dict] = []
 

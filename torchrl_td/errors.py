@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from numbers import Integral
 
+import torch
+
 
 class InputError(ValueError):
     """A mistake that the user can mend: bad data, a wrong setting, a missing file.
@@ -80,3 +82,21 @@ def check_number(
         raise InputError(f"{name} must be a {'' if endless else 'finite '}number, got {value!r}")
     if number < 0 and not negative:
         raise InputError(f"{name} must not be negative, got {value}")
+
+
+def check_device(device: torch.device | str) -> None:
+    """Checks that there is such a device.
+
+    Args:
+        device: as PyTorch names it.
+
+    Raises:
+        InputError: it is unknown or not there.
+
+    >>> check_device("cpu")
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+        raise InputError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None

@@ -16,7 +16,7 @@ from torchrl_td.checkpoint.contents import load_about, load_payload
 from torchrl_td.checkpoint.folder import find_checkpoint
 from torchrl_td.config import Config, check_config, plan_horizon
 from torchrl_td.data.normalizer import Normalizer
-from torchrl_td.errors import InputError, first_line
+from torchrl_td.errors import InputError, check_device, first_line
 from torchrl_td.modules.trajectory_diffuser import Scales
 
 
@@ -65,11 +65,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
     Raises:
         InputError: as :func:`find_checkpoint` and :func:`load_about`, or there is no such device.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = first_line(error)
-        raise InputError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
+    check_device(device)
     path = find_checkpoint(path)
     about = load_about(path)
     weights = load_payload(path, "planner", "cpu")

@@ -35,7 +35,7 @@ from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.envs.gym_wrappers import EpisodeStart, ExactGoal, StepReport
 from torchrl_td.envs.own import OF_FUNCTIONS, built_anew, factory_of, flat_torchrl_env, made
 from torchrl_td.envs.workers import in_worker, start_quiet_tracker
-from torchrl_td.errors import InputError, check_number, first_line
+from torchrl_td.errors import InputError, check_device, check_number, check_whole, first_line
 
 
 def make_gym_env(
@@ -134,7 +134,8 @@ def make_base_env(
         seed: of the first episode, as in :func:`make_gym_env`.
 
     Raises:
-        InputError: if it cannot be built or has not the entries ``task.observation_keys``.
+        InputError: if it cannot be built, has not the entries ``task.observation_keys``, or there
+            is no such device.
 
     Examples:
         >>> from torchrl_td.config import TaskConfig
@@ -143,6 +144,7 @@ def make_base_env(
         >>> make_base_env(task).rollout(5)["observation"].shape
         torch.Size([5, 3])
     """
+    check_device(device)
     if factory_of(task) is not None and isinstance(own := made(task), EnvBase):
         return flat_torchrl_env(own, task, device, seed)
     gym_env = make_report_env(task, seed)
@@ -245,7 +247,7 @@ def make_env(
         An environment of batch size [num_envs].
 
     Raises:
-        InputError: as :func:`make_base_env`.
+        InputError: as :func:`make_base_env`, or there are none, or seeds that are not one for each.
 
     Examples:
         >>> from torchrl_td.config import TaskConfig
@@ -255,6 +257,12 @@ def make_env(
         ...     env.rollout(5)["target_return"].shape
         torch.Size([2, 5, 1])
     """
+    check_whole("num_envs", num_envs, 1)
+    check_device(device)
+    for number in (seed,) if seeds is None else seeds:
+        check_whole("a seed", number, 0)
+    if seeds is not None and len(seeds) != num_envs:
+        raise InputError(f"num_envs={num_envs}, but {len(seeds)} seeds; give one for each")
     if workers:
         start_quiet_tracker()
     build: Any = partial(built_anew, task.env, factory_of(task), partial(make_base_env, task))
