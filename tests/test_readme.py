@@ -95,7 +95,25 @@ def test_the_backbone_of_ones_own_drafts_as_it_reads(
     assert torch.allclose(draft, want) and torch.allclose(returns, want_returns)
 
 
-OF_THEIR_OWN = ("README.md", "docs/own_data.md", "docs/how_to/backbone.md")
+def test_the_sampler_of_ones_own_reads_the_refiner_s_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = run("docs/how_to/sampler.md", tmp_path, monkeypatch)
+    unet, draft, returns = names["unet"], names["draft"], torch.ones(4, 1)
+    schedule = names["NoiseSchedule"]()
+    unrefined = names["HeunRefiner"](unet, schedule, refine_steps=0)
+    assert torch.equal(unrefined.refine(draft, returns), draft)
+    clipped = names["HeunRefiner"](unet, schedule, refine_steps=5, clip_range=0.1)
+    plan = clipped.refine(draft, returns)
+    assert torch.equal(plan[:, 0], draft[:, 0]) and plan[:, 1:].abs().max() < 0.1001
+
+
+OF_THEIR_OWN = (
+    "README.md",
+    "docs/own_data.md",
+    "docs/how_to/backbone.md",
+    "docs/how_to/sampler.md",
+)
 OTHERS = sorted(name for name in BLOCKS if BLOCKS[name] and name not in OF_THEIR_OWN)
 
 
