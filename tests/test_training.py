@@ -306,6 +306,16 @@ def test_a_batch_too_large_for_the_data_is_fine(make_trainer: Callable[..., Trai
     assert trainer.step == 1
 
 
+def test_a_part_without_gradients_has_its_norm_on_the_device(
+    make_trainer: Callable[..., Trainer],
+) -> None:
+    """One on the CPU could not be stacked with those of the others; meta stands in for a GPU."""
+    trainer = make_trainer()
+    trainer.device = torch.device("meta")
+    norms = trainer._clip_gradients()
+    assert len(norms) == 3 and {norm.device.type for norm in norms.values()} == {"meta"}
+
+
 @pytest.mark.gpu
 def test_trains_on_a_gpu(tiny_config: Callable[..., Config], tiny_pointmaze: str) -> None:
     cuda = torch.device("cuda")

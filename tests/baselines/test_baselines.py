@@ -259,8 +259,11 @@ def test_several_processes_are_refused(make_config: Any, tiny_pointmaze: str) ->
         Trainer(make_config("bc"), load_episodes(tiny_pointmaze), CPU, World(0, 2))
 
 
-def test_td3_bc_trains_its_policy_every_other_step(make_config: Any, tiny_pointmaze: str) -> None:
-    trainer = Trainer(make_config("td3_bc"), load_episodes(tiny_pointmaze), CPU)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_td3_bc_trains_its_policy_every_other_step(
+    device: str, make_config: Any, tiny_pointmaze: str
+) -> None:
+    trainer = Trainer(make_config("td3_bc"), load_episodes(tiny_pointmaze), torch.device(device))
     moved = []
     for _ in range(4):
         before = {n: [p.clone() for p in ps] for n, ps in trainer.algorithm.parts().items()}
@@ -269,6 +272,7 @@ def test_td3_bc_trains_its_policy_every_other_step(make_config: Any, tiny_pointm
         pairs = {n: zip(before[n], after[n], strict=True) for n in after}
         moved.append({n for n, both in pairs.items() if any((a != b).any() for a, b in both)})
     assert moved == [{"qvalue"}, {"actor", "qvalue"}] * 2
+    trainer.check_health()
 
 
 def test_iql_learns_from_whole_transitions_in_scaled_rewards(

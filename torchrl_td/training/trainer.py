@@ -275,12 +275,15 @@ class Trainer:
 
     def _clip_gradients(self) -> dict[str, Tensor]:
         """Norm of each part's gradient before clipping; clips each part or the whole."""
-        norms = {
-            group["name"]: nn.utils.get_total_norm(
-                [p.grad for p in group["params"] if p.grad is not None]
+        norms = {}
+        for group in self.optimizer.param_groups:
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            # A part that this step does not train has none: PyTorch's norm of it is on the CPU.
+            norms[group["name"]] = (
+                nn.utils.get_total_norm(gradients)
+                if gradients
+                else torch.zeros((), device=self.device)
             )
-            for group in self.optimizer.param_groups
-        }
         settings = self.config.training
         if settings.gradient_clip is not None:
             whole = torch.linalg.vector_norm(torch.stack(list(norms.values())))
