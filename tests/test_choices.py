@@ -104,7 +104,9 @@ def test_scores_are_taught_by_cross_entropy_and_noticed_where_they_overflow() ->
 def test_both_kinds_of_planner_choose(
     words: tuple[str, ...], env: Any, episodes: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    trained = train(episodes, env, settings=(*TINY, *words), output_dir=tmp_path / "run")
+    unread = ("task.horizon", "refiner.") if words == ("preset=strided",) else ()
+    words = (*(word for word in TINY if not word.startswith(unread)), *words)
+    trained = train(episodes, env, settings=words, output_dir=tmp_path / "run")
     form = OneHot if isinstance(env, str) else Categorical
     assert isinstance(trained.actor.spec["action"], form)
     for result in trained.results["results"]:

@@ -14,6 +14,7 @@ import torch
 from torchrl.envs import check_env_specs
 
 from torchrl_td.config import TaskConfig
+from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.envs.gym_wrappers import EpisodeStart, StepReport
 from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
 from torchrl_td.errors import InputError
@@ -229,3 +230,30 @@ def test_an_exact_goal_lies_at_its_cells_middle_whatever_the_seed() -> None:
         env.close()
     with pytest.raises(InputError, match=r"task\.exact_goal=true needs a maze"):
         make_gym_env(replace(HOPPER, exact_goal=True)).reset()
+
+
+class Cells(Counting):
+    """Observes the row and column of a cell, counted from 1, and which of four lamps are lit."""
+
+    observation_space = gymnasium.spaces.Dict(
+        cell=gymnasium.spaces.MultiDiscrete([3, 4], start=[1, 1]),
+        lamps=gymnasium.spaces.MultiBinary(4),
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), *super().step(action)[1:]
+
+
+def test_several_choices_are_the_numbers_that_data_of_them_hold() -> None:
+    """As Minari records them, and TorchRL reads them."""
+    env = FlatSpaces(Cells())
+    cell, lamps = env.observation_space["cell"], env.observation_space["lamps"]
+    assert (cell.low.tolist(), cell.high.tolist()) == ([1, 1], [3, 4]) and lamps.shape == (4,)
+    env.reset(seed=0)
+    for _ in range(20):
+        observed = env.step(np.zeros(1))[0]
+        assert env.observation_space.contains(observed)

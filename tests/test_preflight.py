@@ -19,7 +19,8 @@ from tests.settings import composed
 from torchrl_td.baselines import BASELINES
 from torchrl_td.config import Config, TaskConfig, override_config
 from torchrl_td.data import Normalizer, load_episodes, observation_keys
-from torchrl_td.envs import make_base_env, opened
+from torchrl_td.data.choices import widened
+from torchrl_td.envs import make_base_env, opened, register_factory
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import preflight
 from torchrl_td.experiment import run as run_module
@@ -279,3 +280,27 @@ def test_a_refused_run_leaves_its_folder_to_the_next(
     wrong.dataset.source = "minari:pointmaze/umaze-v0"
     refused(wrong, "observation")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_choices_that_begin_elsewhere_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data say by no word of theirs from where they count, but for Minari's."""
+
+    class FromOne(small_envs.Point):
+        action_space = gymnasium.spaces.Discrete(3, start=1)
+
+    said: list[str] = []
+    monkeypatch.setattr(preflight, "warn_once", said.append)
+    task = TaskConfig(name="mine", env=register_factory("own/from-one", FromOne))
+
+    def check(actions: list[int], name: str) -> None:
+        walk = {"observations": torch.rand(4, 2), "rewards": torch.ones(4)}
+        data = load_episodes([{**walk, "actions": torch.tensor(actions)}])
+        with opened(make_base_env(task)) as env:
+            preflight.check_data(widened(data, 3), env, task, name)
+
+    check([0, 1, 2, 0], "minari:mine/choices-v0")
+    assert not said
+    check([1, 2, 1, 1], "dataset")
+    assert len(said) == 1 and "'own/from-one' counts its choices from 1, dataset from 0" in said[0]
+    with pytest.raises(InputError, match="where its highest is 3 and there are 3; subtract 1"):
+        check([1, 2, 3, 1], "dataset")

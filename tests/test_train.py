@@ -21,7 +21,8 @@ from torchrl_td import InputError, TDPlannerActor, load_episodes, train
 from torchrl_td.config import TaskConfig
 from torchrl_td.envs import free_name, make_base_env, make_env, opened, own, register_factory
 from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
-from torchrl_td.experiment.run import run
+from torchrl_td.experiment.run import IN_MEMORY, run
+from torchrl_td.experiment.train import _settings
 
 STEPS = 12
 TINY = (*(word for word in TINY_RUN if not word.startswith("task.")), "task.horizon=8")
@@ -122,6 +123,28 @@ def test_a_dict_observation_and_no_environment(tmp_path: Path) -> None:
     assert trained.actor.normalizer.loc.shape == (3,) and trained.results["results"]
     trained = train(data, output_dir=tmp_path / "unplayed", **words)
     assert trained.results["nothing_played"] and not trained.results["results"]
+
+
+def test_a_task_among_the_settings_changes_neither_data_nor_environment(tmp_path: Path) -> None:
+    words = [word for word in TINY if not word.startswith("task.")]
+    words = ["task=hopper/medium", "task.horizon=8", f"task.max_episode_steps={STEPS}", *words]
+    results = train(
+        walks("Pendulum-v1"), "Pendulum-v1", settings=words, output_dir=tmp_path
+    ).results
+    assert (results["task"], results["environment"]) == ("hopper/medium", "Pendulum-v1")
+    assert results["dataset"]["transitions"] == 10 * STEPS
+    config = _settings(walks("Pendulum-v1"), None, None, words, "out")
+    assert (config.dataset.source, config.task.env) == (IN_MEMORY, None)
+
+
+def test_what_a_function_is_not_given_is_refused(tmp_path: Path) -> None:
+    for make in (gym_pendulum, torchrl_pendulum):
+        with pytest.raises(InputError, match=r"env_kwargs\.g=9: env is a function, which is call"):
+            train(walks("Pendulum-v1"), make, settings=["++task.env_kwargs.g=9"])
+    name = register_factory("own/torchrl", torchrl_pendulum)
+    for given in ({"exact_goal": True}, {"reset_options": {"x": 1}}):
+        with pytest.raises(InputError, match="is TorchRL's, which task"):
+            make_base_env(TaskConfig(name="mine", env=name, **given))
 
 
 def test_lists_of_trajectories_hold_what_they_say() -> None:
@@ -290,6 +313,13 @@ def test_an_environment_that_does_not_fit_is_refused_before_training(tmp_path: P
         ("preset=small", r"'preset=small' is a str; give a list of words"),
         ({"preset": "small"}, "is a dict; give a list of words"),
         (["output_dir=elsewhere"], "output_dir= is an argument of its own"),
+        (
+            ["dataset.source=minari:mine/other-v0"],
+            "dataset.source= is an argument of its own, data,",
+        ),
+        (["task.env=Hopper-v5"], "task.env= is an argument of its own, env,"),
+        (["algorithm=bc", "generator.width=64"], "algorithm=bc does not read generator.width"),
+        (["init_normalizer=fit"], "init_normalizer=fit is of weights to start from"),
     ],
 )
 def test_wrong_settings_are_one_line(words: Any, match: str, tmp_path: Path) -> None:

@@ -312,6 +312,18 @@ def test_an_end_is_learnt_from_though_what_followed_is_unknown(
         Trainer(config, ends, CPU)
 
 
+@pytest.mark.parametrize("name", ["iql", "td3_bc"])
+def test_actions_without_bounds_are_refused(
+    name: str, make_config: Any, tiny_pointmaze: str
+) -> None:
+    episodes = load_episodes(tiny_pointmaze)
+    for bound in (float("inf"), torch.finfo(torch.float32).max):  # as TorchRL has it
+        bounds = -torch.full((2,), bound), torch.full((2,), bound)
+        with pytest.raises(InputError, match=f"^algorithm={name} keeps actions within the envir"):
+            Trainer(make_config(name), episodes, CPU, action_bounds=bounds)
+        Trainer(make_config("bc"), episodes, CPU, action_bounds=bounds)
+
+
 def test_what_follows_the_present_is_not_seen_by_the_decision_transformer(
     make_config: Any, tiny_pointmaze: str
 ) -> None:

@@ -12,7 +12,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl_td.advice import command
 from torchrl_td.checkpoint import action_spec, load_model
 from torchrl_td.checkpoint.build import plan_settings
-from torchrl_td.config import Config, check_config, override_config
+from torchrl_td.config import Config, check_config, check_read, override_config
 from torchrl_td.errors import InputError
 from torchrl_td.modules.trajectory_diffuser import TrajectoryDiffuser
 from torchrl_td.modules.trajectory_planner import WarmStart
@@ -42,7 +42,8 @@ class TrainedActor(TensorDictModuleBase):
                 itself takes them.
 
         Raises:
-            InputError: if the checkpoint is missing, damaged or foreign, or a setting is wrong.
+            InputError: if the checkpoint is missing, damaged or foreign, or a setting is wrong or
+                not read by its plans.
         """
         keys = {name: overrides.pop(name) for name in _KEYS if name in overrides}
         model, about = load_model(path, device)
@@ -54,6 +55,7 @@ class TrainedActor(TensorDictModuleBase):
             )
         given = {f"planner.{key}": value for key, value in overrides.items()}
         config = override_config(check_config(about["config"]), given)
+        check_read(config, given)
         keys.setdefault("action_spec", action_spec(about))
         return cls.from_model(model, config, **keys).eval()
 

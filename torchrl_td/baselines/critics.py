@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -105,6 +105,13 @@ class ValueLearning(Baseline):
 
     def __init__(self, model: nn.Module, config: Config) -> None:
         super().__init__(model, config)
+        low, high = cast(Tensor, model.action_low), cast(Tensor, model.action_high)
+        if not (high - low).isfinite().all():
+            raise InputError(
+                f"algorithm={config.algorithm.name} keeps actions within the environment's bounds, "
+                f"of which it has none; wrap it to have some, or choose an algorithm that needs "
+                f"none, as algorithm=rcbc"
+            )
         self._reward_scale: float | None = None  # of the training data, which come first
 
     @classmethod

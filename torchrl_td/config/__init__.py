@@ -1,6 +1,5 @@
 """Every setting, typed and checked: a wrong key or value stops a run before it starts."""
 
-from torchrl_td.config.checks import check_read, limits_returns, reads, unread_settings
 from torchrl_td.config.folder import CONFIGS
 from torchrl_td.config.limits import FROM_NOISE, PLANNERS
 from torchrl_td.config.reading import check_config, override_config, to_dict
@@ -23,6 +22,7 @@ from torchrl_td.config.settings import (
     plan_stride,
 )
 from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
+from torchrl_td.config.unread import check_read, limits_returns, reads, unread_settings
 
 __all__ = [
     "CONFIGS",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import asdict
 from operator import attrgetter
 from typing import Any
@@ -16,13 +15,7 @@ from torchrl_td.config.limits import (
     FROM_NOISE,
     LARGEST_SIZE,
     MOST_LAYERS,
-    OF_DRAFTS,
-    OF_GOALS,
-    OF_PLANS,
-    OF_RETURNS,
-    OF_RETURNS_TO_GO,
     OFF,
-    PLANNERS,
     POSITIVE,
     RANGES,
     WIDTHS,
@@ -30,21 +23,6 @@ from torchrl_td.config.limits import (
 from torchrl_td.config.settings import Config, LoggerConfig
 from torchrl_td.errors import InputError
 from torchrl_td.modules.plan_parts import HIGHEST_SCORE
-
-_NEEDS = {
-    **dict.fromkeys(
-        OF_RETURNS,
-        "is of plans drafted at once for a return: it needs generator.kind=plan and "
-        "task.scored=false",
-    ),
-    **dict.fromkeys(
-        OF_RETURNS_TO_GO, "is of plans asked for a return: it needs value.enabled=false"
-    ),
-    **dict.fromkeys(
-        OF_GOALS,
-        "tells the value another goal: it needs value.enabled=true and task.pays_any_goal=true",
-    ),
-}
 
 
 def check_values(config: Config) -> None:
@@ -96,72 +74,6 @@ def _check_names(logger: LoggerConfig) -> None:
             )
     if not all(re.fullmatch(r".{1,64}", tag) for tag in logger.tags):
         raise InputError(f"logger.tags={logger.tags}; allowed are 1 to 64 characters each")
-
-
-def check_read(config: Config, overrides: Iterable[str]) -> None:
-    """Refuses words that set what the run, or its algorithm, does not read.
-
-    Args:
-        config: the settings.
-        overrides: ``key=value`` words that a user gave.
-
-    Raises:
-        InputError: at the first of them; or one takes a setting out, as ``~key``.
-
-    Examples:
-        >>> from torchrl_td.config import AlgorithmConfig, Config, check_read
-        >>> check_read(Config(algorithm=AlgorithmConfig(name="bc")), ["generator.width=64"])
-        Traceback (most recent call last):
-        ...
-        torchrl_td.errors.InputError: algorithm=bc does not read generator.width; leave it out, or
-        choose an algorithm that does
-    """
-    unread = unread_settings(config)
-    for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
-        if word.startswith("~") and not f"{key}.".startswith(FREE_FORM):
-            raise InputError(f"{word} leaves {key} without a value; give {key}=<value>")
-        if key == "init_normalizer" and config.init_from is None:
-            raise InputError(
-                f"{word} is of weights to start from; give init_from=<run>, too, or leave it out"
-            )
-        name = next((name for name in unread if key == name or key.startswith(f"{name}.")), None)
-        if name is None:
-            continue
-        if config.algorithm.name == "trajectory_diffuser":
-            raise InputError(f"{key} {_NEEDS[name]}")
-        raise InputError(
-            f"algorithm={config.algorithm.name} does not read {key}; leave it out, or choose an "
-            f"algorithm that does"
-        )
-
-
-def unread_settings(config: Config) -> tuple[str, ...]:
-    """Sections and settings that the run's algorithm has no use for."""
-    if config.algorithm.name == "diffuser":
-        return (*OF_DRAFTS, "planner.guidance_scale", "refiner.condition_dropout")
-    if config.algorithm.name in FROM_NOISE:
-        return OF_DRAFTS
-    if config.algorithm.name not in PLANNERS:
-        return OF_PLANS
-    scored = config.value.enabled
-    read_where = (
-        (OF_RETURNS, config.generator.kind == "plan" and not scored),
-        (OF_RETURNS_TO_GO, not scored),
-        (OF_GOALS, scored and config.task.pays_any_goal),
-    )
-    return tuple(name for names, read in read_where if not read for name in names)
-
-
-def reads(config: Config, setting: str) -> bool:
-    """Whether the run's algorithm has a use for a section, or for a setting and its section."""
-    section = setting.partition(".")[0]
-    return not {setting, section} & set(unread_settings(config))
-
-
-def limits_returns(config: Config) -> bool:
-    """Whether no more is asked for at a reset than the data's returns-to-go from there."""
-    return config.returns_limit.enabled and reads(config, "returns_limit")
 
 
 def _check_algorithm(config: Config) -> None:

@@ -75,18 +75,6 @@ OF_DRAFTS = (
     "inverse_dynamics.returns_modulate",
     "inverse_dynamics.members",
 )
-# Of drafts made at once for a return.
-OF_RETURNS = (
-    "generator.returns_modulate",
-    "generator.members",
-    "inverse_dynamics.returns_modulate",
-    "inverse_dynamics.members",
-    "returns_limit",
-)
-# Of any plans asked for a return, and not for a score.
-OF_RETURNS_TO_GO = ("planner.returns_floor_share",)
-# Of those made for a score, where episodes can be told another goal.
-OF_GOALS = ("value.played_goal_share",)
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.name": tuple(ALGORITHMS),
     "generator.kind": ("transformer", *get_args(Cell), "plan"),

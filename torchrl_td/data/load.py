@@ -68,6 +68,9 @@ def load_episodes(
               Decision Transformer's data is.
             * D4RL's mapping of such arrays over all steps (``env.get_dataset()``), whose
               episodes end where ``terminals`` or ``timeouts`` say so.
+
+            Actions of whole numbers are choices, counted from 0 (Minari's from where their
+            space starts).
         observation_keys: entries of a Dict observation to join, in this order, nested ones
             as tuples or with a slash. By default the order of
             :func:`torchrl_td.data.keys.observation_keys`.

@@ -18,9 +18,9 @@ _NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinar
 class FlatSpaces(gymnasium.Wrapper):
     """Makes every entry of the observation, and an action of numbers, a vector of floats.
 
-    Arrays are flattened row by row, integers become floats, a Discrete entry a vector with a 1 at
-    its value (as TorchRL gives it). A Dict, nested or not, stays a Dict; an action that is one
-    choice (Discrete) stays one.
+    Arrays are flattened row by row, integers become floats (those of a MultiDiscrete entry, too, as
+    data of it hold them), a Discrete entry a vector with a 1 at its value (as TorchRL gives it). A
+    Dict, nested or not, stays a Dict; an action that is one choice (Discrete) stays one.
 
     Args:
         env: the environment.
@@ -119,6 +119,9 @@ def _is_flat(space: spaces.Space) -> bool:
 
 
 def _flat_box(space: spaces.Space) -> spaces.Box:
+    if isinstance(space, spaces.MultiDiscrete):
+        low = space.start.ravel().astype(np.float32)
+        return spaces.Box(low, low + space.nvec.ravel() - 1, dtype=np.float32)
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
@@ -130,4 +133,6 @@ def _flat(value: Any, space: spaces.Space, flat: spaces.Space) -> Any:
         return {name: _flat(value[name], space[name], flat[name]) for name in flat.spaces}
     if space is flat:
         return value
+    if isinstance(space, spaces.MultiDiscrete):  # of which Gymnasium makes vectors with ones
+        return np.asarray(value, np.float32).ravel()
     return np.asarray(spaces.flatten(space, value), np.float32)

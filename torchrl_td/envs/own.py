@@ -38,7 +38,7 @@ def register_factory(name: str, factory: Factory) -> str:
 
     Args:
         name: of the environment, in place of a Gymnasium id.
-        factory: called for each environment, without arguments.
+        factory: called for each environment, without arguments: ``task.env_kwargs`` are not for it.
 
     Returns:
         The name.
@@ -101,8 +101,14 @@ def flat_torchrl_env(
         seed: of the first episode.
 
     Raises:
-        InputError: it is a batch of environments, or an entry is missing or no vector.
+        InputError: it is a batch of environments, an entry is missing or no vector, or the task
+            has options of Gymnasium's.
     """
+    if task.reset_options or task.exact_goal:
+        raise InputError(
+            f"environment {task.env!r} is TorchRL's, which task.reset_options and task.exact_goal "
+            f"do not reach; leave them out, and have its function make it so"
+        )
     if env.batch_size:
         raise InputError(
             f"environment {task.env!r} has batch size {list(env.batch_size)}; its function is to "

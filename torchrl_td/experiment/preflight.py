@@ -36,7 +36,8 @@ _STEP = ("fails at a step", "task.env_kwargs")
 def check_data(episodes: TensorDictBase, env: EnvBase, task: TaskConfig, name: str) -> None:
     """Compares the data with the environment that its planner is to act in.
 
-    A warning says where that ends long before the data's episodes do.
+    A warning says where that ends long before the data's episodes do, or counts its choices from
+    another number than the data.
 
     Args:
         episodes: the raw dataset [N].
@@ -56,6 +57,7 @@ def check_data(episodes: TensorDictBase, env: EnvBase, task: TaskConfig, name: s
             f"Discrete entry ({names}) as a number, the environment gives a vector with a 1 at its "
             f"value; leave it out of task.observation_keys, or store it one-hot in the data"
         )
+    _check_first_choice(episodes, env, task, name)
     check_matches_env(episodes, env, name=name)
     usual = int(episode_returns(episodes)[1].median())
     if _SHORT * task.max_episode_steps < usual:
@@ -65,9 +67,28 @@ def check_data(episodes: TensorDictBase, env: EnvBase, task: TaskConfig, name: s
         )
 
 
+def _check_first_choice(episodes: TensorDictBase, env: Any, task: TaskConfig, name: str) -> None:
+    """Choices are counted from 0 in data, but for Minari's, which says from where."""
+    space = env.base_env._env.unwrapped.action_space if _is_gymnasiums(env) else None
+    if not isinstance(space, spaces.Discrete) or not space.start or name.startswith("minari:"):
+        return
+    first = int(space.start)
+    counted = f"environment {task.env!r} counts its choices from {first}, {name} from 0"
+    have = episodes["action"].shape[-1]
+    if have > space.n:
+        raise InputError(
+            f"{counted}, where its highest is {have - 1} and there are {space.n}; subtract {first}"
+        )
+    warn_once(f"{counted}: its 0 plays {first}; subtract {first} from its actions if it does not")
+
+
+def _is_gymnasiums(env: Any) -> bool:
+    return isinstance(env.base_env, GymWrapper)
+
+
 def _discrete(env: Any) -> dict[str, int]:
     """Names and sizes of the Discrete entries of an environment's own observation."""
-    if not isinstance(env.base_env, GymWrapper):
+    if not _is_gymnasiums(env):
         return {}
     left, found = {"observation": env.base_env._env.unwrapped.observation_space}, {}
     while left:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torchrl.envs import EnvBase
 
 from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
-from torchrl_td.config import CONFIGS, Config, check_config
+from torchrl_td.config import CONFIGS, Config, check_config, check_read
 from torchrl_td.data import load_episodes
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import SourceInfo, source_info
@@ -30,6 +30,9 @@ from torchrl_td.experiment.run import IN_MEMORY, run
 
 Data: TypeAlias = str | InMemory
 Environment: TypeAlias = str | Callable[[], Any]
+
+# Settings that stand among the arguments, and their names there.
+_ARGUMENTS = {"output_dir": "output_dir", "dataset.source": "data", "task.env": "env"}
 
 
 @dataclass
@@ -63,7 +66,7 @@ def train(
     Args:
         data: anything that :func:`torchrl_td.load_episodes` takes.
         env: a Gymnasium id, a function that makes a Gymnasium or TorchRL environment, or None to
-            play nothing.
+            play nothing, whatever the settings say.
         observation_keys: entries of a Dict observation to join, in this order, nested ones with a
             slash; None for the documented order.
         settings: words as on the command line, such as ``"training.steps=2000"`` or
@@ -95,14 +98,28 @@ def train(
             f"settings={settings!r} is a {type(settings).__name__}; give a list of words, as in "
             f"['training.steps=2000']"
         )
-    if any(word.lstrip("+").startswith("output_dir=") for word in settings):
-        raise InputError("output_dir= is an argument of its own, and none of settings")
+    _check_words(settings, env)
     config = _settings(data, env, observation_keys, list(settings), str(output_dir))
     results = run(config, None, None if isinstance(data, str) else data)
     folder = Path(config.output_dir)
     model, about = load_model(find_checkpoint(folder))
     actor = make_actor(model, config, action_spec(about))
     return Trained(actor, results, folder)
+
+
+def _check_words(settings: Sequence[str], env: Environment | None) -> None:
+    """Refuses words whose place is another argument."""
+    for word in settings:
+        key = word.lstrip("+~").partition("=")[0]
+        if key in _ARGUMENTS:
+            raise InputError(
+                f"{key}= is an argument of its own, {_ARGUMENTS[key]}, and none of settings"
+            )
+        if f"{key}.".startswith("task.env_kwargs.") and callable(env):
+            raise InputError(
+                f"{word}: env is a function, which is called without arguments; give it them by "
+                f"functools.partial"
+            )
 
 
 def _settings(
@@ -131,9 +148,10 @@ def _settings(
             except (HydraException, OmegaConfBaseException) as error:
                 raise InputError(explain(str(error), CONFIGS)) from error
     composed.output_dir = folder
-    if name is not None:
-        composed.task.env = name
-    return check_config(composed)
+    composed.dataset.source, composed.task.env = source, name  # whatever a task among words says
+    config = check_config(composed)
+    check_read(config, words)
+    return config
 
 
 def _name(env: Environment | None) -> str | None:

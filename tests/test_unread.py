@@ -1,0 +1,62 @@
+"""Settings that a run does not read are refused, and those that it reads are taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import torchrl_td.demo
+from tests.settings import composed
+from torchrl_td import InputError, TDPlannerActor
+from torchrl_td.config import check_read
+from torchrl_td.experiment.results import describe_run
+
+DEMO = Path(torchrl_td.demo.__file__).parent / "checkpoint"  # of plans asked for a score
+
+
+@pytest.mark.parametrize(
+    ("preset", "word", "needs"),
+    [
+        ("small", "task.stride=4", "needs generator.kind=plan"),
+        ("small", "task.strided_horizon=16", "needs generator.kind=plan"),
+        ("small", "task.scored=true", "needs generator.kind=plan"),
+        ("small", "inverse_dynamics.plan_states=3", "needs generator.kind=plan"),
+        ("small", "refiner.hidden_dims=[9]", "needs refiner.kind=mlp"),
+        ("small", "value.members=5", "needs value.enabled=true"),
+        ("small", "planner.plan_scores=[1]", "needs value.enabled=true"),
+        ("small", "critic.hidden_dims=[7]", "needs critic.enabled=true"),
+        ("small", "planner.refresh_every=3", "needs planner.warm_start=previous"),
+        ("strided", "task.horizon=64", "give task.strided_horizon and task.stride"),
+        ("strided", "generator.heads=3", "needs generator.kind=transformer"),
+        ("strided", "generator.predict=state", "generator.kind=plan does not read it"),
+        ("strided", "inverse_dynamics.input=states", "generator.kind=plan does not read it"),
+        ("strided", "refiner.channels=99", "needs refiner.kind=unet"),
+    ],
+)
+def test_what_another_kind_of_part_reads_is_refused(preset: str, word: str, needs: str) -> None:
+    """And stays among the settings of results, whose comparison knows it."""
+    config = composed(f"preset={preset}", word)
+    with pytest.raises(InputError, match=f"^{word.partition('=')[0]} is .*{needs}"):
+        check_read(config, [word])
+    assert describe_run(config, {}, 0)["settings"]["generator"]["heads"]
+    assert "horizon" in describe_run(config, {}, 0)["settings"]["task"]
+
+
+def test_what_a_part_of_that_kind_reads_is_taken() -> None:
+    for words in (
+        ["preset=small", "task.horizon=16", "generator.heads=2", "refiner.channels=16"],
+        ["preset=small", "critic.enabled=true", "critic.hidden_dims=[7]"],
+        ["preset=small", "planner.warm_start=previous", "planner.refresh_every=3"],
+        ["task.stride=4", "value.members=5", "planner.plan_scores=[1]", "refiner.hidden_dims=[9]"],
+        ["task=zoo/hopper/medium", "returns_limit.expectile=0.9"],
+        ["task=zoo/hopper/medium", "+task.scored=true", "value.discount=0.9"],
+    ):
+        check_read(composed(*words), words)
+
+
+def test_an_actor_refuses_what_its_plans_do_not_read() -> None:
+    with pytest.raises(InputError, match=r"^planner\.returns_floor_share is of plans asked for a"):
+        TDPlannerActor.from_checkpoint(DEMO, returns_floor_share=0.5)
+    actor = TDPlannerActor.from_checkpoint(DEMO, plan_scores=[2.0])
+    assert actor.planner.plan_scores.tolist() == [2.0]
