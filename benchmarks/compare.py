@@ -184,7 +184,10 @@ def compare(options: Options) -> str:
         make_folder(folder)
     for one in missing:  # now, and not when its turn has come
         if one.algorithm != CONTROLLER:
-            check_read(configs[one], one.words)
+            try:
+                check_read(configs[one], one.words)
+            except InputError as error:
+                raise InputError(f"{one.algorithm} on {one.task}: {error}") from None
     for one in {one.task: one for one in missing}.values():
         if not one.names("dataset.source"):
             ensure_recorded(configs[one].dataset.source)

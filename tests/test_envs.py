@@ -11,10 +11,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from minari.serialization import serialize_space
 from torchrl.envs import check_env_specs
 
 from torchrl_td.config import TaskConfig
-from torchrl_td.envs.flat_spaces import FlatSpaces
+from torchrl_td.data.sources.minari import _ones
+from torchrl_td.data.sources.minari_metadata import discrete_observations
+from torchrl_td.envs.flat_spaces import FlatSpaces, _flat
 from torchrl_td.envs.gym_wrappers import EpisodeStart, StepReport
 from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
 from torchrl_td.errors import InputError
@@ -248,12 +251,20 @@ class Cells(Counting):
         return self.observation_space.sample(), *super().step(action)[1:]
 
 
-def test_several_choices_are_the_numbers_that_data_of_them_hold() -> None:
-    """As Minari records them, and TorchRL reads them."""
-    env = FlatSpaces(Cells())
-    cell, lamps = env.observation_space["cell"], env.observation_space["lamps"]
-    assert (cell.low.tolist(), cell.high.tolist()) == ([1, 1], [3, 4]) and lamps.shape == (4,)
-    env.reset(seed=0)
-    for _ in range(20):
-        observed = env.step(np.zeros(1))[0]
-        assert env.observation_space.contains(observed)
+def test_several_choices_are_vectors_with_a_one_for_each_as_minaris_data_are_read() -> None:
+    space = Cells.observation_space
+    counted = discrete_observations({"observation_space": serialize_space(space)})
+    assert counted == {("cell",): [(1, 3), (1, 4)]}
+    space.seed(0)
+    raw = np.stack([space.sample()["cell"] for _ in range(50)])
+    read = _ones(raw, counted["cell",], "data", "cell")
+    for cell, row in zip(raw, read, strict=True):
+        expected = np.zeros(7)
+        expected[[cell[0] - 1, 3 + cell[1] - 1]] = 1
+        assert np.array_equal(row, expected)
+        lamps = np.ones(4, np.int8)
+        flat = FlatSpaces(Cells())
+        seen = _flat({"cell": cell, "lamps": lamps}, space, flat.observation_space)
+        assert np.array_equal(seen["cell"], row) and seen["lamps"].shape == (4,)
+    with pytest.raises(InputError, match="cell has 3 numbers, not 2"):
+        _ones(np.ones((5, 3), np.int64), counted["cell",], "data", "cell")

@@ -302,5 +302,7 @@ def test_choices_that_begin_elsewhere_are_told(monkeypatch: pytest.MonkeyPatch) 
     assert not said
     check([1, 2, 1, 1], "dataset")
     assert len(said) == 1 and "'own/from-one' counts its choices from 1, dataset from 0" in said[0]
-    with pytest.raises(InputError, match="where its highest is 3 and there are 3; subtract 1"):
+    with pytest.raises(
+        InputError, match="where its highest is 3 and there are 3; count them from 0"
+    ):
         check([1, 2, 3, 1], "dataset")

@@ -9,7 +9,7 @@ import pytest
 import torchrl_td.demo
 from tests.settings import composed
 from torchrl_td import InputError, TDPlannerActor
-from torchrl_td.config import check_read
+from torchrl_td.config import check_read, reads
 from torchrl_td.experiment.results import describe_run
 
 DEMO = Path(torchrl_td.demo.__file__).parent / "checkpoint"  # of plans asked for a score
@@ -18,15 +18,15 @@ DEMO = Path(torchrl_td.demo.__file__).parent / "checkpoint"  # of plans asked fo
 @pytest.mark.parametrize(
     ("preset", "word", "needs"),
     [
-        ("small", "task.stride=4", "needs generator.kind=plan"),
-        ("small", "task.strided_horizon=16", "needs generator.kind=plan"),
-        ("small", "task.scored=true", "needs generator.kind=plan"),
-        ("small", "inverse_dynamics.plan_states=3", "needs generator.kind=plan"),
+        ("small", "task.stride=4", "as preset=strided makes them"),
+        ("small", "task.strided_horizon=16", "as preset=strided makes them"),
+        ("small", "task.scored=true", "as preset=strided makes them"),
+        ("small", "inverse_dynamics.plan_states=3", "as preset=strided makes them"),
         ("small", "refiner.hidden_dims=[9]", "needs refiner.kind=mlp"),
-        ("small", "value.members=5", "needs value.enabled=true"),
-        ("small", "planner.plan_scores=[1]", "needs value.enabled=true"),
+        ("small", "value.members=5", "as by task.scored=true"),
+        ("small", "planner.plan_scores=[1]", "as by task.scored=true"),
         ("small", "critic.hidden_dims=[7]", "needs critic.enabled=true"),
-        ("small", "planner.refresh_every=3", "needs planner.warm_start=previous"),
+        ("small", "planner.refresh_every=3", "by planner.warm_start=previous"),
         ("strided", "task.horizon=64", "give task.strided_horizon and task.stride"),
         ("strided", "generator.heads=3", "needs generator.kind=transformer"),
         ("strided", "generator.predict=state", "generator.kind=plan does not read it"),
@@ -55,8 +55,35 @@ def test_what_a_part_of_that_kind_reads_is_taken() -> None:
         check_read(composed(*words), words)
 
 
+def test_a_tasks_setting_that_the_preset_does_not_refer_to_is_refused() -> None:
+    for words, target in (
+        (["task.refine_steps=5"], "planner.refine_steps is 1"),
+        (["task.training_steps=77"], "training.steps is 15000"),
+        (["task.learning_rate=0.5"], "training.learning_rate is 0.001"),
+        (["algorithm=bc", "task.training_steps=77"], "training.steps is 20000"),
+        (["algorithm=decision_diffuser", "task.guidance_scale=2"], "planner.guidance_scale is"),
+    ):
+        with pytest.raises(InputError, match=f"^{words[-1].partition('=')[0]} is not .* {target}"):
+            check_read(composed(*words), words)
+    for taken in (
+        ["task.strided_steps=77", "task.guidance_scale=2", "task.scored=false"],
+        ["preset=small", "task.refine_steps=3"],
+        ["preset=paper", "task.training_steps=77", "task.learning_rate=0.5"],
+        ["task.strided_steps=77", "training.steps=5"],
+    ):
+        check_read(composed(*taken), taken)
+
+
+def test_what_is_not_read_is_not_compared_either() -> None:
+    """So a run goes on, and weights are taken, whatever such settings were before."""
+    config = composed("task.horizon=64", "generator.heads=2", "task.refine_steps=5")
+    assert not any(reads(config, key) for key in ("task.horizon", "generator.heads"))
+    assert not reads(config, "task.refine_steps") and reads(config, "task.stride")
+
+
 def test_an_actor_refuses_what_its_plans_do_not_read() -> None:
     with pytest.raises(InputError, match=r"^planner\.returns_floor_share is of plans asked for a"):
         TDPlannerActor.from_checkpoint(DEMO, returns_floor_share=0.5)
+    TDPlannerActor.from_checkpoint(DEMO, returns_floor_share=None, refresh_every=10)  # as it is
     actor = TDPlannerActor.from_checkpoint(DEMO, plan_scores=[2.0])
     assert actor.planner.plan_scores.tolist() == [2.0]

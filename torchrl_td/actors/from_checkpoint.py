@@ -54,8 +54,10 @@ class TrainedActor(TensorDictModuleBase):
                 f"torchrl_td.load_actor, or play it with {command('td-evaluate')}"
             )
         given = {f"planner.{key}": value for key, value in overrides.items()}
-        config = override_config(check_config(about["config"]), given)
-        check_read(config, given)
+        trained = check_config(about["config"])
+        config = override_config(trained, given)
+        asked, before = vars(config.planner), vars(trained.planner)
+        check_read(config, [f"planner.{key}" for key in overrides if asked[key] != before[key]])
         keys.setdefault("action_spec", action_spec(about))
         return cls.from_model(model, config, **keys).eval()
 

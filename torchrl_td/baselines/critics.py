@@ -108,9 +108,9 @@ class ValueLearning(Baseline):
         low, high = cast(Tensor, model.action_low), cast(Tensor, model.action_high)
         if not (high - low).isfinite().all():
             raise InputError(
-                f"algorithm={config.algorithm.name} keeps actions within the environment's bounds, "
-                f"of which it has none; wrap it to have some, or choose an algorithm that needs "
-                f"none, as algorithm=rcbc"
+                f"{config.algorithm.name} keeps actions within the environment's bounds, which are "
+                f"not finite on both sides; wrap it with a bounded action space, or choose a "
+                f"method that needs none, as rcbc"
             )
         self._reward_scale: float | None = None  # of the training data, which come first
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
+from operator import attrgetter
 
 from torchrl_td.config.limits import FREE_FORM, FROM_NOISE, OF_DRAFTS, OF_PLANS, PLANNERS
 from torchrl_td.config.settings import Config
@@ -11,8 +12,18 @@ from torchrl_td.errors import InputError
 _Uses = tuple[tuple[str, ...], bool, str]
 """Settings, whether a planner reads them, and what they need."""
 
+# Settings of a task that the presets refer to, and in place of what.
+_STANDS_FOR = {
+    "task.refine_steps": "planner.refine_steps",
+    "task.guidance_scale": "planner.guidance_scale",
+    "task.training_steps": "training.steps",
+    "task.strided_steps": "training.steps",
+    "task.learning_rate": "training.learning_rate",
+    "task.scored": "value.enabled",
+}
 
-def check_read(config: Config, overrides: Iterable[str]) -> None:
+
+def check_read(config: Config, overrides: Sequence[str]) -> None:
     """Refuses words that set what the run, or its algorithm, does not read.
 
     Args:
@@ -30,10 +41,8 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
         torchrl_td.errors.InputError: algorithm=bc does not read generator.width; leave it out, or
         choose an algorithm that does
     """
-    planner, name = config.algorithm.name in PLANNERS, config.algorithm.name
-    uses = (*_drafts(config), *_networks(config)) if planner else ()
-    needs = {key: why for keys, read, why in uses if not read for key in keys}
-    unread = unread_settings(config)
+    name, unread, needs = config.algorithm.name, unread_settings(config), _needs(config)
+    given = {word.lstrip("+~").partition("=")[0] for word in overrides}
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
         if word.startswith("~") and not f"{key}.".startswith(FREE_FORM):
@@ -49,6 +58,9 @@ def check_read(config: Config, overrides: Iterable[str]) -> None:
             )
         if (found := _named(key, needs)) is not None:
             raise InputError(f"{key} {needs[found]}")
+        if _overruled(config, key) and (target := _STANDS_FOR[key]) not in given:
+            value = attrgetter(target)(config)
+            raise InputError(f"{key} is not read here, where {target} is {value}; give {target}")
 
 
 def unread_settings(config: Config) -> tuple[str, ...]:
@@ -65,7 +77,8 @@ def unread_settings(config: Config) -> tuple[str, ...]:
 def reads(config: Config, setting: str) -> bool:
     """Whether the run's algorithm has a use for a section, or for a setting and its section."""
     section = setting.partition(".")[0]
-    return not {setting, section} & set(unread_settings(config))
+    unread = {setting, section} & {*unread_settings(config), *_needs(config)}
+    return not unread and not _overruled(config, setting)
 
 
 def limits_returns(config: Config) -> bool:
@@ -73,9 +86,22 @@ def limits_returns(config: Config) -> bool:
     return config.returns_limit.enabled and reads(config, "returns_limit")
 
 
-def _named(key: str, names: Iterable[str]) -> str | None:
+def _named(key: str, names: Collection[str]) -> str | None:
     """The first of the names that is a key, or a section that it is in."""
     return next((name for name in names if key == name or key.startswith(f"{name}.")), None)
+
+
+def _needs(config: Config) -> dict[str, str]:
+    """What a planner has no use for, and what would have one."""
+    if config.algorithm.name not in PLANNERS:
+        return {}
+    uses = (*_drafts(config), *_networks(config))
+    return {key: why for keys, read, why in uses if not read for key in keys}
+
+
+def _overruled(config: Config, key: str) -> bool:
+    """Whether a task's setting is not that of the run, which a preset refers to it for."""
+    return key in _STANDS_FOR and len(set(attrgetter(key, _STANDS_FOR[key])(config))) > 1
 
 
 def _drafts(config: Config) -> tuple[_Uses, ...]:
@@ -117,12 +143,12 @@ def _networks(config: Config) -> tuple[_Uses, ...]:
         (
             ("planner.plan_scores",),
             value.enabled,
-            "is of plans asked for a score: it needs value.enabled=true",
+            "is of plans asked for a score, as by task.scored=true in preset=strided",
         ),
         (
             tuple(f"value.{key}" for key in (*of_a_value, "symlog_unit")),
             value.enabled,
-            "is the value's of plans asked for a score: it needs value.enabled=true",
+            "is of plans asked for a score, as by task.scored=true in preset=strided",
         ),
         (
             (
@@ -130,7 +156,7 @@ def _networks(config: Config) -> tuple[_Uses, ...]:
                 "inverse_dynamics.plan_states",
             ),
             at_once,
-            "is of strided plans: it needs generator.kind=plan, as in preset=strided",
+            "is of strided plans, as preset=strided makes them",
         ),
         (
             ("task.horizon",),
@@ -171,6 +197,6 @@ def _networks(config: Config) -> tuple[_Uses, ...]:
         (
             ("planner.refresh_every", "planner.refresh_distance"),
             config.planner.warm_start != "none",
-            "is of plans that continue the last one: it needs planner.warm_start=previous",
+            "is of plans that continue the last one, by planner.warm_start=previous",
         ),
     )

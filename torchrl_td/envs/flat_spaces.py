@@ -18,8 +18,8 @@ _NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinar
 class FlatSpaces(gymnasium.Wrapper):
     """Makes every entry of the observation, and an action of numbers, a vector of floats.
 
-    Arrays are flattened row by row, integers become floats (those of a MultiDiscrete entry, too, as
-    data of it hold them), a Discrete entry a vector with a 1 at its value (as TorchRL gives it). A
+    Arrays are flattened row by row, integers become floats, a Discrete entry a vector with a 1 at
+    its value, a MultiDiscrete one such a vector for each of its numbers (as TorchRL gives them). A
     Dict, nested or not, stays a Dict; an action that is one choice (Discrete) stays one.
 
     Args:
@@ -49,9 +49,9 @@ class FlatSpaces(gymnasium.Wrapper):
         read = None if keys is None else {key if isinstance(key, str) else key[0] for key in keys}
         self.observation_space = self._flat_space(env.observation_space, (), read)
         space = env.action_space
-        self._first: int | None = None  # the first choice, where actions are choices
+        self.first: int | None = None  # the first choice, where actions are choices
         if isinstance(space, spaces.Discrete):
-            self._first, self.action_space = int(space.start), spaces.Discrete(int(space.n))
+            self.first, self.action_space = int(space.start), spaces.Discrete(int(space.n))
             return
         if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
             raise InputError(
@@ -73,8 +73,8 @@ class FlatSpaces(gymnasium.Wrapper):
         return _flat(observation, self.env.observation_space, self.observation_space), info
 
     def step(self, action: Any):
-        if self._first is not None:
-            action = int(action) + self._first
+        if self.first is not None:
+            action = int(action) + self.first
         else:
             action = np.asarray(action, self._action_type).reshape(self._action_shape)
         observation, *rest = self.env.step(action)
@@ -119,9 +119,6 @@ def _is_flat(space: spaces.Space) -> bool:
 
 
 def _flat_box(space: spaces.Space) -> spaces.Box:
-    if isinstance(space, spaces.MultiDiscrete):
-        low = space.start.ravel().astype(np.float32)
-        return spaces.Box(low, low + space.nvec.ravel() - 1, dtype=np.float32)
     flat = spaces.flatten_space(space)
     assert isinstance(flat, spaces.Box)
     return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
@@ -133,6 +130,4 @@ def _flat(value: Any, space: spaces.Space, flat: spaces.Space) -> Any:
         return {name: _flat(value[name], space[name], flat[name]) for name in flat.spaces}
     if space is flat:
         return value
-    if isinstance(space, spaces.MultiDiscrete):  # of which Gymnasium makes vectors with ones
-        return np.asarray(value, np.float32).ravel()
     return np.asarray(spaces.flatten(space, value), np.float32)

@@ -258,6 +258,7 @@ def make_env(
         torch.Size([2, 5, 1])
     """
     check_whole("num_envs", num_envs, 1)
+    check_whole("workers", workers, 0)
     check_device(device)
     for number in (seed,) if seeds is None else seeds:
         check_whole("a seed", number, 0)
@@ -266,7 +267,7 @@ def make_env(
     if workers:
         start_quiet_tracker()
     build: Any = partial(built_anew, task.env, factory_of(task), partial(make_base_env, task))
-    kwargs = [{"seed": number} for number in seeds] if seeds is not None else None
+    kwargs = [{"seed": int(number)} for number in seeds] if seeds is not None else None
     batch = ParallelEnv if workers else SerialEnv
     base = batch(
         num_envs,

@@ -17,9 +17,11 @@ from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_td.config import Config, TaskConfig, limits_returns
 from torchrl_td.data import Normalizer, check_matches_env
+from torchrl_td.data.choices import choices_of
 from torchrl_td.data.statistics import episode_returns
 from torchrl_td.data.validation import warn_once
 from torchrl_td.envs import make_report_env, opened, planning_transforms
+from torchrl_td.envs.flat_spaces import FlatSpaces
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.acting import make_actor
 from torchrl_td.training.random_state import own_randomness
@@ -69,17 +71,19 @@ def check_data(episodes: TensorDictBase, env: EnvBase, task: TaskConfig, name: s
 
 def _check_first_choice(episodes: TensorDictBase, env: Any, task: TaskConfig, name: str) -> None:
     """Choices are counted from 0 in data, but for Minari's, which says from where."""
-    space = env.base_env._env.unwrapped.action_space if _is_gymnasiums(env) else None
-    if not isinstance(space, spaces.Discrete) or not space.start or name.startswith("minari:"):
+    wrapper = env.base_env._env if _is_gymnasiums(env) else None
+    while isinstance(wrapper, gymnasium.Wrapper) and not isinstance(wrapper, FlatSpaces):
+        wrapper = wrapper.env
+    first = wrapper.first if isinstance(wrapper, FlatSpaces) else None  # TorchRL adds none itself
+    if not first or name.startswith("minari:"):
         return
-    first = int(space.start)
     counted = f"environment {task.env!r} counts its choices from {first}, {name} from 0"
-    have = episodes["action"].shape[-1]
-    if have > space.n:
+    have, there = episodes["action"].shape[-1], choices_of(env.action_spec) or 0
+    if have > there:
         raise InputError(
-            f"{counted}, where its highest is {have - 1} and there are {space.n}; subtract {first}"
+            f"{counted}, where its highest is {have - 1} and there are {there}; count them from 0"
         )
-    warn_once(f"{counted}: its 0 plays {first}; subtract {first} from its actions if it does not")
+    warn_once(f"{counted}: the data's 0 plays {first}")
 
 
 def _is_gymnasiums(env: Any) -> bool:

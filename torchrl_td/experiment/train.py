@@ -115,6 +115,12 @@ def _check_words(settings: Sequence[str], env: Environment | None) -> None:
             raise InputError(
                 f"{key}= is an argument of its own, {_ARGUMENTS[key]}, and none of settings"
             )
+        if key == "resume" and word != "resume=auto":
+            raise InputError(
+                f"{word}: give output_dir and resume=auto, which goes on in that folder"
+            )
+        if key == "evaluation.baseline" and not word.endswith("=null"):
+            raise InputError(f"{word}: train trains one algorithm; call it again for the other")
         if f"{key}.".startswith("task.env_kwargs.") and callable(env):
             raise InputError(
                 f"{word}: env is a function, which is called without arguments; give it them by "

@@ -43,7 +43,7 @@ _KEYS = {
     "next/reward": "rewards",
 }
 
-_Spaces = tuple[tuple[int, int] | None, dict[Key, tuple[int, int]]]
+_Spaces = tuple[tuple[int, int] | None, dict[Key, list[tuple[int, int]]]]
 
 Episode = dict[str, np.ndarray]
 """An episode's arrays by name, as in ``observations/velocity``."""
@@ -264,11 +264,9 @@ def _joined(
         columns["actions"] = one_hot_choices(
             columns["actions"] - first, str(path), "actions", count
         )
-    for key, (first, count) in counted.items():  # as TorchRL's environments give them
+    for key, numbers in counted.items():  # as TorchRL's environments give them
         for entries in (now, following) if key in now else ():
-            called = "/".join(("observations", *key))
-            one_hot = one_hot_choices(entries[key] - first, str(path), called, count)
-            entries[key] = np.asarray(one_hot, np.float32)
+            entries[key] = _ones(entries[key], numbers, str(path), "/".join(("observations", *key)))
     lengths = torch.tensor([len(e["actions"]) for e in episodes])
     ends = torch.zeros(int(lengths.sum()), dtype=torch.bool)
     ends[lengths.cumsum(0) - 1] = True
@@ -282,3 +280,15 @@ def _joined(
         truncated=truncated,
         ends=ends | terminated | truncated,
     )
+
+
+def _ones(entry: np.ndarray, numbers: Sequence[tuple[int, int]], name: str, key: str) -> np.ndarray:
+    """Choices [N, ...], of each number its first and how many there are, as ones among zeros."""
+    columns = [entry] if len(numbers) == 1 else entry.reshape(len(entry), -1).T
+    if len(columns) != len(numbers):
+        raise InputError(f"{name}: {key} has {len(columns)} numbers, not {len(numbers)}; {AGAIN}")
+    ones = [
+        np.asarray(one_hot_choices(column - first, name, key, count), np.float32)
+        for column, (first, count) in zip(columns, numbers, strict=True)
+    ]
+    return np.concatenate(ones, -1)

@@ -75,34 +75,42 @@ def dataset_metadata(dataset_id: str) -> dict[str, Any]:
 
 def discrete_actions(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
     """The first choice and how many there are, of a dataset whose actions are choices."""
-    return _discrete(json.loads(metadata["action_space"]), "action_space")
+    space = json.loads(metadata["action_space"])
+    if not isinstance(space, Mapping) or space.get("type") != "Discrete":
+        return None
+    return _choices(space, "action_space")[0]
 
 
-def discrete_observations(metadata: Mapping[str, Any]) -> dict[Key, tuple[int, int]]:
-    """The same of the observation's entries that are choices, by path.
+def discrete_observations(metadata: Mapping[str, Any]) -> dict[Key, list[tuple[int, int]]]:
+    """The same of the observation's entries that are choices, of each of their numbers, by path.
 
     >>> space = '{"type": "Dict", "subspaces": {"tile": {"type": "Discrete", "n": 16}}}'
     >>> discrete_observations({"observation_space": space})
-    {('tile',): (0, 16)}
+    {('tile',): [(0, 16)]}
     """
-    found: dict[Key, tuple[int, int]] = {}
+    found: dict[Key, list[tuple[int, int]]] = {}
     left: list[tuple[Key, Any]] = [((), json.loads(metadata["observation_space"]))]
     while left:
         path, space = left.pop()
-        if choices := _discrete(space, "observation_space"):
+        if choices := _choices(space, "observation_space"):
             found[path or ("observation",)] = choices
         elif isinstance(space, Mapping) and isinstance(space.get("subspaces"), Mapping):
             left += [((*path, name), part) for name, part in space["subspaces"].items()]
     return found
 
 
-def _discrete(space: Any, name: str) -> tuple[int, int] | None:
-    if not isinstance(space, Mapping) or space.get("type") != "Discrete":
-        return None
-    first, count = space.get("start", 0), space.get("n")
-    if type(first) is not int or type(count) is not int:
-        raise InputError(f"{name} is {space}, no Discrete of whole numbers; {AGAIN}")
-    return first, count
+def _choices(space: Any, name: str) -> list[tuple[int, int]]:
+    """The first and how many there are of each number of a Discrete or MultiDiscrete space."""
+    kind = space.get("type") if isinstance(space, Mapping) else None
+    if kind not in ("Discrete", "MultiDiscrete"):
+        return []
+    counts = np.ravel(np.array(space.get("n" if kind == "Discrete" else "nvec"), object)).tolist()
+    start = space.get("start", 0)
+    first = np.ravel(np.array([0] * len(counts) if start in (0, None) else start, object)).tolist()
+    numbers = [*first, *counts]
+    if len(first) != len(counts) or any(type(number) is not int for number in numbers):
+        raise InputError(f"{name} is {space}, no {kind} of whole numbers; {AGAIN}")
+    return list(zip(first, counts, strict=True))
 
 
 def _check_space(space: Any, name: str) -> None:
