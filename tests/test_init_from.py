@@ -176,7 +176,7 @@ def test_a_run_says_where_it_started_and_goes_on_without_it(
         ("rcbc_ensemble", ("algorithm.members=2",), "need algorithm.members=3, this run has algor"),
         ("strided", ("task.stride=4",), "need task.stride=8, this run has task.stride=4"),
         # Of what only one of them reads, only its own is named: the other takes none.
-        ("strided", ("task.scored=false",), r"need task.scored=True .*, this run has generator.ret"),
+        ("strided", ("task.scored=false",), r"need task.scored=True .*, this run has gen"),
         (
             "returns",
             ("task.scored=true",),
