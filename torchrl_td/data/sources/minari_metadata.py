@@ -108,7 +108,8 @@ def _choices(space: Any, name: str) -> list[tuple[int, int]]:
     start = space.get("start", 0)
     first = np.ravel(np.array([0] * len(counts) if start in (0, None) else start, object)).tolist()
     numbers = [*first, *counts]
-    if len(first) != len(counts) or any(type(number) is not int for number in numbers):
+    fits = len(first) == len(counts) and (kind == "MultiDiscrete" or len(counts) == 1)
+    if not fits or any(type(number) is not int for number in numbers):
         raise InputError(f"{name} is {space}, no {kind} of whole numbers; {AGAIN}")
     return list(zip(first, counts, strict=True))
 
