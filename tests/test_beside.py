@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 
-from torchrl_td.config import Config
+from torchrl_td.config import CONFIGS, Config
 from torchrl_td.errors import InputError
-from torchrl_td.experiment.beside import baseline_beside
+from torchrl_td.experiment.beside import baseline_beside as beside_a_planner
 from torchrl_td.experiment.cli import print_results
 from torchrl_td.experiment.run import run
+from torchrl_td.experiment.run_folder import read_settings
 
 SHORT = """
 algorithm: {name: bc, hidden_dims: [16]}
 training: {steps: 5, batch_size: 16, decay_steps: "${training.steps}"}
 output_dir: outputs/${task.name}
 """
+
+
+def baseline_beside(folder: Path, configs: Sequence[Path]) -> Config | None:
+    """Of a run that is in its folder."""
+    return beside_a_planner(read_settings(folder), folder, configs)
 
 
 @pytest.fixture
@@ -92,3 +100,36 @@ def test_is_left_out_where_there_is_none_to_train(
     assert baseline_beside(tmp_path / "b", [configs]) is None
     with pytest.raises(InputError, match=r"evaluation\.baseline='best'; allowed are bc, bc_best"):
         tiny_config("evaluation.baseline=best")
+
+
+class _Unbounded(gymnasium.ActionWrapper):
+    """PointMaze for actions of any size."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, env.action_space.shape)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        return np.clip(action, -1, 1)
+
+
+gymnasium.register(
+    "Unbounded-v0", lambda **words: _Unbounded(gymnasium.make("PointMaze_UMaze-v3", **words))
+)
+
+
+def test_one_that_cannot_act_there_is_refused_before_the_planner_is_trained(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """It was refused in place of the table, hours later."""
+    words = ("task.env=Unbounded-v0", "evaluation.baseline=iql", "training.stop_after=1")
+    with pytest.raises(InputError, match="iql keeps actions within the environment's bounds"):
+        run(tiny_config(*words), configs=[CONFIGS])
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_to_try_one_changes_no_draw(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    words = ("evaluation.baseline=iql", "evaluation.episodes=1")
+    tried = run(tiny_config(*words), configs=[CONFIGS])
+    plain = run(tiny_config(*words, f"output_dir={tmp_path / 'plain'}"))
+    assert tried["results"][0]["returns"] == plain["results"][0]["returns"]

@@ -32,12 +32,15 @@ DEMO = Path(torchrl_td.demo.__file__).parent / "checkpoint"  # of plans asked fo
         ("strided", "generator.predict=state", "generator.kind=plan does not read it"),
         ("strided", "inverse_dynamics.input=states", "generator.kind=plan does not read it"),
         ("strided", "refiner.channels=99", "needs refiner.kind=unet"),
+        ("strided", "critic.enabled=true", "chooses by planner.plan_scores"),
+        ("small", "refiner.batch_size=8", "as preset=strided makes them"),
+        ("small", "generator={kind: gru, heads: 2}", "needs generator.kind=transformer"),
     ],
 )
 def test_what_another_kind_of_part_reads_is_refused(preset: str, word: str, needs: str) -> None:
     """And stays among the settings of results, whose comparison knows it."""
     config = composed(f"preset={preset}", word)
-    with pytest.raises(InputError, match=f"^{word.partition('=')[0]} is .*{needs}"):
+    with pytest.raises(InputError, match=f"^{word.partition('=')[0]}.* is .*{needs}"):
         check_read(config, [word])
     assert describe_run(config, {}, 0)["settings"]["generator"]["heads"]
     assert "horizon" in describe_run(config, {}, 0)["settings"]["task"]
@@ -53,6 +56,13 @@ def test_what_a_part_of_that_kind_reads_is_taken() -> None:
         ["task=zoo/hopper/medium", "+task.scored=true", "value.discount=0.9"],
     ):
         check_read(composed(*words), words)
+
+
+def test_a_schedules_own_settings_are_those_of_its_kind() -> None:
+    words = ["preset=small", "refiner.schedule=cosine", "refiner.beta_end=0.03"]
+    with pytest.raises(InputError, match=r"^refiner\.beta_end is .* refiner\.schedule=linear"):
+        check_read(composed(*words), words)
+    check_read(composed("preset=small", words[2]), words[2:])
 
 
 def test_a_tasks_setting_that_the_preset_does_not_refer_to_is_refused() -> None:

@@ -25,6 +25,7 @@ from torchrl_td.experiment import cli
 from torchrl_td.experiment.beside import baseline_beside
 from torchrl_td.experiment.resume import folder_of
 from torchrl_td.experiment.run import run
+from torchrl_td.experiment.run_folder import read_settings
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="td_offline")
@@ -32,10 +33,10 @@ from torchrl_td.experiment.run import run
 def td_offline(config: DictConfig) -> None:
     """Trains and evaluates as ``config`` says, a baseline beside a planner, and prints results."""
     settings, words = check_config(config), HydraConfig.get().overrides.task
-    folder = folder_of(settings, words).expanduser()
-    summary, beside = run(settings, words), []
+    folder, configs = folder_of(settings, words).expanduser(), [*own_configs()[0], CONFIGS]
+    summary, beside = run(settings, words, configs=configs), []
     if summary["results"] and "stopped_by" not in summary:
-        baseline = baseline_beside(folder, [*own_configs()[0], CONFIGS])
+        baseline = baseline_beside(read_settings(folder), folder, configs)
         beside = [] if baseline is None else [run(baseline)]
     if summary["results"] or "nothing_played" in summary:
         cli.print_results(summary, *beside)

@@ -23,6 +23,7 @@ from torchrl_td.config.settings import (
 )
 from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
 from torchrl_td.config.unread import check_read, limits_returns, reads, unread_settings
+from torchrl_td.config.words import word_by_word
 
 __all__ = [
     "CONFIGS",
@@ -54,4 +55,5 @@ __all__ = [
     "stored_config",
     "to_dict",
     "unread_settings",
+    "word_by_word",
 ]

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from torchrl_td.config.limits import FREE_FORM, FROM_NOISE, OF_DRAFTS, OF_PLANS, PLANNERS
 from torchrl_td.config.settings import Config
+from torchrl_td.config.words import word_by_word
 from torchrl_td.errors import InputError
 
 _Uses = tuple[tuple[str, ...], bool, str]
@@ -42,6 +43,7 @@ def check_read(config: Config, overrides: Sequence[str]) -> None:
         choose an algorithm that does
     """
     name, unread, needs = config.algorithm.name, unread_settings(config), _needs(config)
+    overrides = word_by_word(overrides)
     given = {word.lstrip("+~").partition("=")[0] for word in overrides}
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
@@ -183,6 +185,21 @@ def _networks(config: Config) -> tuple[_Uses, ...]:
             tuple(f"refiner.{key}" for key in of_a_unet),
             refiner.kind == "unet",
             "is a U-Net's: it needs refiner.kind=unet",
+        ),
+        (
+            ("refiner.batch_size",),
+            at_once,
+            "is of strided plans, as preset=strided makes them",
+        ),
+        (
+            ("refiner.beta_start", "refiner.beta_end"),
+            refiner.schedule == "linear",
+            "is of a linear schedule: it needs refiner.schedule=linear",
+        ),
+        (
+            ("critic.enabled",),
+            not at_once,
+            "is of plans of every step: generator.kind=plan chooses by planner.plan_scores",
         ),
         (
             ("critic.hidden_dims",),

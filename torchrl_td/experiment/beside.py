@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
+from torchrl_td.baselines import BASELINES
+from torchrl_td.checkpoint.model import make_model
 from torchrl_td.config import Config, check_config, to_dict
+from torchrl_td.data import Normalizer
 from torchrl_td.experiment.run_folder import SETTINGS, read_settings
+from torchrl_td.modules.trajectory_diffuser import Scales
+from torchrl_td.training.random_state import own_randomness
 
 _OWN = ("algorithm", "training")  # what a baseline does not share with its planner
 
 
-def baseline_beside(folder: Path, configs: Sequence[Path]) -> Config | None:
+def baseline_beside(planner: Config, folder: Path, configs: Sequence[Path]) -> Config | None:
     """The settings of a planner's run with another algorithm's over them.
 
     Args:
+        planner: the run's settings.
         folder: the run's; the baseline's is in it.
         configs: folders of YAML files, one of which has ``algorithm/<name>.yaml``; the first that
             does counts. What has begun goes on with the settings that it has.
@@ -27,7 +36,6 @@ def baseline_beside(folder: Path, configs: Sequence[Path]) -> Config | None:
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         return None
-    planner = read_settings(folder)
     name = planner.evaluation.baseline
     if name is None or planner.algorithm.name != "trajectory_diffuser":
         return None
@@ -46,3 +54,24 @@ def baseline_beside(folder: Path, configs: Sequence[Path]) -> Config | None:
     config.output_dir, config.resume = str(folder / name), "auto"
     config.init_from, config.init_normalizer = None, "keep"  # the weights are a planner's
     return check_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def check_beside(baseline: Config, normalizer: Normalizer, action: Mapping[str, Any]) -> None:
+    """Tries out, before a planner is trained, whether its baseline could be.
+
+    Args:
+        baseline: settings from :func:`baseline_beside`.
+        normalizer: the planner's.
+        action: what a checkpoint says of the environment's.
+
+    Raises:
+        InputError: if it cannot act by such actions, or needs a package that is missing.
+    """
+    algorithm = BASELINES.get(baseline.algorithm.name)
+    if algorithm is None:
+        return  # it plans, as its planner does
+    low, high = torch.tensor(action["action_low"]), torch.tensor(action["action_high"])
+    own, scales = copy.deepcopy(normalizer).cpu(), Scales.empty(1, 1)  # which no plan is made of
+    with own_randomness(baseline.seed):
+        model = make_model(baseline, own, scales, low, high, choices="action_choices" in action)
+        algorithm(model, baseline)

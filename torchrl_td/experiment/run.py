@@ -23,6 +23,7 @@ from torchrl_td.data.statistics import extremes, numbered_returns
 from torchrl_td.data.validation import warn_once
 from torchrl_td.envs import make_base_env, opened
 from torchrl_td.errors import InputError, first_line
+from torchrl_td.experiment.beside import baseline_beside, check_beside
 from torchrl_td.experiment.evaluate import normalized_score
 from torchrl_td.experiment.experiment import Session
 from torchrl_td.experiment.preflight import check_data, check_playable
@@ -40,6 +41,7 @@ def run(
     config: Config,
     overrides: Sequence[str] | None = None,
     data: InMemory | None = None,
+    configs: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Trains on offline data and evaluates: ``examples/td_offline.py`` but for the baseline beside.
 
@@ -48,6 +50,8 @@ def run(
         overrides: the ``key=value`` words among them that the user gave. A resumed run has its
             own settings, and refuses words that would change them.
         data: episodes to train on in place of ``dataset.source``.
+        configs: where a baseline that is to be trained beside has its YAML; whether it can be is
+            tried before this run trains.
 
     Returns:
         What was written to ``results.json``. Without ``results`` if stopped early, and with
@@ -72,7 +76,7 @@ def run(
             if config.training.threads is not None:
                 torch.set_num_threads(config.training.threads)
             start = find_start(config, checkpoint)
-            session = _session(config, folder, data, device, world, start)
+            session = _session(config, folder, data, device, world, start, configs)
             if checkpoint is not None:
                 session.restore(checkpoint)
             with stop_signals(session.stop):
@@ -89,6 +93,7 @@ def _session(
     device: torch.device,
     world: World,
     start: Start | None,
+    configs: Sequence[Path],
 ) -> Session:
     source: Any = config.dataset.source if data is None else data
     if data is None and source == IN_MEMORY:
@@ -120,6 +125,8 @@ def _session(
         session = Session(config, folder, episodes, dataset, spec, device, world, start)
         if world.first:
             check_playable(session.trainer.model, config, env, dataset)
+            if configs and (beside := baseline_beside(config, folder, configs)) is not None:
+                check_beside(beside, session.trainer.model.normalizer, session.action)
     return session
 
 
