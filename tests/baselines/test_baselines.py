@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs.utils import ExplorationType
 
+from tests.graph_stand_in import Tape
 from tests.settings import CONFIGS, TINY_RUN, composed
 from torchrl_td import TDPlannerActor, load_actor, make_checkpoint_env
 from torchrl_td.baselines import BASELINES
@@ -257,6 +258,14 @@ def test_several_processes_are_refused(make_config: Any, tiny_pointmaze: str) ->
 
     with pytest.raises(InputError, match="algorithm=bc trains in one process, this run has 2"):
         Trainer(make_config("bc"), load_episodes(tiny_pointmaze), CPU, World(0, 2))
+
+
+@pytest.mark.parametrize("name", list(BASELINES))
+def test_no_step_waits_for_the_device(name: str, make_config: Any, tiny_pointmaze: str) -> None:
+    trainer = Trainer(make_config(name), load_episodes(tiny_pointmaze), CPU)
+    trainer.train_step()  # the first may, as an optimiser that makes its states
+    with Tape():
+        trainer.train_step()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

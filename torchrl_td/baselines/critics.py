@@ -209,7 +209,11 @@ class ImplicitQLearning(ValueLearning):
 
 
 class _DelayedTD3BCLoss(TD3BCLoss):
-    """TorchRL's, its policy trained at every ``delay``-th call."""
+    """TorchRL's, its policy trained at every ``delay``-th call.
+
+    The calls are counted for a checkpoint on the device, and on the host, which need not wait for
+    it then.
+    """
 
     calls: Tensor
 
@@ -217,12 +221,18 @@ class _DelayedTD3BCLoss(TD3BCLoss):
         super().__init__(*args, **settings)
         self.delay = delay
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self._count: int | None = None  # the same; None until it is read
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._count = None
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         losses = super().forward(tensordict)
         if self.training and torch.is_grad_enabled():
+            self._count = 1 + (int(self.calls) if self._count is None else self._count)
             self.calls += 1
-            if self.calls % self.delay:
+            if self._count % self.delay:
                 losses["loss_actor"] = losses["loss_actor"].detach()
         return losses
 
