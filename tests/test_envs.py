@@ -185,6 +185,7 @@ def test_an_environment_that_cannot_be_used_is_one_line(task: TaskConfig, messag
         ({"seeds": [-1]}, "a seed must be at least 0, got -1"),
         ({"seed": 1.5}, r"a seed must be a whole number, got 1\.5"),
         ({"device": "cudaX"}, "device='cudaX' cannot be used: .*; try device='cpu'"),
+        ({"device": "meta"}, "device='meta' cannot be used: it holds no numbers"),
     ],
 )
 def test_arguments_of_a_batch_that_cannot_be_are_one_line(words: dict, message: str) -> None:

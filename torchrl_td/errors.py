@@ -91,12 +91,13 @@ def check_device(device: torch.device | str) -> None:
         device: as PyTorch names it.
 
     Raises:
-        InputError: it is unknown or not there.
+        InputError: it is unknown, not there, or holds no numbers.
 
     >>> check_device("cpu")
     """
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
         raise InputError(f"device={device!r} cannot be used: {reason}; try device='cpu'") from None
