@@ -18,7 +18,7 @@ from torchrl.envs import GymEnv, TransformedEnv
 
 from examples.td_own_data import clumsy_episode, own_data
 from tests.settings import TINY_RUN
-from torchrl_td import InputError, TDPlannerActor, load_episodes, train
+from torchrl_td import InputError, TDPlannerActor, load_episodes, make_checkpoint_env, train
 from torchrl_td.checkpoint import load_about
 from torchrl_td.checkpoint.folder import find_checkpoint
 from torchrl_td.commands.data import main as td_data
@@ -117,6 +117,9 @@ def test_both_kinds_of_planner_choose(
     if form is OneHot:
         again = evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "device=cpu"])
         assert again["results"][0]["returns"] == trained.results["results"][-1]["returns"]
+        play = make_checkpoint_env(tmp_path / "run")
+        primed = play.append_transform(trained.actor.make_tensordict_primer())
+        assert primed.action_spec.is_in(trained.actor(primed.reset())["action"])
     # and records, if without noise on its actions.
     words = ["--checkpoint", f"{tmp_path / 'run'}", "--steps", "9", "--seed", "3"]
     if form is OneHot:

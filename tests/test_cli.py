@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +16,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.checkpoints import untrained_checkpoint
-from tests.settings import CONFIGS, composed
-from torchrl_td.commands.offline import program, several_runs
-from torchrl_td.config import Config, check_read
+from tests.settings import CONFIGS, composed, raw_composed
+from torchrl_td.commands.offline import check_preset, program, several_runs
+from torchrl_td.config import Config, check_config, check_read
 from torchrl_td.demo import CHECKPOINT
 from torchrl_td.errors import InputError
 from torchrl_td.experiment import cli
@@ -95,6 +97,38 @@ def test_options_that_do_not_go_together_are_one_line(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: Only one of --run, --multirun, --cfg")
+
+
+def test_a_preset_of_ones_own_names_itself(own_preset: Path) -> None:
+    """Under another's name its runs went to the other's folder, and among the other's results."""
+    own_preset.write_text("# @package _global_\ndefaults: [strided, _self_]\n")
+    words = ["-cd", str(own_preset.parents[1]), "-m", "preset=mine", "seed=0,1"]
+    program = [sys.executable, str(CONFIGS.parent / "examples" / "td_offline.py"), *words]
+    done = subprocess.run(program, cwd=own_preset.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and "itself 'strided'; give it the setting preset:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("# @package _global_\nseed: 3\n", "its file does not name itself; .* preset: mine"),
+        ("preset: mine\n", r"takes one value, not several .*begins with '# @package _global_'"),
+    ],
+)
+def test_what_a_preset_of_ones_own_lacks_is_named(text: str, says: str, own_preset: Path) -> None:
+    own_preset.write_text(text)
+    search = f"hydra.searchpath=[file://{own_preset.parents[1]}]"
+    config = raw_composed(search, "preset=mine")
+    with pytest.raises(InputError, match=says):
+        check_preset(config, "mine")
+        check_config(config)
+
+
+@pytest.fixture
+def own_preset(tmp_path: Path) -> Path:
+    """The file of a preset, to be written, in a folder for --config-dir."""
+    (tmp_path / "preset").mkdir()
+    return tmp_path / "preset" / "mine.yaml"
 
 
 def test_a_pickle_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -345,9 +345,11 @@ def test_override_by_key() -> None:
         "planner.sampler": "ddim",
         "refiner.multipliers": [1, 2],
         "planner.guidance_scale": np.float64(1.5),  # as of a sweep by np.linspace
+        "planner.plan_scores": (1.0, 2.0),
     }
     changed = override_config(check_config(with_("planner.evaluations", 1)), values)
     assert changed.planner.evaluations is None and changed.planner.sampler == "ddim"
+    assert changed.planner.plan_scores == [1.0, 2.0]
     assert changed.refiner.multipliers == [1, 2] and changed.planner.guidance_scale == 1.5
 
 

@@ -12,6 +12,7 @@ from torchrl import torchrl_logger
 
 from tests.refused import refused
 from tests.same_run import assert_same_results, assert_same_state
+from tests.settings import composed
 from torchrl_td.config import Config
 from torchrl_td.experiment.resume import _continued
 from torchrl_td.experiment.run import run
@@ -89,6 +90,13 @@ def test_fewer_steps_than_are_done_are_refused(tiny_config: MakeConfig, tmp_path
         tiny_config(*HALF, "resume=auto", "training.steps=24"),
         f"has training.steps=6, not 24; .* to train on, resume={folder} training.steps=24",
     )
+    fewer = (
+        "has training.steps=6, not 3; give the settings it was started with, or another output_d"
+    )
+    refused(tiny_config(*HALF, "training.steps=3", "resume=auto"), fewer)
+    other = r"has algorithm\.name=trajectory_diffuser, not bc; .* or another output_dir$"
+    words = ["algorithm=bc", "training.steps=24", "evaluation.baseline=null"]
+    refused(composed(*words, f"output_dir={folder}", "resume=auto", "progress=false"), other)
     assert resume(tiny_config, folder, "training.steps=5")["training_steps"] == 5  # ends it
 
 

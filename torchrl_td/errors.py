@@ -84,11 +84,12 @@ def check_number(
         raise InputError(f"{name} must not be negative, got {value}")
 
 
-def check_device(device: torch.device | str) -> None:
+def check_device(device: torch.device | str, *, meta: bool = False) -> None:
     """Checks that there is such a device.
 
     Args:
         device: as PyTorch names it.
+        meta: whether it may be the one of that name.
 
     Raises:
         InputError: it is unknown, not there, or holds no numbers.
@@ -96,7 +97,7 @@ def check_device(device: torch.device | str) -> None:
     >>> check_device("cpu")
     """
     try:
-        if torch.empty(0, device=device).is_meta:
+        if torch.empty(0, device=device).is_meta and not meta:
             raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)

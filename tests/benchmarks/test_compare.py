@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,24 @@ def test_a_finished_run_is_played_again_not_trained_again(
     with pytest.raises(InputError, match=r"results\.json was made with algorithm\.hidden_dims="):
         compare(read_words([*words, "algorithm.hidden_dims=[16]"]))
     assert in_process == ["rcbc0"] and not file.exists()
+
+
+def test_a_run_that_was_trained_on_is_not_played_as_what_it_was(
+    words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    """Its newest checkpoint was played, and the score filed under the steps of before."""
+    words = [w for w in words if not w.startswith(("algorithms", "seeds"))]
+    words += ["algorithms=rcbc", "seeds=0"]
+    compare(read_words(words))
+    shutil.rmtree(tmp_path / "results")
+    folder = tmp_path / "runs/pointmaze/umaze/rcbc-seed0"
+    config = script.Asked("pointmaze/umaze", "rcbc", 0, read_words(words).words).config()
+    config.resume, config.progress = str(folder), False
+    config.training.steps, config.training.stop_after = 40, 9
+    run(config, [f"resume={folder}", "training.steps=40", "training.stop_after=9"])
+    with pytest.raises(InputError, match="was trained on, from step 6 to 9, and what made its"):
+        compare(read_words([*words, "evaluation.target_return=5"]))
+    assert not (tmp_path / "results/pointmaze/umaze/rcbc-seed0.json").exists()
 
 
 def test_cloning_is_asked_for_no_return(

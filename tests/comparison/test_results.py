@@ -149,7 +149,9 @@ def test_half_written_results_are_named(tmp_path: Path) -> None:
     lost["results"][0]["scores"] = [1.0]
     no_number = json.loads(whole)
     no_number["results"][0]["scores"] = [1.0, float("nan")]
-    damaged = (lost, no_number, json.loads(whole) | {"settings": None})
+    unnamed = {key: value for key, value in json.loads(whole).items() if key != "preset"}
+    settings = ({"settings": None}, {"settings": {"training": {}}})
+    damaged = (lost, no_number, unnamed, *(json.loads(whole) | wrong for wrong in settings))
     for text in (whole[: len(whole) // 2], "{}", "[]", *map(json.dumps, damaged)):
         path.write_text(text)
         with pytest.raises(InputError, match=r"seed0\.json: not a whole result .* remove it") as e:

@@ -248,12 +248,22 @@ class Odd(gymnasium.Env):
             gymnasium.spaces.Dict({"a": gymnasium.spaces.Dict({"b": gymnasium.spaces.Text(9)})}),
             "observation/a/b is a Text, which makes no vector",
         ),
+        (gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8), "observation is an image"),
     ],
 )
 def test_observations_that_make_no_vector(space: gymnasium.Space, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         record("test/odd-v0", env=Odd(space))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8])
+def test_whole_numbers_for_actions_are_not_recorded(kind: Any) -> None:
+    """They were, to the end, and no part of the project reads them."""
+    env = Odd(gymnasium.spaces.Box(-1, 1))
+    env.action_space = gymnasium.spaces.Box(0, 9, (2,), kind)
+    with pytest.raises(InputError, match=f"actions are a Box of {np.dtype(kind)}, which nothing"):
+        record("test/odd-v0", env=env)
 
 
 def test_unknown_environment() -> None:

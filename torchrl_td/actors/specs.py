@@ -136,7 +136,7 @@ def choice_spec(spec: Any, key: NestedKey, count: int | None) -> OneHot | Catego
     if isinstance(spec, Composite):
         spec = _entry(spec, key)
     if spec is None and count is not None:
-        return OneHot(count)
+        return OneHot(count, dtype=torch.int64)  # as TorchRL's of a Gymnasium environment
     if not isinstance(spec, (OneHot, Categorical)) or spec.space.n != count:
         what = f"{spec.space.n} choices" if isinstance(spec, (OneHot, Categorical)) else "numbers"
         raise InputError(

@@ -64,7 +64,8 @@ def action_spec(about: Mapping[str, Any]) -> TensorSpec:
     """
     low, form = torch.tensor(about["action_low"]), about.get("action_choices")
     if form is not None:
-        return OneHot(len(low)) if form == "one_hot" else Categorical(len(low))
+        encoding = OneHot if form == "one_hot" else Categorical
+        return encoding(len(low), dtype=torch.int64)  # as TorchRL's of a Gymnasium environment
     return Bounded(low, torch.tensor(about["action_high"]))
 
 

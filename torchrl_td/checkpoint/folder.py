@@ -57,10 +57,12 @@ def save_checkpoint(
     try:
         checkpoint.save(path, metadata={FORMAT_KEY: FORMAT_VERSION})
         _remove(_rotated(folder, prefix)[:-keep])
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
+        # PyTorch names a line of its own code where a disk is full.
+        reason = "it is not whole" if "inline_container" in str(error) else first_line(error)
         raise InputError(
-            f"could not save a checkpoint to {folder}: {first_line(error)}; free some space or "
-            f"make it writable, then resume (earlier checkpoints are untouched)"
+            f"could not save a checkpoint to {folder}: {reason}; free some space or make it "
+            f"writable, then resume (earlier checkpoints are untouched)"
         ) from error
     return path
 

@@ -65,7 +65,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[An
     Raises:
         InputError: as :func:`find_checkpoint` and :func:`load_about`, or there is no such device.
     """
-    check_device(device)
+    check_device(device, meta=True)  # of which shapes can be asked
     path = find_checkpoint(path)
     about = load_about(path)
     weights = load_payload(path, "planner", "cpu")

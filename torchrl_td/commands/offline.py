@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from torchrl_td.config import CONFIGS, check_config
@@ -32,7 +32,9 @@ from torchrl_td.experiment.run_folder import read_settings
 @cli.job
 def td_offline(config: DictConfig) -> None:
     """Trains and evaluates as ``config`` says, a baseline beside a planner, and prints results."""
-    settings, words = check_config(config), HydraConfig.get().overrides.task
+    job = HydraConfig.get()
+    check_preset(config, job.runtime.choices["preset"])
+    settings, words = check_config(config), job.overrides.task
     folder, configs = folder_of(settings, words).expanduser(), [*own_configs()[0], CONFIGS]
     summary, beside = run(settings, words, configs=configs), []
     if summary["results"] and "stopped_by" not in summary:
@@ -43,6 +45,14 @@ def td_offline(config: DictConfig) -> None:
     for one in (summary, *beside):
         if "stopped_by" in one:
             cli.stop(one["stopped_by"])
+
+
+def check_preset(config: DictConfig, chosen: str) -> None:
+    """Refuses a preset's file that goes by another's name, which tells its runs apart."""
+    preset = None if OmegaConf.is_missing(config, "preset") else config.get("preset")
+    if chosen and preset != chosen and (preset is None or isinstance(preset, str)):
+        says = "does not name itself" if preset is None else f"names itself {preset!r}"
+        raise InputError(f"preset={chosen}: its file {says}; give it the setting preset: {chosen}")
 
 
 def own_configs() -> tuple[list[Path], list[str]]:
@@ -106,7 +116,11 @@ def _folders(words: list[str]) -> tuple[list[str], list[Path]]:
     folders = []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for job in islice(product(*values), _MOST_COMPOSED):
-            settings = check_config(compose("td_offline", overrides=list(job)))
+            composed = compose("td_offline", overrides=list(job))
+            chosen = [word.partition("=")[2] for word in job if word.startswith("preset=")]
+            for preset in chosen:
+                check_preset(composed, preset)
+            settings = check_config(composed)
             folders.append(folder_of(settings, job).expanduser().resolve())
     return [one.key_or_group for one in parsed if one.is_sweep_override()], folders
 

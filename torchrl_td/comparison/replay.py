@@ -11,6 +11,7 @@ from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
 from torchrl_td.comparison.collecting import machine
 from torchrl_td.comparison.results import Result, return_asked, settings_read
 from torchrl_td.config import Config
+from torchrl_td.errors import InputError
 from torchrl_td.experiment.acting import make_actor, variants
 from torchrl_td.experiment.evaluate import evaluate
 from torchrl_td.experiment.results import describe_run
@@ -33,12 +34,17 @@ def play_again(folder: Path, result: Result, config: Config) -> Result:
         config: the settings, of the same training.
 
     Raises:
-        InputError: the checkpoint is damaged, or the environment fails.
+        InputError: the checkpoint is damaged or of another step, or the environment fails.
     """
     device = pick_device(config.device)
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     model, about = load_model(find_checkpoint(str(folder)), device)
+    if about["step"] != (trained := result["training_steps"]):
+        raise InputError(
+            f"the run in {folder} was trained on, from step {trained} to {about['step']}, and what "
+            f"made its results is gone; end it with resume={folder}, or give another runs="
+        )
     spec = action_spec(about).to(device)
     played = [
         evaluate(make_actor(model, config, spec, refine_steps), config)
@@ -47,7 +53,7 @@ def play_again(folder: Path, result: Result, config: Config) -> Result:
     seconds = result["training_seconds"]
     return {
         **result,
-        **describe_run(config, result["dataset"], result["training_steps"]),
+        **describe_run(config, result["dataset"], trained),
         "versions": versions(),
         "machine": machine(),
         "results": [one.to_dict() for one in played],

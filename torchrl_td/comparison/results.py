@@ -12,7 +12,7 @@ from typing import Any
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
 
-_NEEDED = ("algorithm", "task", "environment", "seed", "settings", "versions", "results")
+_NEEDED = ("algorithm", "preset", "task", "environment", "seed", "settings", "versions", "results")
 # Algorithms that read the target return: what others score is the same whatever it is.
 _ASKED = (
     "trajectory_diffuser",
@@ -42,6 +42,8 @@ def read_result(path: Path) -> Result:
             raise KeyError(missing[0] if missing else "results")
         if not isinstance(result["settings"], dict):
             raise TypeError("settings is no mapping")
+        if not isinstance(result["settings"].get("evaluation"), dict):
+            raise KeyError("settings.evaluation")
         if not all(math.isfinite(number) for s, r, _ in entries for number in (*s, *r)):
             raise ValueError("a score is no number")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,6 +14,8 @@ from torchrl_td.config.limits import FREE_FORM
 from torchrl_td.config.settings import Config
 from torchrl_td.errors import InputError, first_line
 
+_HEADER = " (a file of settings begins with '# @package _global_')"
+
 
 def check_config(config: DictConfig | dict[str, Any]) -> Config:
     """Checks keys, types, choices and ranges, and returns the settings as an object.
@@ -92,7 +94,8 @@ def override_config(config: Config, overrides: list[str] | dict[str, Any]) -> Co
         >>> override_config(config, {"planner.evaluations": None}).planner.evaluations
     """
     if isinstance(overrides, dict):
-        overrides = [f"{key}={'null' if v is None else v}" for key, v in overrides.items()]
+        plain = {key: list(v) if isinstance(v, tuple) else v for key, v in overrides.items()}
+        overrides = [f"{key}={'null' if v is None else v}" for key, v in plain.items()]
     for word in overrides:
         if "=" not in word:
             raise InputError(f"{word!r} is not of the form key=value")
@@ -128,14 +131,15 @@ def _check_keys(given: Any, known: Any, prefix: str) -> None:
         return
     if not isinstance(known, dict):
         takes = "a list" if isinstance(known, list) else "one value, not several"
-        raise InputError(f"setting {name!r} takes {takes}")
+        hint = _HEADER if name == "preset" else ""
+        raise InputError(f"setting {name!r} takes {takes}{hint}")
     if prefix in FREE_FORM:
         return
     for key, value in given.items():
         if key not in known:
             allowed = ", ".join(sorted(known))
             of_all = name and key in _known()
-            hint = " (a file of settings begins with '# @package _global_')" if of_all else ""
+            hint = _HEADER if of_all else ""
             raise InputError(f"unknown setting '{prefix}{key}'{hint}; allowed are {allowed}")
         if value == "???":
             raise InputError(f"settings without a value: {prefix}{key}")

@@ -171,7 +171,8 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
                 f"checkpoint={given.resume} task.env=<Gymnasium id> evaluation.episodes=40"
             )
         allowed = _changeable(key) or key in TRAINED_ON
-        if not allowed and not (key in before and before[key] == now.get(key)):
+        same = all(before.get(one) == now.get(one) for one in before | now if _within(one, key))
+        if not allowed and not (same and any(_within(one, key) for one in before)):
             raise InputError(
                 f"resume continues a run with its own settings, so {key!r} cannot be given; "
                 f"allowed are {', '.join((*CHANGEABLE, *TRAINED_ON))}"
@@ -187,11 +188,12 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: str) -> None:
-    for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in TRAINED_ON[:1], key)):
+    first = ("algorithm.name", *TRAINED_ON[:1])  # what the others follow from
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (key not in first, key)):
         if _changeable(key) or before.get(key) == now.get(key):
             continue
         hint = "give the settings it was started with, or another output_dir"
-        if key == "training.steps":
+        if key == "training.steps" and now[key] > before[key]:
             hint += f"; to train on, resume={folder} {key}={now.get(key)}"
         raise InputError(
             f"the run in {folder} has {key}={before.get(key)}, not {now.get(key)}; {hint}"

@@ -11,6 +11,7 @@ import numpy as np
 from minari.dataset.minari_dataset import parse_dataset_id
 from tqdm import tqdm
 
+from torchrl_td.data.images import check_no_image
 from torchrl_td.data.mazes.record import check_recording, check_seed, write_dataset
 from torchrl_td.data.robotics import register_robotics
 from torchrl_td.errors import InputError
@@ -84,7 +85,8 @@ def record_dataset(
 
     Raises:
         InputError: bad id, seed or number of steps, the dataset exists, the action space is
-            neither Box nor Discrete, or the policy's actions are not finite or of the wrong size.
+            neither a Box of floats nor Discrete, the observation an image, or the policy's
+            actions are not finite or of the wrong size.
     """
     _check_id(dataset_id)
     if not isinstance(env.action_space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
@@ -92,7 +94,15 @@ def record_dataset(
             f"{dataset_id}: the environment's actions are {type(env.action_space).__name__}; "
             f"recorded are a Box of numbers or a Discrete choice"
         )
+    kind = env.action_space.dtype
+    if isinstance(env.action_space, gymnasium.spaces.Box) and not np.issubdtype(kind, np.floating):
+        raise InputError(
+            f"{dataset_id}: the environment's actions are a Box of {kind}, which nothing here "
+            f"learns; give it one of float32, by a wrapper"
+        )
     _check_space(env.observation_space, dataset_id, "observation")
+    if isinstance(env.observation_space, gymnasium.spaces.Box):
+        check_no_image(env.observation_space.shape, f"{dataset_id}: observation")
     check_recording(dataset_id, steps, overwrite, seed)
     episodes: list[dict[str, Any]] = []
     recorded = 0
