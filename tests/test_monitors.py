@@ -37,6 +37,17 @@ def test_explosion_is_relative_to_the_first_losses() -> None:
         watch.check(values, rows, step=2)
 
 
+def test_a_value_that_diverges_is_told_though_it_may_grow(caplog: pytest.LogCaptureFixture) -> None:
+    """TD3+BC's did on Door expert, to 1e17, and nothing but its score told of it."""
+    watch, rows = DivergenceWatch(explosion=None), [torch.tensor([1])]
+    watch.usual_loss = -2.0  # as of a policy's loss
+    for loss, told in ((5.0, 0), (1e6, 0), (1e8, 1), (1e17, 1)):
+        with caplog.at_level("WARNING", "torchrl"):
+            watch.check(torch.tensor([[loss, 0.1]]), rows, step=7)
+        assert len(caplog.messages) == told
+    assert "about step 7: what it trains diverges" in caplog.text
+
+
 def test_running_means() -> None:
     means = RunningMeans()
     assert means.read() == {}

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchrl import torchrl_logger
 
 from torchrl_td.errors import InputError
+
+_ABSURD = 1e6  # times the first loss, whose square root a value is off by
 
 
 class RunningMeans:
@@ -51,17 +54,19 @@ class RunningMeans:
 
 
 class DivergenceWatch:
-    """Stops a run whose losses are no numbers any more, or have exploded.
+    """Stops a run whose losses are no numbers any more, or have exploded, or warns of it.
 
     Steps are noted on the device and checked together, so that no step waits for it.
 
     Args:
-        explosion: factor by which the loss may exceed what it was at first; ``None`` for any.
+        explosion: factor by which the loss may exceed what it was at first; ``None`` for any, of
+            which a warning tells where it is such that no value can be meant.
     """
 
     def __init__(self, explosion: float | None) -> None:
         self.explosion = explosion
         self.usual_loss: float | None = None
+        self._told = False
         self._noted: list[tuple[Tensor, Tensor]] = []
 
     def note(self, loss: Tensor, norms: list[Tensor], rows: Tensor) -> None:
@@ -88,6 +93,15 @@ class DivergenceWatch:
             InputError: naming the first bad step and the rows that its windows lie around.
         """
         bad, what = ~torch.isfinite(values).all(-1), "is not finite"
+        usual = max(abs(self.usual_loss or 0.0), 1.0)
+        absurd = self.explosion is None and not self._told and not bad.any()
+        if absurd and (values[:, 0] > _ABSURD * usual).any():
+            self._told = True
+            torchrl_logger.warning(
+                f"the loss is more than {_ABSURD:g} times what it was at first, about step {step}: "
+                f"what it trains diverges, and its scores say so; training.explosion=<factor> "
+                f"would stop it"
+            )
         if self.explosion is not None and self.usual_loss is not None and not bad.any():
             bad = values[:, 0] > self.explosion * self.usual_loss
             what = f"is more than training.explosion={self.explosion:g} times what it was at first"
