@@ -126,6 +126,12 @@ def test_one_that_cannot_act_there_is_refused_before_the_planner_is_trained(
     with pytest.raises(InputError, match="iql keeps actions within the environment's bounds"):
         run(tiny_config(*words), configs=[CONFIGS])
     assert not (tmp_path / "run" / "config.yaml").exists()
+    words = ("evaluation.baseline=decision_diffuser", "training.stop_after=1")
+    config = tiny_config(*words)
+    config.generator.kind, config.refiner.kind = "plan", "mlp"
+    config.task.horizon = 31  # which these do not read
+    with pytest.raises(InputError, match=r"baseline=decision_diffuser, which null .* divisible"):
+        run(config, configs=[CONFIGS])
 
 
 def test_to_try_one_changes_no_draw(tiny_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from torchrl.envs import GymEnv, TransformedEnv
 from examples.td_own_data import clumsy_episode, own_data
 from tests.settings import TINY_RUN
 from torchrl_td import InputError, TDPlannerActor, load_episodes, make_checkpoint_env, train
-from torchrl_td.checkpoint import load_about
-from torchrl_td.checkpoint.folder import find_checkpoint
+from torchrl_td.checkpoint import action_spec, described_action, find_checkpoint, load_about
 from torchrl_td.commands.data import main as td_data
 from torchrl_td.data.mazes.record_policy import random_policy, record_dataset
 from torchrl_td.envs import planning_transforms
@@ -57,6 +56,12 @@ def steps(action: torch.Tensor) -> TensorDict:
         ),
         batch_size=[count],
     )
+
+
+@pytest.mark.parametrize("spec", [OneHot(3), OneHot(3, dtype=torch.int64), Categorical(3)])
+def test_a_checkpoint_keeps_the_dtype_of_choices(spec: Any) -> None:
+    """By bool an environment of one's own may look up by a mask, by int64 by number."""
+    assert action_spec(described_action(spec)) == spec
 
 
 def test_every_form_of_choices_is_read_alike() -> None:

@@ -105,13 +105,13 @@ def test_a_preset_of_ones_own_names_itself(own_preset: Path) -> None:
     words = ["-cd", str(own_preset.parents[1]), "-m", "preset=mine", "seed=0,1"]
     program = [sys.executable, str(CONFIGS.parent / "examples" / "td_offline.py"), *words]
     done = subprocess.run(program, cwd=own_preset.parent, capture_output=True, text=True)
-    assert done.returncode == 2 and "itself 'strided'; give it the setting preset:" in done.stderr
+    assert done.returncode == 2 and "the preset 'strided'; give its own the" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("# @package _global_\nseed: 3\n", "its file does not name itself; .* preset: mine"),
+        ("# @package _global_\nseed: 3\n", "the files composed name no preset; .* preset: mine"),
         ("preset: mine\n", r"takes one value, not several .*begins with '# @package _global_'"),
     ],
 )

@@ -90,10 +90,8 @@ def test_resume_refuses_other_settings(tiny_config: MakeConfig, tmp_path: Path) 
     refused(tiny_config(*words), "'training.batch_size' cannot be given", words)
     words = [word, "logger=csv", "training.stop_after=2"]
     assert run(tiny_config(*words), words)["training_steps"] == 2
-    words = [word, "task=pointmaze/medium"]
+    words = [word, "task=pointmaze/umaze"]  # whose file may say other things by now
     refused(tiny_config(*words), "'task' cannot be given", words)
-    words = [word, "task=pointmaze/umaze", "training.stop_after=3"]  # what it was started with
-    assert run(tiny_config(*words), words)["training_steps"] == 3
 
 
 def test_auto_goes_on_though_a_default_that_is_not_read_is_another(

@@ -320,6 +320,7 @@ def test_an_environment_that_does_not_fit_is_refused_before_training(tmp_path: P
         (["task.env=Hopper-v5"], "task.env= is an argument of its own, env,"),
         (["algorithm=bc", "generator.width=64"], "algorithm=bc does not read generator.width"),
         (["resume=runs/other"], "give output_dir and resume=auto"),
+        (["evaluation={baseline: iql}"], "evaluation.baseline=iql: train trains one algorithm"),
         (["evaluation.baseline=iql"], "evaluation.baseline=iql: train trains one algorithm"),
         (["init_normalizer=fit"], "init_normalizer=fit is of weights to start from"),
     ],

@@ -32,9 +32,10 @@ DEMO = Path(torchrl_td.demo.__file__).parent / "checkpoint"  # of plans asked fo
         ("strided", "generator.predict=state", "generator.kind=plan does not read it"),
         ("strided", "inverse_dynamics.input=states", "generator.kind=plan does not read it"),
         ("strided", "refiner.channels=99", "needs refiner.kind=unet"),
-        ("strided", "critic.enabled=true", "chooses by planner.plan_scores"),
+        ("strided", "critic.enabled=true", "has no use for a critic"),
         ("small", "refiner.batch_size=8", "as preset=strided makes them"),
         ("small", "generator={kind: gru, heads: 2}", "needs generator.kind=transformer"),
+        ("strided", "generator= {heads: 2}", "needs generator.kind=transformer"),
     ],
 )
 def test_what_another_kind_of_part_reads_is_refused(preset: str, word: str, needs: str) -> None:
@@ -52,6 +53,7 @@ def test_what_a_part_of_that_kind_reads_is_taken() -> None:
         ["preset=small", "critic.enabled=true", "critic.hidden_dims=[7]"],
         ["preset=small", "planner.warm_start=previous", "planner.refresh_every=3"],
         ["task.stride=4", "value.members=5", "planner.plan_scores=[1]", "refiner.hidden_dims=[9]"],
+        ["evaluation={baseline: null}", "preset=small", "generator= {heads: 2}"],
         ["task=zoo/hopper/medium", "returns_limit.expectile=0.9"],
         ["task=zoo/hopper/medium", "+task.scored=true", "value.discount=0.9"],
     ):

@@ -249,6 +249,10 @@ class Odd(gymnasium.Env):
             "observation/a/b is a Text, which makes no vector",
         ),
         (gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8), "observation is an image"),
+        (
+            gymnasium.spaces.Dict(eye=gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)),
+            "observation is an image",
+        ),
     ],
 )
 def test_observations_that_make_no_vector(space: gymnasium.Space, message: str) -> None:

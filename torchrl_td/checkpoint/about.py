@@ -24,6 +24,8 @@ _DATASET = {
     "score_best": (int, float),
 }
 
+_CHOICES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float32", "float64")
+
 
 def check_about(about: Any) -> dict[str, Any]:
     """Checks the types, sizes and settings of an ``about``, which is returned as it is.
@@ -48,6 +50,8 @@ def check_about(about: Any) -> dict[str, Any]:
     _check_bounds(about.get("action_low"), about.get("action_high"))
     if about.get("action_choices", "index") not in ("index", "one_hot"):
         raise ValueError(f"its 'action_choices' is {_short(about['action_choices'])}")
+    if about.get("action_dtype", "int64") not in _CHOICES:
+        raise ValueError(f"its 'action_dtype' is {_short(about['action_dtype'])}")
     dataset = _typed(about.get("dataset"), "dataset", dict)
     for key, kind in _DATASET.items():
         _typed(dataset.get(key), f"dataset.{key}", kind)
@@ -64,8 +68,9 @@ def action_spec(about: Mapping[str, Any]) -> TensorSpec:
     """
     low, form = torch.tensor(about["action_low"]), about.get("action_choices")
     if form is not None:
-        encoding = OneHot if form == "one_hot" else Categorical
-        return encoding(len(low), dtype=torch.int64)  # as TorchRL's of a Gymnasium environment
+        # One without a dtype is older; this is TorchRL's for an environment of Gymnasium.
+        kind = getattr(torch, about.get("action_dtype", "int64"))
+        return (OneHot if form == "one_hot" else Categorical)(len(low), dtype=kind)
     return Bounded(low, torch.tensor(about["action_high"]))
 
 
@@ -75,7 +80,12 @@ def described_action(spec: TensorSpec) -> dict[str, Any]:
     if count is None:
         return {"action_low": spec.space.low.tolist(), "action_high": spec.space.high.tolist()}
     form = "one_hot" if isinstance(spec, OneHot) else "index"
-    return {"action_low": [0.0] * count, "action_high": [1.0] * count, "action_choices": form}
+    return {
+        "action_low": [0.0] * count,
+        "action_high": [1.0] * count,
+        "action_choices": form,
+        "action_dtype": str(spec.dtype).removeprefix("torch."),  # indexing by bool is by a mask
+    }
 
 
 def _check_bounds(low: Any, high: Any) -> None:

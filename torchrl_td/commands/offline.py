@@ -49,10 +49,13 @@ def td_offline(config: DictConfig) -> None:
 
 def check_preset(config: DictConfig, chosen: str) -> None:
     """Refuses a preset's file that goes by another's name, which tells its runs apart."""
+    chosen = (chosen or "").removesuffix(".yaml")
     preset = None if OmegaConf.is_missing(config, "preset") else config.get("preset")
     if chosen and preset != chosen and (preset is None or isinstance(preset, str)):
-        says = "does not name itself" if preset is None else f"names itself {preset!r}"
-        raise InputError(f"preset={chosen}: its file {says}; give it the setting preset: {chosen}")
+        says = "name no preset" if preset is None else f"name the preset {preset!r}"
+        raise InputError(
+            f"preset={chosen}: the files composed {says}; give its own the setting preset: {chosen}"
+        )
 
 
 def own_configs() -> tuple[list[Path], list[str]]:

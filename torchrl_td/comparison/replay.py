@@ -42,8 +42,8 @@ def play_again(folder: Path, result: Result, config: Config) -> Result:
     model, about = load_model(find_checkpoint(str(folder)), device)
     if about["step"] != (trained := result["training_steps"]):
         raise InputError(
-            f"the run in {folder} was trained on, from step {trained} to {about['step']}, and what "
-            f"made its results is gone; end it with resume={folder}, or give another runs="
+            f"the run in {folder} has results of step {trained}, and its newest whole checkpoint "
+            f"is of step {about['step']}; go on with resume={folder}, or give another runs="
         )
     spec = action_spec(about).to(device)
     played = [

@@ -199,12 +199,12 @@ def _networks(config: Config) -> tuple[_Uses, ...]:
         (
             ("critic.enabled",),
             not at_once,
-            "is of plans of every step: generator.kind=plan chooses by planner.plan_scores",
+            "is of plans of every step: generator.kind=plan has no use for a critic",
         ),
         (
             ("critic.hidden_dims",),
-            config.critic.enabled,
-            "is a critic's: it needs critic.enabled=true",
+            config.critic.enabled and not at_once,
+            "is a critic's: it needs critic.enabled=true and plans of every step",
         ),
         (
             ("returns_limit.hidden_dims", "returns_limit.expectile"),

@@ -23,7 +23,7 @@ def word_by_word(words: Sequence[str]) -> list[str]:
     found: list[str] = []
     for word in words:
         key, _, text = word.partition("=")
-        found += _entries(key, _mapping(word)) if text[:1] == "{" else [word]
+        found += _entries(key, _mapping(word)) if text.lstrip()[:1] == "{" else [word]
     return found
 
 
@@ -37,4 +37,4 @@ def _mapping(word: str) -> Any:
 def _entries(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping) and value:
         return [word for name, entry in value.items() for word in _entries(f"{key}.{name}", entry)]
-    return [f"{key}={value}"]
+    return [f"{key}={'null' if value is None else value}"]

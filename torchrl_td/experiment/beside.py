@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from tensordict import TensorDictBase
 
-from torchrl_td.baselines import BASELINES
 from torchrl_td.checkpoint.model import make_model
-from torchrl_td.config import Config, check_config, to_dict
-from torchrl_td.data import Normalizer
+from torchrl_td.config import Config, check_config, plan_horizon, to_dict
+from torchrl_td.errors import InputError
 from torchrl_td.experiment.run_folder import SETTINGS, read_settings
 from torchrl_td.modules.trajectory_diffuser import Scales
+from torchrl_td.training.algorithms import find_algorithm
 from torchrl_td.training.random_state import own_randomness
 
 _OWN = ("algorithm", "training")  # what a baseline does not share with its planner
@@ -56,22 +57,28 @@ def baseline_beside(planner: Config, folder: Path, configs: Sequence[Path]) -> C
     return check_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
-def check_beside(baseline: Config, normalizer: Normalizer, action: Mapping[str, Any]) -> None:
+def check_beside(
+    baseline: Config, model: Any, action: Mapping[str, Any], episodes: TensorDictBase
+) -> None:
     """Tries out, before a planner is trained, whether its baseline could be.
 
     Args:
         baseline: settings from :func:`baseline_beside`.
-        normalizer: the planner's.
+        model: the planner's, untrained.
         action: what a checkpoint says of the environment's.
+        episodes: the raw dataset [N].
 
     Raises:
-        InputError: if it cannot act by such actions, or needs a package that is missing.
+        InputError: if it cannot act by such actions or learn from such data, its sizes do not go
+            together, or it needs a package that is missing.
     """
-    algorithm = BASELINES.get(baseline.algorithm.name)
-    if algorithm is None:
-        return  # it plans, as its planner does
+    name, normalizer = baseline.algorithm.name, copy.deepcopy(model.normalizer).cpu()
     low, high = torch.tensor(action["action_low"]), torch.tensor(action["action_high"])
-    own, scales = copy.deepcopy(normalizer).cpu(), Scales.empty(1, 1)  # which no plan is made of
-    with own_randomness(baseline.seed):
-        model = make_model(baseline, own, scales, low, high, choices="action_choices" in action)
-        algorithm(model, baseline)
+    scales = Scales.empty(plan_horizon(baseline), len(normalizer.loc))
+    choices = "action_choices" in action
+    try:
+        with own_randomness(baseline.seed):
+            untrained = make_model(baseline, normalizer, scales, low, high, choices)
+            find_algorithm(baseline)(untrained, baseline).keep(episodes)
+    except InputError as error:
+        raise InputError(f"evaluation.baseline={name}, which null leaves out: {error}") from None

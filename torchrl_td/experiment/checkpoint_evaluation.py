@@ -15,6 +15,7 @@ from torchrl_td.config import (
     check_read,
     check_stored_env,
     override_config,
+    word_by_word,
 )
 from torchrl_td.envs import make_base_env, opened
 from torchrl_td.errors import InputError
@@ -102,6 +103,7 @@ def _sorted_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
             overrides.append(word)
     if not own["checkpoint"]:
         raise InputError("which checkpoint? give checkpoint=<output_dir>/checkpoint")
+    overrides = word_by_word(overrides)
     for word in overrides:
         _check_changeable(word.partition("=")[0])
     return own, overrides

@@ -171,8 +171,7 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
                 f"checkpoint={given.resume} task.env=<Gymnasium id> evaluation.episodes=40"
             )
         allowed = _changeable(key) or key in TRAINED_ON
-        same = all(before.get(one) == now.get(one) for one in before | now if _within(one, key))
-        if not allowed and not (same and any(_within(one, key) for one in before)):
+        if not allowed and not (key in before and before[key] == now.get(key)):
             raise InputError(
                 f"resume continues a run with its own settings, so {key!r} cannot be given; "
                 f"allowed are {', '.join((*CHANGEABLE, *TRAINED_ON))}"

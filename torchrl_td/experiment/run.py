@@ -126,7 +126,7 @@ def _session(
         if world.first:
             check_playable(session.trainer.model, config, env, dataset)
             if configs and (beside := baseline_beside(config, folder, configs)) is not None:
-                check_beside(beside, session.trainer.model.normalizer, session.action)
+                check_beside(beside, session.trainer.model, session.action, episodes)
     return session
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from minari.dataset.minari_dataset import parse_dataset_id
 from tqdm import tqdm
 
-from torchrl_td.data.images import check_no_image
+from torchrl_td.data.images import check_no_image, is_image
 from torchrl_td.data.mazes.record import check_recording, check_seed, write_dataset
 from torchrl_td.data.robotics import register_robotics
 from torchrl_td.errors import InputError
@@ -101,8 +101,9 @@ def record_dataset(
             f"learns; give it one of float32, by a wrapper"
         )
     _check_space(env.observation_space, dataset_id, "observation")
-    if isinstance(env.observation_space, gymnasium.spaces.Box):
-        check_no_image(env.observation_space.shape, f"{dataset_id}: observation")
+    entries = gymnasium.spaces.Dict(o=env.observation_space)
+    if all(is_image(space.shape) for space in _leaves(entries)):  # others may be learnt from alone
+        check_no_image(_leaves(entries)[0].shape or (), f"{dataset_id}: observation")
     check_recording(dataset_id, steps, overwrite, seed)
     episodes: list[dict[str, Any]] = []
     recorded = 0
@@ -137,6 +138,12 @@ def _check_id(dataset_id: str) -> None:
             f"dataset id {dataset_id!r}: it must look like <namespace>/<name>-v<number>, "
             "as in my/hopper/random-v0, the namespace of two characters or more"
         )
+
+
+def _leaves(space: gymnasium.Space) -> list[gymnasium.Space]:
+    if not isinstance(space, gymnasium.spaces.Dict):
+        return [space]
+    return [leaf for entry in space.values() for leaf in _leaves(entry)]
 
 
 def _check_space(space: gymnasium.Space, dataset_id: str, name: str) -> None:
