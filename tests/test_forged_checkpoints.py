@@ -205,6 +205,8 @@ def changed(keys: str, value: Any) -> dict[str, Any]:
         ("action_low", [[1.0]], "action bounds"),
         ("action_low", [float("nan")], "action bounds"),
         ("action_low", [3.0], "wrong order"),
+        ("action_choices", "both", "action_choices"),
+        ("action_dtype", "load", "action_dtype"),  # a name within torch
         ("action_high", [2.0, 2.0], "action_high"),
         ("action_high", "two", "action_high"),
         ("dataset", ..., "dataset"),

@@ -24,7 +24,8 @@ _DATASET = {
     "score_best": (int, float),
 }
 
-_CHOICES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float32", "float64")
+# What choices may be of.
+_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float32", "float64")
 
 
 def check_about(about: Any) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def check_about(about: Any) -> dict[str, Any]:
     _check_bounds(about.get("action_low"), about.get("action_high"))
     if about.get("action_choices", "index") not in ("index", "one_hot"):
         raise ValueError(f"its 'action_choices' is {_short(about['action_choices'])}")
-    if about.get("action_dtype", "int64") not in _CHOICES:
+    if about.get("action_dtype", "int64") not in _DTYPES:
         raise ValueError(f"its 'action_dtype' is {_short(about['action_dtype'])}")
     dataset = _typed(about.get("dataset"), "dataset", dict)
     for key, kind in _DATASET.items():
