@@ -10,6 +10,7 @@ import pytest
 from tensordict import TensorDict
 
 from tests.refused import refused
+from tests.settings import composed
 from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
@@ -90,8 +91,20 @@ def test_resume_refuses_other_settings(tiny_config: MakeConfig, tmp_path: Path) 
     refused(tiny_config(*words), "'training.batch_size' cannot be given", words)
     words = [word, "logger=csv", "training.stop_after=2"]
     assert run(tiny_config(*words), words)["training_steps"] == 2
+    # Words are judged by the run's settings, not by those of the default preset.
+    words = [word, "task.horizon=9"]
+    refused(composed(*words), "'task.horizon' cannot be given", words)
     words = [word, "task=pointmaze/umaze"]  # whose file may say other things by now
     refused(tiny_config(*words), "'task' cannot be given", words)
+
+
+def test_a_resumed_run_reads_what_its_own_algorithm_does(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    """A baseline beside a run of cloning was accepted, and none was trained."""
+    run(tiny_config("algorithm=bc", "training.stop_after=1"))
+    words = [f"resume={tmp_path / 'run'}", "evaluation.baseline=rcbc"]
+    refused(tiny_config(*words), "algorithm=bc does not read evaluation.baseline", words)
 
 
 def test_auto_goes_on_though_a_default_that_is_not_read_is_another(

@@ -63,7 +63,9 @@ def run(
         InputError: for anything the user can mend, before hours are spent.
     """
     resuming = config.resume is not None
-    check_read(config, overrides or ())
+    stored = config.resume not in (None, "auto")  # the settings are the run's, not these
+    if not stored:
+        check_read(config, overrides or ())
     folder = folder_of(config, overrides)
     device = pick_device(config.device)
     with joined(device) as world:
@@ -72,6 +74,8 @@ def run(
             checkpoint = None
             if resuming:
                 config, checkpoint = resumed(config, folder, overrides, world)
+            if stored:
+                check_read(config, overrides or ())
             config.output_dir = str(folder)
             if config.training.threads is not None:
                 torch.set_num_threads(config.training.threads)
