@@ -42,7 +42,7 @@ from torchrl_td.comparison.plots import plot_comparison
 from torchrl_td.comparison.replay import only_played_otherwise, play_again
 from torchrl_td.comparison.results import check_comparable, read_result
 from torchrl_td.comparison.tables import markdown
-from torchrl_td.config import CONFIGS, Config, check_config, check_read, word_by_word
+from torchrl_td.config import CONFIGS, Config, check_config, check_read, setting_of, word_by_word
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import explain
 from torchrl_td.experiment.cli import main as run_program
@@ -73,7 +73,7 @@ class Asked:
 
     def names(self, setting: str) -> bool:
         """Whether a word gives this setting."""
-        return setting in {word.lstrip("+~").partition("=")[0] for word in word_by_word(self.words)}
+        return setting in {setting_of(word) for word in word_by_word(self.words)}
 
     def overrides(self) -> list[str]:
         """As td_offline.py takes them."""
@@ -136,7 +136,7 @@ def read_words(words: list[str]) -> Options:
             if value.lower() not in ("true", "false"):
                 raise InputError(f"{word}; allowed are run=true and run=false")
             options.run = value.lower() == "true"
-        elif (ours := key.lstrip("+~")) in _OURS:
+        elif (ours := setting_of(word)) in _OURS:
             raise InputError(f"{word}; the comparison gives it to its runs: {_OURS[ours]}")
         else:
             others.append(word)

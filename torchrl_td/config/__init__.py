@@ -23,7 +23,7 @@ from torchrl_td.config.settings import (
 )
 from torchrl_td.config.stored import check_stored_env, read_yaml, stored_config
 from torchrl_td.config.unread import check_read, limits_returns, reads, unread_settings
-from torchrl_td.config.words import word_by_word
+from torchrl_td.config.words import setting_of, word_by_word
 
 __all__ = [
     "CONFIGS",
@@ -52,6 +52,7 @@ __all__ = [
     "plan_stride",
     "read_yaml",
     "reads",
+    "setting_of",
     "stored_config",
     "to_dict",
     "unread_settings",

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from torchrl_td.config.limits import FREE_FORM, FROM_NOISE, OF_DRAFTS, OF_PLANS, PLANNERS
 from torchrl_td.config.settings import Config
-from torchrl_td.config.words import word_by_word
+from torchrl_td.config.words import setting_of, word_by_word
 from torchrl_td.errors import InputError
 
 _Uses = tuple[tuple[str, ...], bool, str]
@@ -44,9 +44,9 @@ def check_read(config: Config, overrides: Sequence[str]) -> None:
     """
     name, unread, needs = config.algorithm.name, unread_settings(config), _needs(config)
     overrides = word_by_word(overrides)
-    given = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    given = {setting_of(word) for word in overrides}
     for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
+        key = setting_of(word)
         if word.startswith("~") and not f"{key}.".startswith(FREE_FORM):
             raise InputError(f"{word} leaves {key} without a value; give {key}=<value>")
         if key == "init_normalizer" and config.init_from is None:

@@ -27,6 +27,20 @@ def word_by_word(words: Sequence[str]) -> list[str]:
     return found
 
 
+def setting_of(word: str) -> str:
+    """The setting, or section, that a word gives.
+
+    Args:
+        word: as hydra takes it, with what adds or takes out before its key.
+
+    Examples:
+        >>> from torchrl_td.config.words import setting_of
+        >>> setting_of("++seed=3"), setting_of("~logger")
+        ('seed', 'logger')
+    """
+    return word.lstrip("+~").partition("=")[0]
+
+
 def _mapping(word: str) -> Any:
     try:
         return OverridesParser.create().parse_override(word).value()

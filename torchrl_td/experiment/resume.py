@@ -13,7 +13,7 @@ from torchrl_td.checkpoint import (
     rename_damaged_after,
     tidy_checkpoints,
 )
-from torchrl_td.config import Config, check_config, check_stored_env, reads, to_dict
+from torchrl_td.config import Config, check_config, check_stored_env, reads, setting_of, to_dict
 from torchrl_td.config.limits import FREE_FORM
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.run_folder import SETTINGS, holds_run, read_settings
@@ -214,7 +214,7 @@ def _copy(key: str, source: Any, target: Any) -> None:
 
 def _named(overrides: Sequence[str] | None) -> list[str]:
     """The settings and groups of them that words name."""
-    return [word.lstrip("+~").partition("=")[0] for word in overrides or ()]
+    return [setting_of(word) for word in overrides or ()]
 
 
 def _within(key: str, setting: str) -> bool:

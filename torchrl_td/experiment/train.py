@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torchrl.envs import EnvBase
 
 from torchrl_td.checkpoint import action_spec, find_checkpoint, load_model
-from torchrl_td.config import CONFIGS, Config, check_config, check_read, word_by_word
+from torchrl_td.config import CONFIGS, Config, check_config, check_read, setting_of, word_by_word
 from torchrl_td.data import load_episodes
 from torchrl_td.data.load import InMemory
 from torchrl_td.data.source_info import SourceInfo, source_info
@@ -110,7 +110,7 @@ def train(
 def _check_words(settings: Sequence[str], env: Environment | None) -> None:
     """Refuses words whose place is another argument."""
     for word in word_by_word(settings):
-        key = word.lstrip("+~").partition("=")[0]
+        key = setting_of(word)
         if key in _ARGUMENTS:
             raise InputError(
                 f"{key}= is an argument of its own, {_ARGUMENTS[key]}, and none of settings"
