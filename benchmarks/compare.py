@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,7 @@ _OURS = {
     "output_dir": "give runs=FOLDER",
     "resume": "what was cut off is resumed, anyway",
 }
+_WARNING = re.compile(r"\S+ \S+ WARNING ")  # a run's, logged on stdout without a terminal
 _PLAYING = Lock()  # an evaluation seeds the process' random numbers: one at a time
 
 
@@ -283,9 +285,11 @@ def train(asked: Asked, folder: Path) -> str:
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
     )
+    run = f"{asked.task}, {asked.algorithm}, seed {asked.seed}"
+    for line in filter(_WARNING.match, done.stdout.splitlines()):
+        sys.stderr.write(f"{run}: {line}\n")
     if done.returncode == 0 and (folder / "results.json").exists():
         return ""
-    run = f"{asked.task}, {asked.algorithm}, seed {asked.seed}"
     if done.returncode < 0:  # what it said last is of no error
         name = Signals(-done.returncode).name
         return f"{run}: killed by {name}; the same words again go on from its last checkpoint"

@@ -235,6 +235,29 @@ def test_a_killed_run_is_said_to_be(words: list[str], monkeypatch: pytest.Monkey
     )
 
 
+_WARNS = """
+from torchrl import torchrl_logger
+from torchrl_td.experiment.streams import prepare_streams
+prepare_streams()
+torchrl_logger.info("step 5")
+torchrl_logger.warning("it diverges")
+"""
+
+
+@pytest.mark.slow
+def test_what_a_run_warns_of_is_heard(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A value that had diverged was to be seen in its score alone."""
+    options = read_words(words)
+    run_it, program = subprocess.run, [sys.executable, "-c", _WARNS]
+    monkeypatch.setattr(script.subprocess, "run", lambda _, **settings: run_it(program, **settings))
+    script.train(script.Asked("pointmaze/umaze", "bc", 0, options.words), options.runs)
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.endswith("WARNING it diverges")]
+    assert said[-1].startswith("pointmaze/umaze, bc, seed 0: ") and len(said) == 2
+
+
 def test_nothing_played_is_nothing_to_compare(words: list[str], in_process: list[str]) -> None:
     given = [w for w in words if not w.startswith("evaluation.episodes")]
     with pytest.raises(InputError, match="=0 leaves nothing to compare"):
