@@ -35,7 +35,7 @@ from hydra.core.plugins import Plugins
 
 from torchrl_td.commands.offline import OwnConfigsFirst, own_configs
 from torchrl_td.commands.usage import help_asked
-from torchrl_td.comparison.asked import check_asked
+from torchrl_td.comparison.asked import check_asked, check_controller_asked
 from torchrl_td.comparison.collecting import collect
 from torchrl_td.comparison.controller import play_controller
 from torchrl_td.comparison.data import ensure_recorded
@@ -177,7 +177,9 @@ def compare(options: Options) -> str:
     files = {one: result_file(options.results, one) for one in asked}
     found = {one: read_result(file) for one, file in files.items() if file.exists()}
     for one, result in found.items():
-        if one.algorithm != CONTROLLER:
+        if one.algorithm == CONTROLLER:
+            check_controller_asked(result, configs[one], files[one])
+        else:
             check_asked(result, configs[one], files[one], one.names("dataset.source"))
     missing = [one for one in asked if one not in found]
     if missing and not options.run:

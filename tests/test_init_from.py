@@ -110,6 +110,24 @@ def test_units_of_actions_are_of_the_same_numbers(action: torch.Tensor, says: st
         start.normalizer(fitted, action)
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_choices_are_no_numbers(keep: bool) -> None:
+    """As many of the one as of the other were taken for them."""
+    weights = Normalizer(torch.zeros(2), torch.ones(2)).state_dict(prefix="normalizer.")
+    start = Start(weights, {}, keep, {"checkpoint": "there"}, choices=3)
+    fitted = Normalizer(torch.zeros(2), torch.ones(2))
+    start.normalizer(fitted, torch.eye(3) > 0)
+    with pytest.raises(InputError, match="acts by 3 choices, this data's actions are 3 numbers;"):
+        start.normalizer(fitted, torch.rand(5, 3))
+
+
+def test_a_value_is_of_the_same_unit(finished: Callable) -> None:
+    """Logarithms were taken for values, and the other way round."""
+    words = [*words_of("strided"), f"init_from={finished('strided')}", "value.symlog_unit=0.1"]
+    with pytest.raises(InputError, match=r"need value\.symlog_unit=null, this run has .*unit=0\.1"):
+        find_start(composed(*words), None)
+
+
 @pytest.mark.parametrize("kind", ["small", "strided"])
 def test_units_may_be_fitted_anew(
     kind: str, finished: Callable, other_data: TensorDict, tiny_pointmaze: str

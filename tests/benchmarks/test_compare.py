@@ -235,6 +235,31 @@ def test_a_killed_run_is_said_to_be(words: list[str], monkeypatch: pytest.Monkey
     )
 
 
+def test_a_controller_of_other_episodes_is_refused(words: list[str]) -> None:
+    """It stood in the table of what was asked for."""
+    given = [*words, "algorithms=controller"]
+    compare(read_words(given))
+    for word, before in (("evaluation.episodes=3", 2), ("task.max_episode_steps=20", r"\d+")):
+        setting, _, asked = word.partition("=")
+        with pytest.raises(InputError, match=rf"with {setting}={before}, asked is {asked};"):
+            compare(read_words([*given, word]))
+
+
+def test_weights_to_start_from_are_those_asked_for(
+    words: list[str], in_process: list[str], tmp_path: Path
+) -> None:
+    """What had started from others was taken for the same."""
+    compare(read_words([*words, "algorithms=bc"]))
+    first, second = (tmp_path / "runs/pointmaze/umaze" / f"bc-seed{seed}" for seed in (0, 1))
+    given = [*words, "algorithms=bc", "seeds=0", f"results={tmp_path / 'on'}"]
+    given += [f"runs={tmp_path / 'on'}"]
+    compare(read_words([*given, f"init_from={first}"]))
+    assert in_process == ["bc0", "bc1", "bc0"]
+    for word in (f"init_from={second}", "init_from=null"):
+        with pytest.raises(InputError, match=rf"made with init_from={first}, asked is "):
+            compare(read_words([*given, word]))
+
+
 _WARNS = """
 from torchrl import torchrl_logger
 from torchrl_td.experiment.streams import prepare_streams

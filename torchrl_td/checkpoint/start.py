@@ -22,7 +22,15 @@ _PARTS = ("generator", "refiner", "inverse_dynamics", "critic", "value", "return
 _NETWORKS = (
     *(
         f"algorithm.{name}"
-        for name in ("hidden_dims", "members", "context", "width", "layers", "heads")
+        for name in (
+            "hidden_dims",
+            "members",
+            "context",
+            "width",
+            "layers",
+            "heads",
+            "normalize_rewards",
+        )
     ),
     *(
         "generator.",
@@ -32,6 +40,7 @@ _NETWORKS = (
         "value.enabled",
         "value.hidden_dims",
         "value.members",
+        "value.symlog_unit",
         "returns_limit.enabled",
         "returns_limit.hidden_dims",
     ),
@@ -51,12 +60,14 @@ class Start:
         losses: state dict of each of its loss modules.
         keep: whether normaliser and scales are the checkpoint's, or fitted on the new data.
         origin: which checkpoint it is, for ``results.json``.
+        choices: among how many it acts; ``None`` where actions are numbers.
     """
 
     weights: Mapping[str, Tensor]
     losses: Mapping[str, Mapping[str, Any]]
     keep: bool
     origin: dict[str, Any]
+    choices: int | None = None
 
     def normalizer(self, fitted: Normalizer, action: Tensor) -> Normalizer:
         """The checkpoint's, or the one that was fitted on the new data, of actions [N, A].
@@ -70,16 +81,20 @@ class Start:
                 f"init_from={self.origin['checkpoint']} reads observations of {len(loc)} numbers, "
                 f"this data's have {len(fitted.loc)}; choose a task or a checkpoint that fits"
             )
-        if not self.keep:
-            return fitted
         units = [self.weights.get(f"normalizer.action_{name}") for name in ("loc", "scale")]
         kind = "choices" if action.dtype == torch.bool else "numbers"
-        there, here = f"{len(units[0])} numbers" if units[0] is not None else None, action.shape[-1]
+        here, there = action.shape[-1], None
+        if self.choices is not None:
+            there = f"{self.choices} choices"
+        elif units[0] is not None:
+            there = f"{len(units[0])} numbers"
         if there is not None and there != f"{here} {kind}":
             raise InputError(
                 f"init_from={self.origin['checkpoint']} acts by {there}, this data's actions are "
                 f"{here} {kind}; choose a task or a checkpoint that fits"
             )
+        if not self.keep:
+            return fitted
         return Normalizer(loc, scale, float(self.weights["normalizer.returns_scale"]), *units)
 
     @torch.no_grad()
@@ -149,7 +164,8 @@ def find_start(config: Config, checkpoint: Path | None) -> Start | None:
     else:
         origin = {"checkpoint": config.init_from, **dict(about.get("init_from") or {})}
     losses = load_payload(path, "training", "cpu").get("trainer", {}).get("losses", {})
-    return Start(load_payload(path, "planner", "cpu"), losses, keep, origin)
+    choices = len(about["action_low"]) if about.get("action_choices") is not None else None
+    return Start(load_payload(path, "planner", "cpu"), losses, keep, origin, choices)
 
 
 def _check_same(config: Config, source: Config, keep: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torchrl_td.comparison.controller import settings_of_episodes
 from torchrl_td.comparison.results import Result, return_asked, settings_read
 from torchrl_td.config import Config
 from torchrl_td.errors import InputError
@@ -25,7 +26,27 @@ def check_asked(result: Result, config: Config, file: Path, source_given: bool) 
         InputError: at the first setting that differs.
     """
     asked = describe_run(config, {"source": config.dataset.source}, 0)
-    before, now = (_compared(one, source_given) for one in (result, asked))
+    asked["init_from"] = {"checkpoint": config.init_from} if config.init_from else None
+    _check_same(_compared(result, source_given), _compared(asked, source_given), file)
+
+
+def check_controller_asked(result: Result, config: Config, file: Path) -> None:
+    """Refuses a controller's result of other episodes than those asked for.
+
+    Args:
+        result: the file's content; what an older one does not say is taken for what is asked.
+        config: the settings asked for.
+        file: named in the refusal.
+
+    Raises:
+        InputError: at the first setting that differs.
+    """
+    asked = settings_of_episodes(config)
+    before = {"task.env": result["environment"], **_flat(asked | result["settings"], "settings")}
+    _check_same(before, {"task.env": config.task.env, **_flat(asked, "settings")}, file)
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], file: Path) -> None:
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             setting = key.removeprefix("settings.")
@@ -37,6 +58,7 @@ def check_asked(result: Result, config: Config, file: Path, source_given: bool) 
 
 def _compared(result: Result, with_source: bool) -> dict[str, Any]:
     compared = {key: result.get(key) for key in ("seed", "planner")}
+    compared["init_from"] = (result.get("init_from") or {}).get("checkpoint")
     compared |= {"settings": settings_read(result), "target_return": return_asked(result)}
     if with_source:
         compared["dataset"] = {"source": result.get("dataset", {}).get("source")}

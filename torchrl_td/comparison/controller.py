@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 
 from torchrl_td.comparison.collecting import machine
-from torchrl_td.config import Config
+from torchrl_td.config import Config, to_dict
 from torchrl_td.data.mazes.controller import Skill, Walker, shortest_path
 from torchrl_td.envs.make import make_gym_env
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.evaluate import normalized_score
 from torchrl_td.experiment.run_folder import versions
+
+# By section, what decides which episodes are played and how they are scored.
+_EPISODES = {
+    "evaluation": ("episodes", "seed"),
+    "task": (
+        *("env_kwargs", "reset_options", "exact_goal", "max_episode_steps"),
+        *("score_min", "score_max"),
+    ),
+}
 
 
 def play_controller(config: Config) -> dict[str, Any]:
@@ -48,14 +57,18 @@ def play_controller(config: Config) -> dict[str, Any]:
         "preset": None,
         "training_steps": 0,
         "training_seconds": None,
-        "settings": {
-            "evaluation": {"episodes": settings.episodes, "seed": settings.seed},
-        },
+        "settings": settings_of_episodes(config),
         "versions": versions(),
         "machine": machine(),
         "curves": {},
         "results": [result],
     }
+
+
+def settings_of_episodes(config: Config) -> dict[str, Any]:
+    """The settings that make the episodes those they are."""
+    settings = to_dict(config)
+    return {name: {key: settings[name][key] for key in keys} for name, keys in _EPISODES.items()}
 
 
 def _episode(config: Config, seed: int) -> list[float]:
