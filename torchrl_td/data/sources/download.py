@@ -8,7 +8,6 @@ import os
 import threading
 import urllib.error
 import urllib.request
-import warnings
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -61,7 +60,7 @@ def require_network(url: str, name: str, remedy: str) -> None:
 
 def download_minari(dataset_id: str, name: str, path: Path) -> None:
     """Fetch a dataset from Minari's remote; it appears whole or not at all."""
-    others = [o for o in _local_ids() if o.rpartition("-v")[0] == dataset_id.rpartition("-v")[0]]
+    others = _other_versions(dataset_id, path)
     remedy = f"run 'minari download {dataset_id}' where there is a network and copy it to {path}"
     if others:
         remedy = f"use {', '.join(others)}, which is here, or {remedy}"
@@ -77,9 +76,12 @@ def download_minari(dataset_id: str, name: str, path: Path) -> None:
         ) from error
 
 
-def _local_ids() -> list[str]:
-    """The ids of all local datasets."""
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # another, damaged dataset is not this one's matter
-        return list(minari.list_local_datasets())
-    return []
+def _other_versions(dataset_id: str, path: Path) -> list[str]:
+    """The ids of the same dataset's versions that are here.
+
+    Minari's own list of local datasets fails where the name of any folder among them is no id.
+    """
+    name = dataset_id.rpartition("-v")[0]
+    folders = sorted(path.parent.glob(f"{path.name.rpartition('-v')[0]}-v*/data"))
+    ids = [dataset_id.removesuffix(path.name) + folder.parent.name for folder in folders]
+    return [one for one in ids if one.rpartition("-v")[0] == name]
