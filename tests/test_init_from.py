@@ -121,10 +121,17 @@ def test_choices_are_no_numbers(keep: bool) -> None:
         start.normalizer(fitted, torch.rand(5, 3))
 
 
-def test_a_value_is_of_the_same_unit(finished: Callable) -> None:
+@pytest.mark.parametrize(
+    ("kind", "word", "needs"),
+    [
+        ("strided", "value.symlog_unit=0.1", "value.symlog_unit=null"),
+        ("iql", "algorithm.normalize_rewards=false", "algorithm.normalize_rewards=true"),
+    ],
+)
+def test_a_value_is_of_the_same_unit(kind: str, word: str, needs: str, finished: Callable) -> None:
     """Logarithms were taken for values, and the other way round."""
-    words = [*words_of("strided"), f"init_from={finished('strided')}", "value.symlog_unit=0.1"]
-    with pytest.raises(InputError, match=r"need value\.symlog_unit=null, this run has .*unit=0\.1"):
+    words = [*words_of(kind), f"init_from={finished(kind)}", word]
+    with pytest.raises(InputError, match=f"(?i)need {needs}, this run has {word};"):
         find_start(composed(*words), None)
 
 
