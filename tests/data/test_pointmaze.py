@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from torchrl import torchrl_logger
 
 from tests.data.helpers import ends_soon, forked
 from torchrl_td.data import load_episodes
@@ -143,6 +145,46 @@ def test_ensure_records_once(empty_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("torchrl_td.data.mazes.pointmaze.record_pointmaze", None)  # no second time
     assert ensure_pointmaze("umaze") == "pointmaze/umaze-v0"
     assert minari.load_dataset("pointmaze/umaze-v0").total_steps == 300
+
+
+def test_of_two_that_want_it_one_records_it(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
+
+    def slowly(size: Any, **kwargs: Any) -> None:
+        begun.touch(exist_ok=False)  # a second recording fails
+        while not go_on.exists():
+            time.sleep(0.01)
+        record_pointmaze(size, **kwargs)
+
+    monkeypatch.setattr("torchrl_td.data.mazes.pointmaze.record_pointmaze", slowly)
+    monkeypatch.setattr(torchrl_logger, "info", lambda said: go_on.write_text(said))
+    want = functools.partial(ensure_pointmaze, "umaze", steps=300, progress=False)
+    first = get_context("fork").Process(target=want)
+    first.start()
+    while not begun.exists():
+        time.sleep(0.01)
+    want()
+    assert "another process makes minari:pointmaze/umaze-v0" in go_on.read_text()
+    assert minari.load_dataset("pointmaze/umaze-v0").total_steps == 300
+    first.join()
+    assert first.exitcode == 0 and not list(empty_path.glob(".making-*"))
+
+
+def test_what_one_fails_to_record_the_next_records(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="steps >= 1"):
+        ensure_pointmaze("umaze", steps=0)
+    killed = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr("torchrl_td.data.mazes.pointmaze.record_pointmaze", killed)
+        assert forked(lambda: ensure_pointmaze("umaze")) == -signal.SIGKILL
+    assert list(empty_path.glob(".making-*"))
+    assert not minari.list_local_datasets()
+    ensure_pointmaze("umaze", steps=300, progress=False)
+    assert not list(empty_path.glob(".making-*"))
 
 
 @pytest.mark.parametrize("progress", [True, False])

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import trange
 
 from torchrl_td.data.mazes.controller import Cell, Skill, Walker, free_cells, shortest_path
+from torchrl_td.data.mazes.once import make_once
 from torchrl_td.data.mazes.pointmaze import (
     Size,
     close_pointmaze,
@@ -26,7 +27,7 @@ from torchrl_td.data.mazes.pointmaze import (
     pointmaze_task,
     write_recording,
 )
-from torchrl_td.data.mazes.record import check_recording, dataset_path
+from torchrl_td.data.mazes.record import check_recording
 
 _ARRIVED = 0.15  # metres from the cell the controller is on its way to
 _PATIENCE = 400  # steps after which it takes another one
@@ -157,6 +158,5 @@ def ensure_maze2d(size: Size, **kwargs: Any) -> str:
     """
     pointmaze_task(size)
     dataset_id = f"maze2d/{size}-v0"
-    if not (dataset_path(dataset_id) / "data").exists():
-        record_maze2d(size, **kwargs)
+    make_once(dataset_id, lambda: record_maze2d(size, **kwargs))
     return dataset_id

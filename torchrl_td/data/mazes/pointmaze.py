@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from torchrl_td.advice import install
 from torchrl_td.data.mazes.controller import Cell, Skill, Walker, free_cells, shortest_path
+from torchrl_td.data.mazes.once import make_once
 from torchrl_td.data.mazes.processes import default_workers, in_processes
-from torchrl_td.data.mazes.record import check_recording, dataset_path, write_dataset
+from torchrl_td.data.mazes.record import check_recording, write_dataset
 from torchrl_td.data.robotics import register_robotics
 from torchrl_td.errors import InputError
 
@@ -284,6 +285,5 @@ def ensure_pointmaze(size: Size, **kwargs: Any) -> str:
     """
     pointmaze_task(size)
     dataset_id = f"pointmaze/{size}-v0"
-    if not (dataset_path(dataset_id) / "data").exists():
-        record_pointmaze(size, **kwargs)
+    make_once(dataset_id, lambda: record_pointmaze(size, **kwargs))
     return dataset_id

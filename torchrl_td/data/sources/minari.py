@@ -19,6 +19,7 @@ from torchrl_td.advice import install
 from torchrl_td.data.choices import one_hot_choices
 from torchrl_td.data.keys import Key
 from torchrl_td.data.mazes.maze2d import ensure_maze2d
+from torchrl_td.data.mazes.once import make_once
 from torchrl_td.data.mazes.pointmaze import POINTMAZE_TASKS, ensure_pointmaze
 from torchrl_td.data.mazes.record import dataset_path
 from torchrl_td.data.source import CHUNK_STEPS, Source, Steps
@@ -80,8 +81,7 @@ def minari_source(
         if dataset_id == f"maze2d/{size}-v0":
             ensure_maze2d(size, progress=progress)  # type: ignore[arg-type]
     path = dataset_path(dataset_id)
-    if not (path / "data").exists():
-        download_minari(dataset_id, name, path)
+    make_once(dataset_id, lambda: download_minari(dataset_id, name, path))
     metadata = dataset_metadata(dataset_id)
     if metadata["total_episodes"] == 0:
         raise InputError(f"{name}: it holds no episodes; delete it and record or download it again")
