@@ -284,6 +284,22 @@ def test_td3_bc_trains_its_policy_every_other_step(
     trainer.check_health()
 
 
+def test_noise_on_targets_is_in_shares_of_the_actions(
+    make_config: Any, tiny_pointmaze: str
+) -> None:
+    """Of the range's half, as in the authors' code: in actions of ±0.05 0.2 is all there is."""
+    trainer = Trainer(make_config("td3_bc"), load_episodes(tiny_pointmaze), CPU)
+    (loss,) = trainer.algorithm.losses.values()
+    assert torch.equal(loss.policy_noise, torch.full((2,), 0.2))  # actions of ±1
+    assert torch.equal(loss.noise_clip, torch.full((2,), 0.5))
+    assert not {"policy_noise", "noise_clip"} & loss.state_dict().keys()
+    network = trainer.algorithm.policy.network
+    network.low, network.high = torch.tensor([-0.05, -3]), torch.tensor([0.05, 1])
+    loss = trainer.algorithm.make_losses()["td3_bc"]
+    torch.testing.assert_close(loss.policy_noise, torch.tensor([0.01, 0.4]))
+    torch.testing.assert_close(loss.noise_clip, torch.tensor([0.025, 1.0]))
+
+
 def test_iql_learns_from_whole_transitions_in_scaled_rewards(
     make_config: Any, tiny_pointmaze: str
 ) -> None:

@@ -209,16 +209,22 @@ class ImplicitQLearning(ValueLearning):
 
 
 class _DelayedTD3BCLoss(TD3BCLoss):
-    """TorchRL's, its policy trained at every ``delay``-th call.
+    """TorchRL's, its policy trained at every ``delay``-th call, its noise in shares of the actions.
 
     The calls are counted for a checkpoint on the device, and on the host, which need not wait for
-    it then.
+    it then. As in the authors' code the noise of the target's actions, and its limit, count in
+    half the range of each action.
     """
 
     calls: Tensor
 
     def __init__(self, *args: Any, delay: int, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        half = (self.max_action - self.min_action) / 2  # [A]
+        for name in ("policy_noise", "noise_clip"):
+            share = getattr(self, name)
+            delattr(self, name)
+            self.register_buffer(name, share * half, persistent=False)  # numbers in TorchRL's
         self.delay = delay
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self._count: int | None = None  # the same; None until it is read
