@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import json
 import os
 import sys
@@ -28,16 +29,27 @@ TOLERANCE = 1e-3  # of the largest action; single precision's rounding stays far
 MOST_STEPS = 10_000_000  # their times are kept
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    It gives this thread a stack for signal handlers, which is gone with it: where several have
+    come and gone, the next signal, a Ctrl-C, ends Python with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def openvino_model(path: Path, threads: int, precision: str, cache: Path | None) -> Model:
     """An OpenVINO model as a function of named arrays."""
     try:
-        import openvino
+        core = openvino_core()
     except ImportError:
         sys.exit(f"error: {path.parent} was exported for OpenVINO: pip install openvino")
-    core = openvino.Core()
-    if cache is not None:
-        core.set_property({"CACHE_DIR": str(cache)})
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+    if cache is not None:
+        settings["CACHE_DIR"] = str(cache)
     model = core.compile_model(path, "CPU", settings)
 
     def run(inputs: dict[str, Any]) -> list[np.ndarray]:

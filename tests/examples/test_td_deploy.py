@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import re
 import shutil
@@ -79,6 +81,34 @@ def test_an_exported_planner_acts_as_the_actor(tmp_path: Path, form, settings, b
         actor.export(folder)
 
 
+@pytest.mark.stranger("machines")
+@pytest.mark.parametrize("form", [pytest.param("openvino", marks=needs_openvino), "torch"])
+def test_an_export_is_whole_or_not_at_all(small_disk: Path, form: str) -> None:
+    """PyTorch's own writing ended the process, and what was left refused the next try."""
+    actor, folder = tiny_actor(**QUICK), small_disk / "exported"
+    room = small_disk / "full"
+    with pytest.raises(OSError), room.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    with room.open("r+b") as file:
+        file.truncate(room.stat().st_size - 40_000)
+    with pytest.raises(InputError, match=f"^cannot write to {folder}: .*; make room") as caught:
+        actor.export(folder, format=form)
+    assert "\n" not in str(caught.value) and not list(folder.iterdir())
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(InputError, match=f"^cannot write to {folder}: it is not writable"):
+        actor.export(folder, format=form)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    room.unlink()
+    assert difference_from_actor(ExportedPlanner(actor.export(folder, format=form))) < 1e-4
+
+
+def test_a_planner_of_another_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"needs single precision: actor\.float\(\)"):
+        tiny_actor(**QUICK).double().export(tmp_path / "exported")
+
+
 def deployed(folder: Path, absent: tuple[str, ...], *words: str) -> subprocess.CompletedProcess:
     """The script in a process of its own, in which some packages cannot be imported."""
     script = shutil.copy(EXAMPLE, folder.parent)
@@ -105,6 +135,30 @@ def test_the_script_needs_no_torchrl(tmp_path: Path, form, absent: tuple[str, ..
     assert done.returncode == 0, done.stderr
     assert "10 steps at 50 Hz, 1 environments" in done.stdout
     assert re.search(r"median \d+\.\d+ ms, 95 % \d+\.\d+ ms, 99 % \d+\.\d+ ms", done.stdout)
+
+
+class SignalStack(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@needs_openvino
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_signals_find_a_stack_when_planners_have_come_and_gone(tmp_path: Path) -> None:
+    """Each had a core of its own, and a Ctrl-C ended Python with a segmentation fault."""
+    actor = tiny_actor(**QUICK)
+    folders = [actor.export(tmp_path / str(i), format="openvino") for i in range(2)]
+    planners = [ExportedPlanner(folder) for folder in folders]
+    planners.pop(0)
+    gc.collect()
+    planners.pop()
+    gc.collect()
+    stack = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    spans = [
+        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()
+    ]
+    mapped = any(int(a, 16) <= (stack.start or 0) < int(b, 16) for a, b in spans)
+    assert mapped or stack.flags & 2  # SS_DISABLE: there is none
 
 
 def test_a_reading_that_is_none_is_refused_and_leaves_no_trace(tmp_path: Path, monkeypatch):

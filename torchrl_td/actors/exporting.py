@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
+import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -92,6 +97,7 @@ def export_actor(
             "the planner's actions are choices, and planners of numbers alone are exported; play "
             "it with TDPlannerActor.from_checkpoint"
         )
+    actor.check_precision()
     form, folder = _chosen(form), folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; export to a new or an empty folder")
@@ -102,20 +108,39 @@ def export_actor(
     ways = ["plan"]
     ways += ["replan"] if horizon.warm_start == "previous" else []
     ways += ["follow"] if horizon.replan_every > 1 else []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; give another") from None
-    for way in ways:
-        try:
-            _write(_Step(actor, way), inputs, folder / way, form)
-        except Exception as error:  # whatever PyTorch or OpenVINO make of somebody's network
-            raise InputError(f"the planner cannot be exported: {first_line(error)}") from error
     about = _about(actor, batch_size, ways, inputs)
     about |= {"outputs": [*_OUTPUTS, *(f"next_{name}" for name in _state_names(actor))]}
     about |= {"format": form, "checks": _checks(actor, inputs)}
-    (folder / "planner.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    with _whole_or_nothing(folder):
+        for way in ways:
+            _write(_Step(actor, way), inputs, folder / way, form)
+        text = json.dumps(about, indent=1) + "\n"
+        (folder / "planner.json").write_text(text, encoding="utf-8")
     return folder
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(folder: Path) -> Iterator[None]:
+    """A folder to write files into, which are gone again should not all be written.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is not writable")
+        try:
+            yield
+        except BaseException:
+            for file in folder.iterdir():
+                file.unlink()
+            raise
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(
+            f"cannot write to {folder}: {reason}; make room, or give another folder"
+        ) from error
 
 
 def _chosen(form: Format) -> Format:
@@ -129,15 +154,29 @@ def _chosen(form: Format) -> Format:
 
 
 def _write(step: _Step, inputs: dict[str, Tensor], path: Path, form: Format) -> None:
-    """One way to make a step, as a model with the ending of its format."""
+    """One way to make a step, as a model with the ending of its format.
+
+    Raises:
+        InputError: the planner cannot be exported.
+        OSError: the model cannot be written.
+    """
+    saved = io.BytesIO()  # PyTorch's own writing to a full disk ends the process
+    try:
+        if form == "torch":
+            torch.export.save(exported_program(step, list(inputs.values())), saved)
+        else:
+            model = convert(step, list(inputs.values()))
+    except Exception as error:  # whatever PyTorch or OpenVINO make of somebody's network
+        raise InputError(f"the planner cannot be exported: {first_line(error)}") from error
     if form == "torch":
-        program = exported_program(step, list(inputs.values()))
-        torch.export.save(program, path.with_suffix(".pt2"))
+        path.with_suffix(".pt2").write_bytes(saved.getbuffer())
         return
-    model = convert(step, list(inputs.values()))
     for port, name in zip(model.inputs, inputs, strict=True):
         port.get_tensor().set_names({name})
-    import_openvino().save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+    try:
+        import_openvino().save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+    except RuntimeError as error:  # all that OpenVINO says of a disk
+        raise OSError(f"OpenVINO says: {first_line(error)}") from error
 
 
 @torch.no_grad()

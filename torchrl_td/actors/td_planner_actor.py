@@ -277,13 +277,21 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
             target_return = torch.maximum(target_return, floor)
         return state, target_return
 
-    def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
-        """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""
+    def check_precision(self) -> None:
+        """Refuse weights of another type than float32, of which the planner makes no plans.
+
+        Raises:
+            InputError: they are.
+        """
         dtype = self.planner.candidate_noise.dtype
         if dtype != torch.float32:
             raise InputError(
                 f"the planner is in {dtype}, but needs single precision: actor.float()"
             )
+
+    def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+        """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""
+        self.check_precision()
         loc = self.normalizer.loc
         observation, target, is_init = (
             read_entry(tensordict, key, (width,), loc.device, remedy)
