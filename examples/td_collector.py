@@ -12,7 +12,9 @@ setting under planner.
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,8 @@ from torchrl_td.checkpoint import checkpoint_task
 from torchrl_td.commands.usage import help_asked
 from torchrl_td.config import TaskConfig
 from torchrl_td.data import Normalizer
-from torchrl_td.envs import make_base_env, planning_transforms
+from torchrl_td.data.choices import choices_of
+from torchrl_td.envs import make_base_env, opened, planning_transforms
 from torchrl_td.experiment.cli import main
 from torchrl_td.modules import (
     DiffusionRefiner,
@@ -112,6 +115,10 @@ def trained(
             "the run of this checkpoint has no environment; name one, env=<Gymnasium id>"
         )
     task.target_return = asked
+    with opened(make_base_env(task)) as played:
+        spec = played.action_spec
+    if choices_of(spec) is not None:  # in the form that this environment takes
+        overrides = {**overrides, "action_spec": spec}
     return task, TDPlannerActor.from_checkpoint(checkpoint, **overrides)
 
 
@@ -183,6 +190,8 @@ def make_empty(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         is_empty = not any(folder.iterdir())
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is not writable")
     except OSError as error:
         raise InputError(f"cannot write to output={folder}: {error.strerror}") from None
     if not is_empty:

@@ -14,13 +14,15 @@ import torch
 from tensordict import TensorDict
 from torch.nn import functional as F
 from torchrl.data import Bounded, Categorical, OneHot
-from torchrl.envs import GymEnv, TransformedEnv
+from torchrl.envs import ExplorationType, GymEnv, TransformedEnv, set_exploration_type
 
 from examples.td_own_data import clumsy_episode, own_data
 from tests.settings import TINY_RUN
+from tests.tiny import tiny_actor
 from torchrl_td import InputError, TDPlannerActor, load_episodes, make_checkpoint_env, train
 from torchrl_td.checkpoint import action_spec, described_action, find_checkpoint, load_about
 from torchrl_td.commands.data import main as td_data
+from torchrl_td.commands.recording import planner_policy
 from torchrl_td.data.mazes.record_policy import random_policy, record_dataset
 from torchrl_td.envs import planning_transforms
 from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
@@ -127,7 +129,11 @@ def test_both_kinds_of_planner_choose(
         assert primed.action_spec.is_in(trained.actor(primed.reset())["action"])
     # and records, if without noise on its actions.
     words = ["--checkpoint", f"{tmp_path / 'run'}", "--steps", "9", "--seed", "3"]
-    if form is OneHot:
+    if form is Categorical:  # which is played where choices have a 1, too
+        words = [f"checkpoint={tmp_path / 'run'}", "task.env=CartPole-v1", "device=cpu"]
+        again = evaluate_checkpoint(words)
+        assert again["results"][0]["returns"] == trained.results["results"][-1]["returns"]
+    else:
         td_data(["record", *words, "--dataset", "own/cart-v0"])
         assert len(load_episodes("minari:own/cart-v0")) >= 9
         with pytest.raises(SystemExit, match="2"):
@@ -149,6 +155,34 @@ def test_both_kinds_of_planner_choose(
     for spec in (OneHot(3), Bounded(-1.0, 1.0, (2,))):
         with pytest.raises(InputError, match="but the planner's actions are 2 choices"):
             TDPlannerActor.from_checkpoint(tmp_path / "run", action_spec=spec)
+
+
+@pytest.mark.parametrize("form", [OneHot, Categorical])
+def test_what_is_recorded_is_what_was_chosen(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice said as its number was recorded as the first one."""
+    env = gymnasium.make("CartPole-v1")
+    env.action_space = gymnasium.spaces.Discrete(3, start=4)
+    parts = tiny_actor(4, 3)
+    parts.planner.inverse_dynamics.choices = True
+    actor = TDPlannerActor(parts.planner, parts.normalizer, action_spec=form(3))
+    monkeypatch.setattr(TDPlannerActor, "from_checkpoint", lambda path: actor)
+    policy = planner_policy(Path("unread"), 9.0, env=env)
+    found = set()
+    for seed in range(20):
+        observation = np.random.default_rng(seed).normal(size=4)
+        td = TensorDict(
+            observation=torch.from_numpy(observation).float()[None],
+            target_return=torch.full((1, 1), 9.0),
+            is_init=torch.ones(1, 1, dtype=torch.bool),
+            planner=actor.planner_spec.zero([1]),
+            batch_size=[1],
+        )
+        with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
+            wanted = actor(td)["action"][0]
+        wanted = wanted if form is Categorical else wanted.long().argmax()
+        assert policy(observation, 0.0, True) == 4 + wanted
+        found.add(int(wanted))
+    assert len(found) > 1
 
 
 def test_cloning_chooses_and_other_baselines_say_that_they_do_not(

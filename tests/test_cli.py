@@ -392,6 +392,29 @@ def test_evaluates_a_checkpoint_with_other_settings(
         evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", "planner.refine_step=1"])
 
 
+@pytest.mark.stranger("machines")
+def test_results_are_shown_though_their_file_cannot_be_written(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    """A disk that is full is refused before anything is played; one that fills up, after it."""
+    path, output, shown = untrained_checkpoint(tmp_path), small_disk / "out.json", []
+    words = [f"checkpoint={path}", "evaluation.episodes=1", "task.max_episode_steps=3"]
+    words += [f"output={output}", "device=cpu"]
+
+    def fill() -> None:
+        with pytest.raises(OSError), (small_disk / "full").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+
+    with pytest.raises(InputError, match=r"write to output: .*No space left.*another output"):
+        evaluate_checkpoint(words, show=lambda summary: (shown.append(summary), fill()))
+    assert shown[0]["results"][0]["lengths"] == [3]
+    with pytest.raises(InputError, match=r"cannot write output=.*out\.json: No space left"):
+        evaluate_checkpoint(words, show=shown.append)
+    assert len(shown) == 1
+
+
 def test_a_setting_that_the_files_do_not_give() -> None:
     said = explain("Could not override 'task.scored'.\nTo append to your config use +task.scored")
     assert said.endswith("'task.scored'; add it with a plus: +task.scored=<value>")

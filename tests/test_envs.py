@@ -14,6 +14,10 @@ import torch
 from minari.serialization import serialize_space
 from torchrl.envs import check_env_specs
 
+from tests import small_envs
+from tests.tiny import tiny_actor
+from torchrl_td import TDPlannerActor
+from torchrl_td.commands.recording import flat_observation, planner_policy
 from torchrl_td.config import TaskConfig
 from torchrl_td.data.sources.minari import _ones
 from torchrl_td.data.sources.minari_metadata import discrete_observations
@@ -252,6 +256,17 @@ class Cells(Counting):
         return self.observation_space.sample(), *super().step(action)[1:]
 
 
+def test_a_planner_that_is_recorded_acts_in_the_environments_own_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = small_envs.MatrixAction()
+    observation, _ = env.reset(seed=0)
+    actor = tiny_actor(observation.size, 4)
+    monkeypatch.setattr(TDPlannerActor, "from_checkpoint", lambda path: actor)
+    action = planner_policy(Path("unread"), 9.0, env=env)(observation, 0.0, True)
+    assert action.shape == env.action_space.shape == (2, 2)
+
+
 def test_several_choices_are_vectors_with_a_one_for_each_as_minaris_data_are_read() -> None:
     space = Cells.observation_space
     counted = discrete_observations({"observation_space": serialize_space(space)})
@@ -267,5 +282,7 @@ def test_several_choices_are_vectors_with_a_one_for_each_as_minaris_data_are_rea
         flat = FlatSpaces(Cells())
         seen = _flat({"cell": cell, "lamps": lamps}, space, flat.observation_space)
         assert np.array_equal(seen["cell"], row) and seen["lamps"].shape == (4,)
+        recorded = flat_observation({"cell": cell, "lamps": lamps}, ["cell", "lamps"], space)
+        assert np.array_equal(recorded[0], [*row, *lamps])
     with pytest.raises(InputError, match="cell has 3 numbers, not 2"):
         _ones(np.ones((5, 3), np.int64), counted["cell",], "data", "cell")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from examples import td_collector as example
 from examples.td_collector import td_collector
+from torchrl_td.errors import InputError
 from torchrl_td.experiment.cli import main
 
 
@@ -69,3 +71,10 @@ def test_a_wrong_word_is_one_line(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.stranger("machines")
+def test_a_folder_that_cannot_be_written_is_refused(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(InputError, match=f"cannot write to output={small_disk}: it is not"):
+        example.read_words([f"output={small_disk}"])

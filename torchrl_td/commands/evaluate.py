@@ -20,7 +20,7 @@ from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
 def td_evaluate() -> None:
     """Evaluates as the words of the command line say, and prints the results."""
     if not help_asked(__doc__):
-        cli.print_results(evaluate_checkpoint(sys.argv[1:]))
+        evaluate_checkpoint(sys.argv[1:], show=cli.print_results)
 
 
 def main() -> None:

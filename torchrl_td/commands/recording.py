@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import torch
 from tensordict import TensorDict
+from torchrl.data import Categorical
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
@@ -147,11 +148,8 @@ class Played:
             "action_noise": noise,
             "versions": versions(),
         }
-        first = int(getattr(self.env.action_space, "start", 0))
-        keys, space = config.task.observation_keys, self.env.observation_space
-        policy = planner_policy(
-            path, asked, keys, space=space, sample=options.sample, first_choice=first
-        )
+        keys = config.task.observation_keys
+        policy = planner_policy(path, asked, keys, env=self.env, sample=options.sample)
         self.policy = noisy(policy, self.env, noise, options.seed)
         torch.manual_seed(options.seed)
 
@@ -206,9 +204,8 @@ def planner_policy(
     target_return: float,
     keys: Sequence[str] | None = None,
     *,
-    space: gymnasium.Space | None = None,
+    env: gymnasium.Env,
     sample: bool = False,
-    first_choice: int = 0,
 ) -> Policy:
     """A trained planner as a policy: its state is carried from step to step here.
 
@@ -216,9 +213,8 @@ def planner_policy(
         checkpoint: a run's output folder, or a checkpoint in it.
         target_return: return asked for at an episode's start.
         keys: entries of a Dict observation to join, as the run's task names them.
-        space: of the observations.
+        env: whose observations it sees, and whose actions it gives.
         sample: plan with the sampler's noise, and not deterministically.
-        first_choice: what the environment counts its choices from, where actions are choices.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged.
@@ -226,6 +222,7 @@ def planner_policy(
     actor = TDPlannerActor.from_checkpoint(checkpoint)
     mode = ExplorationType.RANDOM if sample else ExplorationType.DETERMINISTIC
     carried: dict[str, Any] = {}
+    space: Any = env.action_space
 
     def act(observation: Any, reward: float, first: bool) -> np.ndarray:
         if first:
@@ -235,7 +232,9 @@ def planner_policy(
             carried["target"] -= reward
         step = TensorDict(
             {
-                "observation": flat_observation(observation, named_keys(keys), space),
+                "observation": flat_observation(
+                    observation, named_keys(keys), env.observation_space
+                ),
                 "target_return": torch.tensor([[carried["target"]]], dtype=torch.float32),
                 "is_init": torch.tensor([[first]]),
                 "planner": carried["planner"],
@@ -246,7 +245,9 @@ def planner_policy(
             out = actor(step)
         carried["planner"] = out["next", "planner"]
         action = out["action"][0].numpy()
-        return action if actor.choices is None else first_choice + action.argmax()
+        if actor.choices is None:
+            return action.reshape(space.shape)
+        return space.start + (action if isinstance(actor.choices, Categorical) else action.argmax())
 
     return act
 
@@ -256,7 +257,7 @@ def flat_observation(
 ) -> torch.Tensor:
     """A Gymnasium observation as the planner sees it, [1, O] float32; a 1 at each choice."""
     if not isinstance(observation, dict):
-        if isinstance(space, gymnasium.spaces.Discrete):
+        if isinstance(space, (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)):
             observation = gymnasium.spaces.flatten(space, observation)
         return torch.as_tensor(np.asarray(observation)).reshape(1, -1).float()
     parts = []

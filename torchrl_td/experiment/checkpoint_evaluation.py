@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torchrl.data import TensorSpec
 
 from torchrl_td.checkpoint import action_spec, described_action, find_checkpoint, load_model
 from torchrl_td.config import (
@@ -25,6 +27,7 @@ from torchrl_td.experiment.results import describe_run
 from torchrl_td.experiment.run import pick_device
 from torchrl_td.experiment.run_folder import versions, write_json
 
+_RESULT_BYTES = 1 << 16  # more than a summary of some hundred episodes takes
 # What evaluation reads of a task; and what gives other settings their value before training.
 _PLAYED = (
     "env",
@@ -44,13 +47,16 @@ _READ_INSTEAD = {
 }
 
 
-def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
+def evaluate_checkpoint(
+    words: list[str], show: Callable[[dict[str, Any]], object] | None = None
+) -> dict[str, Any]:
     """Evaluates a checkpoint with ``key=value`` words over its settings.
 
     Args:
         words: ``checkpoint=PATH`` and, optionally, ``device=``, ``output=FILE.json`` and any
             settings under ``planner.`` and ``evaluation.``, and those of ``task.`` that say
             what is played and how it is scored.
+        show: called with the summary before it is written to a file, which may fail.
 
     Returns:
         A summary like ``results.json``, with one entry in ``results``.
@@ -74,9 +80,8 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
             f"the run of this checkpoint played nothing (evaluation.episodes=0); say how many "
             f"episodes to play, evaluation.episodes=40{where}"
         )
-    if named:
-        _check_takes(config.task, about)
-    actor = make_actor(model, config, action_spec(about).to(device))
+    spec = _spec_taken(config.task, about) if named else action_spec(about)
+    actor = make_actor(model, config, spec.to(device))
     if config.value.enabled or "target_return" not in actor.in_keys:
         _check_asks_no_return(overrides)
     result = evaluate(actor, config)
@@ -87,8 +92,10 @@ def evaluate_checkpoint(words: list[str]) -> dict[str, Any]:
         "versions": versions(),
         "results": [result.to_dict()],
     }
+    if show is not None:
+        show(summary)
     if output is not None:
-        write_json(output, summary)
+        write_json(output, summary, "output")
     return summary
 
 
@@ -125,14 +132,20 @@ def _check_changeable(key: str) -> None:
     )
 
 
-def _check_takes(task: TaskConfig, about: Mapping[str, Any]) -> None:
-    """Refuses an environment of other actions, of which it may take the first in silence."""
+def _spec_taken(task: TaskConfig, about: Mapping[str, Any]) -> TensorSpec:
+    """The action spec for another environment: the run's, its choices in the form wanted there.
+
+    Raises:
+        InputError: its actions are others, of which it may take the first in silence.
+    """
     with opened(make_base_env(task)) as env:
-        has, writes = (_actions(action) for action in (described_action(env.action_spec), about))
+        taken = described_action(env.action_spec)
+    has, writes = _actions(taken), _actions(about)
     if has != writes:
         raise InputError(
             f"task.env={task.env}: its action is of {has}, what was trained here writes {writes}"
         )
+    return action_spec(taken if "action_choices" in taken else about)
 
 
 def _actions(described: Mapping[str, Any]) -> str:
@@ -153,8 +166,8 @@ def _output_file(word: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "its folder is not writable")
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(_RESULT_BYTES))
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise InputError(

@@ -143,13 +143,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, setting: str = "output_dir") -> None:
     """Writes JSON in one go, so that a reader never sees half of it."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n", setting)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, setting: str = "output_dir") -> None:
     """Writes a file in one go.
+
+    Args:
+        path: of the file.
+        text: what it holds.
+        setting: that says where it goes, for the message.
 
     Raises:
         InputError: if the disk is full or the folder not writable.
@@ -158,7 +163,7 @@ def write_text(path: Path, text: str) -> None:
         with new_file(path) as file:
             file.write(text.encode())
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, setting) from None
 
 
 @contextmanager
@@ -183,10 +188,10 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
+def _unwritable(path: Path, error: OSError, setting: str = "output_dir") -> InputError:
     return InputError(
-        f"cannot write to output_dir: {path}: {error.strerror}; free some space, make it writable "
-        f"or choose another output_dir"
+        f"cannot write to {setting}: {path}: {error.strerror}; free some space, make it writable "
+        f"or choose another {setting}"
     )
 
 
