@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_td.actors.receding_horizon import RecedingHorizon, State
+from torchrl_td.actors.tensordict_io import check_precision
 from torchrl_td.advice import install
 from torchrl_td.errors import InputError, check_whole, first_line
 from torchrl_td.inference.openvino_model import (
@@ -97,7 +98,7 @@ def export_actor(
             "the planner's actions are choices, and planners of numbers alone are exported; play "
             "it with TDPlannerActor.from_checkpoint"
         )
-    actor.check_precision()
+    check_precision(actor.planner.candidate_noise.dtype)
     form, folder = _chosen(form), folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; export to a new or an empty folder")

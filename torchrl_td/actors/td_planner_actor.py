@@ -17,7 +17,12 @@ from torchrl_td.actors.compiling import CompiledActor
 from torchrl_td.actors.from_checkpoint import TrainedActor
 from torchrl_td.actors.receding_horizon import RecedingHorizon
 from torchrl_td.actors.specs import action_bounds, check_apart, check_keys, choice_spec
-from torchrl_td.actors.tensordict_io import PlannerState, SpecifiedModule, read_entry
+from torchrl_td.actors.tensordict_io import (
+    PlannerState,
+    SpecifiedModule,
+    check_precision,
+    read_entry,
+)
 from torchrl_td.data.choices import written_choice
 from torchrl_td.data.normalizer import Normalizer, check_action, check_floats
 from torchrl_td.errors import InputError
@@ -277,21 +282,9 @@ class TDPlannerActor(TrainedActor, CompiledActor, SpecifiedModule):
             target_return = torch.maximum(target_return, floor)
         return state, target_return
 
-    def check_precision(self) -> None:
-        """Refuse weights of another type than float32, of which the planner makes no plans.
-
-        Raises:
-            InputError: they are.
-        """
-        dtype = self.planner.candidate_noise.dtype
-        if dtype != torch.float32:
-            raise InputError(
-                f"the planner is in {dtype}, but needs single precision: actor.float()"
-            )
-
     def _inputs(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
         """Observation [B, O], target return [B, 1] and reset flag [B, 1], checked."""
-        self.check_precision()
+        check_precision(self.planner.candidate_noise.dtype)
         loc = self.normalizer.loc
         observation, target, is_init = (
             read_entry(tensordict, key, (width,), loc.device, remedy)

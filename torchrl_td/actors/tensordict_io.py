@@ -19,6 +19,19 @@ from torchrl_td.errors import InputError
 _REMEDY = "append actor.make_tensordict_primer() to the environment's transforms"
 
 
+def check_precision(dtype: torch.dtype) -> None:
+    """Refuses weights of another type than float32, of which the planner makes no plans.
+
+    Args:
+        dtype: of the weights.
+
+    Raises:
+        InputError: it is another.
+    """
+    if dtype != torch.float32:
+        raise InputError(f"the planner is in {dtype}, but needs single precision: actor.float()")
+
+
 def read_entry(
     tensordict: TensorDictBase,
     key: NestedKey,
