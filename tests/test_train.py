@@ -223,6 +223,24 @@ def test_an_entry_s_own_name_may_have_a_slash() -> None:
         assert data["observation"].shape == (4, width + 1)
 
 
+@pytest.mark.parametrize(
+    ("dones", "timeouts"), [([0, 0, 0, 1], [0, 0, 0, 1]), ([0, 0, 0, 1], [0] * 4)]
+)
+def test_dones_are_ends_of_either_kind(dones: list[int], timeouts: list[int]) -> None:
+    """A time limit was taken for a termination, whose successor is worth nothing."""
+    dones = [0, 0, 0, 1]
+    walk = _walk(observations=np.ones((4, 3)), dones=dones, truncations=timeouts)
+    state, action, reward = (torch.as_tensor(value).float() for value in list(walk[0].values())[:3])
+    flags = {"done": torch.tensor(dones), "truncated": torch.tensor(timeouts)}
+    flags = {key: flag.bool()[:, None] for key, flag in flags.items()}
+    after = TensorDict(observation=state, reward=reward[:, None], **flags, batch_size=[4])
+    steps = TensorDict(observation=state, action=action, next=after, batch_size=[4])
+    for form in (walk, walk[0], steps):
+        found = load_episodes(form)["next"]
+        assert found["terminated"].flatten().tolist() == [False] * 3 + [not timeouts[3]]
+        assert found["truncated"].flatten().tolist() == [False] * 3 + [bool(timeouts[3])]
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_d4rls_mapping_is_cut_where_its_flags_say(known: bool) -> None:
     """Terminals, timeouts, and what is unfinished at its end left out."""

@@ -84,14 +84,13 @@ def steps_of_flat(data: Mapping[str, Any], name: str) -> TensorDict:
     tensor([False,  True, False,  True])
     """
     found = _found(data, name, [key for key in _NAMES if key != "next_observations"])
+    flags = _flags(data, found, name)
     arrays = {key: _tensor(value, name, key) for key, value in found.items() if value is not None}
     count = len(arrays["actions"])
     for key, value in arrays.items():
         if len(value) != count:
             raise InputError(f"{name}: {key} has {len(value)} rows where there are {count} actions")
-    terminated, truncated = (
-        as_flags(arrays[key], name, key).reshape(-1, 1) for key in ("terminals", "timeouts")
-    )
+    terminated, truncated = (flags[key].reshape(-1, 1) for key in ("terminals", "timeouts"))
     following = {"reward": arrays["rewards"].reshape(-1, 1)}
     following |= {"terminated": terminated, "truncated": truncated, "done": terminated | truncated}
     if "next_observations" in arrays:
@@ -111,6 +110,21 @@ def _found(data: Mapping[str, Any], name: str, needed: Sequence[str]) -> dict[st
                 f"{name} has no {key!r}, only {', '.join(map(str, data)) or 'nothing'}"
             )
     return found
+
+
+def _flags(data: Mapping[str, Any], found: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """The flags that there are, [N] each."""
+    flags = {
+        key: as_flags(_tensor(found[key], name, key), name, key)
+        for key in ("terminals", "timeouts")
+        if found[key] is not None
+    }
+    *said, either = _NAMES["terminals"]  # the last is true at ends of either kind, as old Gym's
+    if len(flags) == 2 and either in data and not any(key in data for key in said):
+        terminals, timeouts = flags.values()
+        if terminals.shape == timeouts.shape:
+            flags["terminals"] = terminals & ~timeouts
+    return flags
 
 
 def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Steps:
@@ -139,15 +153,13 @@ def _steps(trajectory: Any, name: str, keys: Sequence[str | Key] | None) -> Step
         if len(value) != count:
             raise InputError(f"{name}: {key} has {len(value)} rows where there are {count} actions")
     terminated = torch.zeros(count, dtype=torch.bool)
-    for key in ("terminals", "timeouts"):
-        if found[key] is not None:
-            flags = as_flags(_tensor(found[key], name, key), name, key)
-            if len(flags) != count or flags[:-1].any():
-                raise InputError(
-                    f"{name}: {key} mark another step than the last of {count}; where one mapping "
-                    f"holds several episodes, as D4RL's does, give the mapping itself, in no list"
-                )
-            terminated = flags if key == "terminals" else terminated
+    for key, flags in _flags(trajectory, found, name).items():
+        if len(flags) != count or flags[:-1].any():
+            raise InputError(
+                f"{name}: {key} mark another step than the last of {count}; where one mapping "
+                f"holds several episodes, as D4RL's does, give the mapping itself, in no list"
+            )
+        terminated = flags if key == "terminals" else terminated
     ends = torch.zeros(count, dtype=torch.bool)
     ends[-1] = True
     action = action.reshape(count, -1) if action.ndim > 1 else action
