@@ -17,6 +17,7 @@ from torchrl.data import Bounded, Categorical, OneHot
 from torchrl.envs import ExplorationType, GymEnv, TransformedEnv, set_exploration_type
 
 from examples.td_own_data import clumsy_episode, own_data
+from tests.checkpoints import untrained_checkpoint
 from tests.settings import TINY_RUN
 from tests.tiny import tiny_actor
 from torchrl_td import InputError, TDPlannerActor, load_episodes, make_checkpoint_env, train
@@ -183,6 +184,18 @@ def test_what_is_recorded_is_what_was_chosen(form: Any, monkeypatch: pytest.Monk
         assert policy(observation, 0.0, True) == 4 + wanted
         found.add(int(wanted))
     assert len(found) > 1
+
+
+@pytest.mark.parametrize(("env", "has"), [("CartPole-v1", "2 choices"), ("Hopper-v5", "3 numbers")])
+def test_a_planner_is_not_recorded_where_other_actions_are_taken(
+    env: str, has: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Numbers were cut to whole ones and recorded as choices."""
+    words = ["record", env, "--checkpoint", str(untrained_checkpoint(tmp_path)), "--steps", "9"]
+    with pytest.raises(SystemExit, match="2"):
+        td_data([*words, "--dataset", "own/other-v0"])
+    says = f"error: {env}: its action is of {has}, what was trained here writes 1 numbers\n"
+    assert capsys.readouterr().err == says
 
 
 def test_cloning_chooses_and_other_baselines_say_that_they_do_not(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import signal
 import sys
+import threading
 import time
 from itertools import pairwise
 from multiprocessing import get_context
@@ -22,6 +24,7 @@ from tests.data.helpers import ends_soon, forked
 from torchrl_td.data import load_episodes
 from torchrl_td.data.mazes import processes, record
 from torchrl_td.data.mazes.controller import Skill, Walker, free_cells, shortest_path
+from torchrl_td.data.mazes.once import _is_at, _locked, _release, make_once
 from torchrl_td.data.mazes.pointmaze import (
     POINTMAZE_TASKS,
     ensure_pointmaze,
@@ -185,6 +188,61 @@ def test_what_one_fails_to_record_the_next_records(
     assert not minari.list_local_datasets()
     ensure_pointmaze("umaze", steps=300, progress=False)
     assert not list(empty_path.glob(".making-*"))
+
+
+def test_one_that_stops_waiting_leaves_the_lock_to_the_others(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, waits = empty_path / ".making-made-plain-v0.lock", tmp_path / "waits"
+    lock = _locked(path, "made/plain-v0")
+    monkeypatch.setattr(torchrl_logger, "info", lambda said: waits.write_text(said))
+    other = get_context("fork").Process(target=make_once, args=("made/plain-v0", None))
+    other.start()
+    while not waits.exists():
+        time.sleep(0.01)
+    os.kill(other.pid or 0, signal.SIGINT)
+    other.join()
+    assert other.exitcode == 1 and _is_at(path, lock)
+    _release(path, lock)
+    assert not path.exists()
+
+
+def test_who_waited_locks_the_file_that_is_there_now(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before it failed and removed its own, and a third may have locked the next."""
+    path, waits = empty_path / "lock", threading.Event()
+    monkeypatch.setattr(torchrl_logger, "info", lambda said: waits.set())
+    before, found = _locked(path, "made/plain-v0"), []
+    waiting = threading.Thread(target=lambda: found.append(_locked(path, "made/plain-v0")))
+    waiting.start()
+    assert waits.wait(10)
+    _release(path, before)
+    waiting.join()
+    assert _is_at(path, found[0])
+    with pytest.raises(BlockingIOError), path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _release(path, found[0])
+
+
+def test_what_cannot_be_made_says_so_whatever_lock_was_left(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that another user left can be opened, and not be removed."""
+    (empty_path / ".making-made-plain-v0.lock").touch()
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "not permitted")
+
+    def make() -> None:
+        raise InputError("in one line")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(InputError, match="in one line"):
+        make_once("made/plain-v0", make)
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(InputError, match="in one line"):
+        make_once("made/plain-v0", make)
 
 
 @pytest.mark.parametrize("progress", [True, False])

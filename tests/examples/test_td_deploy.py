@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from examples.td_deploy import ExportedPlanner, difference_from_actor, main
 from tests.planner.helpers import act
 from tests.tiny import tiny_actor
 from torchrl_td import InputError, ReturnsLimit, TDPlannerActor
+from torchrl_td.actors import exporting
 from torchrl_td.inference.openvino_model import import_openvino, openvino_installed
 
 if openvino_installed():
@@ -102,6 +104,19 @@ def test_an_export_is_whole_or_not_at_all(small_disk: Path, form: str) -> None:
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     room.unlink()
     assert difference_from_actor(ExportedPlanner(actor.export(folder, format=form))) < 1e-4
+
+
+def test_a_failed_export_removes_its_own_files_alone(tmp_path: Path, monkeypatch) -> None:
+    def write(step: Any, inputs: Any, path: Path, form: str) -> None:
+        path.with_suffix(".pt2").touch()
+        (path.parent / "mine").touch()
+        (path.parent / "notes").mkdir()
+        raise InputError("the cause")
+
+    monkeypatch.setattr(exporting, "_write", write)
+    with pytest.raises(InputError, match=r"^the cause$"):
+        tiny_actor(**QUICK).export(tmp_path / "exported", format="torch")
+    assert sorted(path.name for path in (tmp_path / "exported").iterdir()) == ["mine", "notes"]
 
 
 def test_a_planner_of_another_precision_is_refused(tmp_path: Path) -> None:

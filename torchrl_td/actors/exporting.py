@@ -8,7 +8,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -112,7 +112,9 @@ def export_actor(
     about = _about(actor, batch_size, ways, inputs)
     about |= {"outputs": [*_OUTPUTS, *(f"next_{name}" for name in _state_names(actor))]}
     about |= {"format": form, "checks": _checks(actor, inputs)}
-    with _whole_or_nothing(folder):
+    endings = (".xml", ".bin") if form == "openvino" else (".pt2",)
+    models = [f"{way}{ending}" for way in ways for ending in endings]
+    with _whole_or_nothing(folder, [*models, "planner.json"]):
         for way in ways:
             _write(_Step(actor, way), inputs, folder / way, form)
         text = json.dumps(about, indent=1) + "\n"
@@ -121,8 +123,12 @@ def export_actor(
 
 
 @contextlib.contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[None]:
+def _whole_or_nothing(folder: Path, names: Sequence[str]) -> Iterator[None]:
     """A folder to write files into, which are gone again should not all be written.
+
+    Args:
+        folder: is made where it is not there.
+        names: of the files.
 
     Raises:
         InputError: it cannot be written.
@@ -134,8 +140,9 @@ def _whole_or_nothing(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            for file in folder.iterdir():
-                file.unlink()
+            for name in names:
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
             raise
     except OSError as error:
         reason = error.strerror or first_line(error)

@@ -1,6 +1,6 @@
 """Checkpoints: whole, atomic, rotated, verified, and free of executable content."""
 
-from torchrl_td.checkpoint.about import action_spec, described_action
+from torchrl_td.checkpoint.about import action_spec, counted_actions, described_action
 from torchrl_td.checkpoint.contents import FORMAT_VERSION, describe, load_about, load_payload
 from torchrl_td.checkpoint.environment import checkpoint_task, make_checkpoint_env
 from torchrl_td.checkpoint.folder import (
@@ -17,6 +17,7 @@ __all__ = [
     "Start",
     "action_spec",
     "checkpoint_task",
+    "counted_actions",
     "describe",
     "described_action",
     "find_checkpoint",

@@ -89,6 +89,16 @@ def described_action(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
+def counted_actions(described: Mapping[str, Any]) -> str:
+    """How many numbers, or choices, an action is of, in words.
+
+    Args:
+        described: an ``about``, or what :func:`described_action` says.
+    """
+    kind = "numbers" if described.get("action_choices") is None else "choices"
+    return f"{len(described['action_low'])} {kind}"
+
+
 def _check_bounds(low: Any, high: Any) -> None:
     low, high = _typed(low, "action_low", list), _typed(high, "action_high", list)
     if not low or len(low) != len(high):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.advice import command
-from torchrl_td.checkpoint import find_checkpoint, load_about
+from torchrl_td.checkpoint import counted_actions, find_checkpoint, load_about
 from torchrl_td.commands.describing import given_references
 from torchrl_td.config import TaskConfig, check_config, check_stored_env
 from torchrl_td.data import observation_keys, record_pointmaze
@@ -148,10 +148,23 @@ class Played:
             "action_noise": noise,
             "versions": versions(),
         }
+        self._check_takes(about)
         keys = config.task.observation_keys
         policy = planner_policy(path, asked, keys, env=self.env, sample=options.sample)
         self.policy = noisy(policy, self.env, noise, options.seed)
         torch.manual_seed(options.seed)
+
+    def _check_takes(self, about: Mapping[str, Any]) -> None:
+        space = self.env.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            has = f"{space.n} choices"
+        else:
+            has = f"{math.prod(space.shape or ())} numbers"
+        if has != (writes := counted_actions(about)):
+            raise InputError(
+                f"{self.env.spec.id if self.env.spec else self.env}: its action is of {has}, what "
+                f"was trained here writes {writes}"
+            )
 
     def _environment(self, task: TaskConfig, options: argparse.Namespace) -> gymnasium.Env:
         """The run's own, with its goal and step limit, or the one that is named."""

@@ -10,7 +10,13 @@ from typing import Any
 
 from torchrl.data import TensorSpec
 
-from torchrl_td.checkpoint import action_spec, described_action, find_checkpoint, load_model
+from torchrl_td.checkpoint import (
+    action_spec,
+    counted_actions,
+    described_action,
+    find_checkpoint,
+    load_model,
+)
 from torchrl_td.config import (
     TaskConfig,
     check_config,
@@ -140,17 +146,12 @@ def _spec_taken(task: TaskConfig, about: Mapping[str, Any]) -> TensorSpec:
     """
     with opened(make_base_env(task)) as env:
         taken = described_action(env.action_spec)
-    has, writes = _actions(taken), _actions(about)
+    has, writes = counted_actions(taken), counted_actions(about)
     if has != writes:
         raise InputError(
             f"task.env={task.env}: its action is of {has}, what was trained here writes {writes}"
         )
     return action_spec(taken if "action_choices" in taken else about)
-
-
-def _actions(described: Mapping[str, Any]) -> str:
-    kind = "numbers" if described.get("action_choices") is None else "choices"
-    return f"{len(described['action_low'])} {kind}"
 
 
 def _check_asks_no_return(overrides: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from torchrl import torchrl_logger
 
@@ -28,31 +29,51 @@ def make_once(dataset_id: str, make: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def _turn(dataset_id: str) -> Iterator[None]:
-    """Held by one process at a time; where the folder knows no locks, by each that asks."""
-    import fcntl
-
+    """Held by one process at a time; where no lock can be had, by each that asks."""
     path = dataset_path("") / f".making-{dataset_id.replace('/', '-')}.lock"
-    try:
-        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
-    except OSError:  # it cannot be written, of which ``make`` says more
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # a folder that cannot be written: ``make`` says more
+            held.callback(_release, path, _locked(path, dataset_id))
         yield
-        return
-    with os.fdopen(lock) as file:
-        try:
-            with contextlib.suppress(OSError):
-                _wait(file.fileno(), dataset_id)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # of the processes forked meanwhile, too
-                fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _wait(lock: int, dataset_id: str) -> None:
+def _locked(path: Path, dataset_id: str) -> int:
+    """The file at a path, open and locked: who had it before has removed the one it was in."""
     import fcntl
 
+    told = False
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    torchrl_logger.info(
+                        f"another process makes minari:{dataset_id}; waiting for it"
+                    )
+                    told = True
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(path, lock):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _is_at(path: Path, file: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        torchrl_logger.info(f"another process makes minari:{dataset_id}; waiting for it")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _release(path: Path, lock: int) -> None:
+    import fcntl
+
+    with contextlib.suppress(OSError):  # one that stays is another's to lock
+        path.unlink()
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_UN)  # for processes forked meanwhile, which have it open, too
+    os.close(lock)
