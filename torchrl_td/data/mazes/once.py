@@ -11,6 +11,8 @@ from torchrl import torchrl_logger
 
 from torchrl_td.data.mazes.record import dataset_path
 
+_TRIES = 100  # a file system that numbers its files anew would have it tried for ever
+
 
 def make_once(dataset_id: str, make: Callable[[], object]) -> None:
     """Records or downloads a Minari dataset unless it is there, or another process makes it.
@@ -38,11 +40,15 @@ def _turn(dataset_id: str) -> Iterator[None]:
 
 
 def _locked(path: Path, dataset_id: str) -> int:
-    """The file at a path, open and locked: who had it before has removed the one it was in."""
+    """The file at a path, open and locked: who had it before has removed the one it was in.
+
+    Raises:
+        OSError: no lock can be had.
+    """
     import fcntl
 
     told = False
-    while True:
+    for _ in range(_TRIES):
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
         try:
             try:
@@ -60,6 +66,7 @@ def _locked(path: Path, dataset_id: str) -> int:
             os.close(lock)
             raise
         os.close(lock)
+    raise OSError(f"{path}: another file each time")
 
 
 def _is_at(path: Path, file: int) -> bool:
