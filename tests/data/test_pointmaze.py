@@ -196,7 +196,12 @@ def test_one_that_stops_waiting_leaves_the_lock_to_the_others(
     path, waits = empty_path / ".making-made-plain-v0.lock", tmp_path / "waits"
     lock = _locked(path, "made/plain-v0")
     monkeypatch.setattr(torchrl_logger, "info", lambda said: waits.write_text(said))
-    other = get_context("fork").Process(target=make_once, args=("made/plain-v0", None))
+
+    def wait() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it
+        make_once("made/plain-v0", lambda: None)
+
+    other = get_context("fork").Process(target=wait)
     other.start()
     while not waits.exists():
         time.sleep(0.01)
