@@ -160,9 +160,8 @@ class SignalStack(ctypes.Structure):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_signals_find_a_stack_when_planners_have_come_and_gone(tmp_path: Path) -> None:
     """Each had a core of its own, and a Ctrl-C ended Python with a segmentation fault."""
-    actor = tiny_actor(**QUICK)
-    folders = [actor.export(tmp_path / str(i), format="openvino") for i in range(2)]
-    planners = [ExportedPlanner(folder) for folder in folders]
+    folder = tiny_actor(**QUICK).export(tmp_path / "exported", format="openvino")
+    planners = [ExportedPlanner(folder) for _ in range(2)]
     planners.pop(0)
     gc.collect()
     planners.pop()

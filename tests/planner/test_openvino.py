@@ -157,10 +157,12 @@ def test_threads_plan_the_same(make_actor: Build, make_step):
         threading.Thread(target=lambda i=i: found.update({i: act(fast, steps[i])}))
         for i in range(4)
     ]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    # Each sets it for all, and would put back what another had set meanwhile.
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
     for i, want in enumerate(expected):
         assert_same_plans(found[i], want)
     threads = torch.get_num_threads()
