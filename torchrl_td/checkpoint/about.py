@@ -94,6 +94,9 @@ def counted_actions(described: Mapping[str, Any]) -> str:
 
     Args:
         described: an ``about``, or what :func:`described_action` says.
+
+    >>> counted_actions({"action_low": [-1.0, -1.0]})
+    '2 numbers'
     """
     kind = "numbers" if described.get("action_choices") is None else "choices"
     return f"{len(described['action_low'])} {kind}"
