@@ -76,10 +76,13 @@ def test_the_place_is_found_where_the_task_names_it(task: TaskConfig) -> None:
     start = env.reset(seed=0)[0]
     state = np.concatenate([start[key] for key in ant.observation_keys])
     steps = np.tile(state, (3, 1))
-    steps[1:, :2] = start["desired_goal"]  # carried to the goal
-    walk = {"observations": steps, "actions": np.ones((3, 8)), "rewards": [1.0, 1.0, 1.0]}
+    walk = {"observations": steps, "actions": np.ones((3, 8)), "rewards": [0.0, 0.0, 0.0]}
+    goal = tell_played_goals(load_episodes([walk]), ant, seed=0)["observation"][0, -2:]
+    assert (goal - torch.tensor(state[-2:])).abs().max() < 4  # in the same cell, which is 4 wide
+    steps[:, -2:] = steps[1:, :2] = goal  # carried to it
+    walk["rewards"] = [1.0, 1.0, 1.0]
     told = tell_played_goals(load_episodes([walk]), ant, seed=0)
-    assert torch.equal(told["observation"][:, -2:], torch.tensor(state[-2:]).float().expand(3, 2))
+    assert torch.equal(told["observation"][:, -2:], goal.expand(3, 2))
     assert told["next", "reward"].flatten().tolist() == [1.0, 1.0, 1.0]
     pose = replace(ant, observation_keys=["observation", "desired_goal"])
     posed = load_episodes([{**walk, "observations": steps[:, 2:]}])
@@ -159,6 +162,37 @@ def test_the_value_alone_learns_of_them(
     trainer.train_step()
     after = trainer.algorithm.plan_value.parameters()
     assert any(not torch.equal(x, y) for x, y in zip(before, after, strict=True))
+
+
+def test_no_goal_of_the_evaluation_is_told(
+    tiny_config: Callable[..., Config], task: TaskConfig
+) -> None:
+    """Reset seeds 0, 1, ... of a thousand episodes held those that evaluation counts from."""
+    evaluation = tiny_config().evaluation
+    walk = {"observations": torch.ones(2, 6), "actions": torch.ones(2, 2), "rewards": [1.0, 1.0]}
+    many = load_episodes([walk] * (evaluation.seed + 20))
+    told = {tuple(goal) for goal in tell_played_goals(many, task, 0)["observation"][:, 4:].tolist()}
+    env = make_gym_env(task)
+    starts = [env.reset(seed=evaluation.seed + i)[0]["desired_goal"] for i in range(20)]
+    assert len(told) == evaluation.seed + 20
+    assert not told & {tuple(goal) for goal in torch.tensor(np.array(starts)).float().tolist()}
+
+
+def test_data_that_reach_no_goal_of_theirs_are_learnt_from(
+    tiny_config: Callable[..., Config], episodes: TensorDictBase, task: TaskConfig
+) -> None:
+    """The least and most that a value can be were those of no reward at all."""
+    apart = episodes.clone()
+    for key in ("observation", ("next", "observation")):
+        apart[key][:, 4:] = 100.0
+    apart["next", "reward"].zero_()
+    cell = {"goal_cell": [1, 2]}  # half way, so that many pass it
+    assert tell_played_goals(apart, replace(task, reset_options=cell), 0)["next", "reward"].any()
+    config = tiny_config("preset=strided", "dataset.validation_share=0")
+    config.task.reset_options = cell
+    algorithm = Trainer(config, apart, torch.device("cpu")).algorithm
+    assert 1e-3 < algorithm._unit < 1e3
+    assert algorithm.losses["plan_value"].bounds[1] > 0
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,8 @@ def test_entries_of_every_shape_load_as_the_environment_shows_them() -> None:
     record("test/mixed-v0", 20, make_environment("Mixed-v0"))
     data = load_episodes("minari:test/mixed-v0", observation_keys=names)
     keys = ["clock", "count", "robot/lidar", "robot/position"]
-    env = make_base_env(TaskConfig(name="mixed", env="Mixed-v0", observation_keys=keys), seed=0)
+    seed = int(np.random.default_rng(0).integers(2**31))
+    env = make_base_env(TaskConfig(name="mixed", env="Mixed-v0", observation_keys=keys), seed=seed)
     want = env.reset()["observation"]
     assert data["observation"].shape == (24, 10) and torch.equal(data["observation"][0], want)
 

@@ -30,7 +30,7 @@ def with_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> 
     Args:
         episodes: as there.
         task: as there.
-        seed: of the first reset.
+        seed: of the goals that are drawn.
 
     Returns:
         A copy with ``("played", "observation")`` and ``("played", "reward")``; the episodes as they
@@ -65,7 +65,7 @@ def tell_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> 
     Args:
         episodes: raw dataset [N] from :func:`~torchrl_td.data.load_episodes`.
         task: the environment, a Gymnasium ``GoalEnv`` whose goal is among what is observed.
-        seed: of the first reset.
+        seed: of the goals that are drawn.
 
     Returns:
         A copy with other ``observation``, ``reward`` and ``returns_to_go``; none terminates.
@@ -98,7 +98,9 @@ def tell_played_goals(episodes: TensorDictBase, task: TaskConfig, seed: int) -> 
     number = episodes["episode"].reshape(-1)  # [N]
     env = make_gym_env(task)
     try:
-        resets = [env.reset(seed=seed + i)[0] for i in range(int(number.max()) + 1)]
+        # Not seed, seed + 1, ...: among thousands of those are the starts that evaluation plays.
+        starts = np.random.default_rng(seed).integers(2**31, size=int(number.max()) + 1)
+        resets = [env.reset(seed=int(start))[0] for start in starts]
         places, shown = _columns(task, resets, episodes["observation"].shape[-1])
         _check_rewards(env, episodes, places, shown)
         told = episodes.copy()

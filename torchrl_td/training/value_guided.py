@@ -150,24 +150,26 @@ class ValueGuidedTraining(StridedTraining):
     def make_buffers(
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
     ) -> dict[str, TensorDictReplayBuffer]:
-        following = normalized["next"]
-        to_go = reward2go(following["reward"], following["done"], self.config.value.discount)
-        terminates = _episode_terminates(normalized)
-        if self._unit is None:
-            self._unit = to_go.double().std().clamp(min=1e-6).float()
-            self.losses["plan_value"].bounds = outcome_bounds(
-                following["reward"] / self._unit, self.config.value.discount, bool(terminates.any())
-            )
-        data = normalized.copy()
-        data["discounted_to_go"] = to_go / self._unit
-        data["terminates"] = terminates.float()
-        entries: tuple[str, ...] = ("discounted_to_go", "terminates")
+        following, terminates = normalized["next"], _episode_terminates(normalized)
+        discount, entries = self.config.value.discount, ("discounted_to_go", "terminates")
+        rewards = [following["reward"]]
         if "played" in normalized.keys():
-            played = normalized["played"]
-            to_go = reward2go(played["reward"], following["done"], self.config.value.discount)
-            data["played_to_go"] = to_go / self._unit
-            data["played_observation"] = played["observation"]
+            rewards.append(normalized["played", "reward"])
             entries = (*entries, "played_to_go", "played_observation")
+        to_go = [reward2go(reward, following["done"], discount) for reward in rewards]
+        if self._unit is None:
+            # The data's own spread; where they reach no goal of theirs, that of the goals told.
+            spread = [value.double().std().float() for value in to_go]
+            self._unit = next((s for s in spread if s > 1e-6), spread[0].clamp(min=1e-6))
+            paid = torch.cat(rewards) / self._unit
+            bounds = outcome_bounds(paid, discount, bool(terminates.any()))
+            self.losses["plan_value"].bounds = bounds
+        data = normalized.copy()
+        data["discounted_to_go"] = to_go[0] / self._unit
+        data["terminates"] = terminates.float()
+        if "played" in normalized.keys():
+            data["played_to_go"] = to_go[1] / self._unit
+            data["played_observation"] = normalized["played", "observation"]
         return {"plans": self._plan_buffer(data, batch_size, seed, device, entries)}
 
     def prepare(self, batch: TensorDictBase) -> TensorDictBase:

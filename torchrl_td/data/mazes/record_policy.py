@@ -72,7 +72,7 @@ def record_dataset(
             and whether the episode begins; returns the action [A].
         steps: at least this many transitions, in whole episodes; one that does not end
             is cut off after as many.
-        seed: of the first episode's reset; the others count on from it.
+        seed: of the draw of the resets' seeds.
         name: what the dataset says it was recorded with.
         references: returns that score 0 and 100, if the task has any.
         overwrite: replace a dataset of that id.
@@ -105,13 +105,16 @@ def record_dataset(
     if all(is_image(space.shape) for space in _leaves(entries)):  # others may be learnt from alone
         check_no_image(_leaves(entries)[0].shape or (), f"{dataset_id}: observation")
     check_recording(dataset_id, steps, overwrite, seed)
+    # Not seed, seed + 1, ...: among many episodes those would be the starts that evaluation plays.
+    starts = np.random.default_rng(seed)
     episodes: list[dict[str, Any]] = []
     recorded = 0
     with tqdm(
         total=steps, desc=f"recording {dataset_id}", unit="step", disable=None if progress else True
     ) as bar:
         while recorded < steps:
-            start = {"seed": seed + len(episodes), "options": dict(reset_options or {}) or None}
+            options = dict(reset_options or {}) or None
+            start = {"seed": int(starts.integers(2**31)), "options": options}
             episodes.append(_play(env, policy, start, limit=steps))
             recorded += len(episodes[-1]["rewards"])
             bar.update(len(episodes[-1]["rewards"]))
