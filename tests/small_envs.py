@@ -99,6 +99,18 @@ class Phase(Point):
         return {"phase": self.t % 3, "position": self.x.copy()}
 
 
+class Named(Point):
+    """Observes entries called as what a task may report beside the return."""
+
+    observation_space = spaces.Dict(
+        position=BOX, progress=spaces.Box(-1e3, 1e3, (1,)), success=spaces.Box(-1e3, 1e3, (1,))
+    )
+
+    def observed(self) -> Any:
+        number = np.full(1, 50 + self.t, np.float32)
+        return {"position": self.x.copy(), "progress": number, "success": number}
+
+
 class Pair(Point):
     observation_space = spaces.Tuple((BOX, BOX))
 

@@ -135,6 +135,25 @@ def test_a_value_is_of_the_same_unit(kind: str, word: str, needs: str, finished:
         find_start(composed(*words), None)
 
 
+@pytest.mark.parametrize("kind", ["strided", "iql"])
+def test_rewards_are_in_the_unit_that_critics_learned_in(
+    kind: str, finished: Callable, other_data: TensorDict
+) -> None:
+    """Kept as the normaliser is: theirs was fitted on data ten times as well paid."""
+    paid = other_data.clone()
+    paid["next", "reward"] *= 10
+    words = [*words_of(kind), f"init_from={finished(kind)}"]
+    state = load_payload(find_checkpoint(finished(kind)), "training", CPU)["trainer"]
+    (mine,) = state["units"].items()
+    for how in ("keep", "fit"):
+        config = composed(*words, f"init_normalizer={how}")
+        trainer = Trainer(config, paid, CPU, start=find_start(config, None))
+        (unit,) = trainer.algorithm.units.items()
+        assert (unit == mine) == (how == "keep") and unit[0] == mine[0]
+    resumed = Trainer(config, paid, CPU)
+    assert resumed.state_dict()["units"] == {unit[0]: unit[1]}
+
+
 @pytest.mark.parametrize("kind", ["small", "strided"])
 def test_units_may_be_fitted_anew(
     kind: str, finished: Callable, other_data: TensorDict, tiny_pointmaze: str

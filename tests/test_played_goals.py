@@ -152,7 +152,7 @@ def test_the_value_alone_learns_of_them(
     for row, (start, end) in enumerate(zip(present[:2].tolist(), last.tolist(), strict=True)):
         paid = told["next", "reward"][start:end, 0]
         paid = (paid * config.value.discount ** torch.arange(len(paid))).sum()
-        unit = trainer.algorithm._unit
+        unit = trainer.algorithm.units["value"]
         torch.testing.assert_close(
             value["plan", "reward"][8 + row, 0] * unit, paid, atol=1e-4, rtol=0
         )
@@ -191,7 +191,7 @@ def test_data_that_reach_no_goal_of_theirs_are_learnt_from(
     config = tiny_config("preset=strided", "dataset.validation_share=0")
     config.task.reset_options = cell
     algorithm = Trainer(config, apart, torch.device("cpu")).algorithm
-    assert 1e-3 < algorithm._unit < 1e3
+    assert 1e-3 < algorithm.units["value"] < 1e3
     assert algorithm.losses["plan_value"].bounds[1] > 0
 
 

@@ -15,8 +15,9 @@ from torchrl_td.checkpoint import find_checkpoint, load_about
 from torchrl_td.config import Config
 from torchrl_td.data import load_episodes
 from torchrl_td.errors import InputError
-from torchrl_td.experiment.resume import _continued
+from torchrl_td.experiment.resume import _continued, resumed
 from torchrl_td.experiment.run import run
+from torchrl_td.training.distributed import World
 
 MakeConfig = Callable[..., Config]
 
@@ -139,6 +140,19 @@ def test_what_is_handed_to_the_environment_may_be_corrected(tiny_config: MakeCon
     assert _continued(stored, given, ["resume=x", "task.env_kwargs={speed: 4}"]).task == replace(
         stored.task, env_kwargs={"speed": 4}
     )
+
+
+def test_the_goals_that_training_is_told_stay(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """Of a run that is still to train: played anew, they may be others."""
+    words = ("preset=strided", "training.steps=2", "output_dir=" + str(tmp_path / "run"))
+    run(tiny_config(*words, "training.stop_after=1", "value.played_goal_share=0.5"))
+    again = [f"resume={tmp_path / 'run'}", "task.reset_options.goal_cell=[3,1]"]
+    given = tiny_config(*words, *again)
+    with pytest.raises(InputError, match=r"learns of the goals that are played \(value\.played"):
+        resumed(given, tmp_path / "run", again, World())
+    run(tiny_config(*words, f"resume={tmp_path / 'run'}", "training.stop_after=null"))
+    settings, _ = resumed(given, tmp_path / "run", again, World())
+    assert settings.task.reset_options["goal_cell"] == [3, 1]
 
 
 @pytest.mark.stranger("machines")

@@ -20,7 +20,7 @@ from tests.tiny import tiny_actor
 from torchrl_td.config import CONFIGS, Config, check_config, override_config, to_dict
 from torchrl_td.data import check_matches_env, load_episodes
 from torchrl_td.data.source_info import D4RL_REFERENCES
-from torchrl_td.envs.make import make_base_env, make_env, make_gym_env
+from torchrl_td.envs.make import make_base_env, make_env, make_gym_env, reports
 from torchrl_td.experiment.play import play_episodes
 
 D4RL_SAMPLE = Path(__file__).parent / "data" / "d4rl" / "door-v0_demos_sample.hdf5"
@@ -197,7 +197,7 @@ def test_a_planner_plays_fifty_steps(task: str) -> None:
     assert env.action_spec.shape == (1, widths[1])
     assert (env.action_spec.space.low == -1).all() and (env.action_spec.space.high == 1).all()
     with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
-        episodes = play_episodes(env, actor, 50)
+        episodes = play_episodes(env, actor, 50, reports(settings))
     assert torch.isfinite(episodes.returns).all()
     falls = kind(task) in ("hopper", "walker2d")
     assert episodes.lengths.tolist() == [50] or falls

@@ -125,6 +125,22 @@ def test_a_dict_observation_and_no_environment(tmp_path: Path) -> None:
     assert trained.results["nothing_played"] and not trained.results["results"]
 
 
+def test_an_entry_called_progress_is_no_score(tmp_path: Path) -> None:
+    """Nor is one called success: they were what a task reports by those names."""
+    small_envs.register()
+    data = walks("Named-v0")
+    trained = train(data, "Named-v0", output_dir=tmp_path / "run", settings=TINY)
+    result, task = trained.results["results"][0], trained.results["settings"]["task"]
+    share = (np.array(result["returns"]) - task["score_min"]) / (
+        task["score_max"] - task["score_min"]
+    )
+    assert result["score_mean"] == pytest.approx(100 * share.mean())
+    assert result["success_rate"] is None
+    with pytest.raises(InputError, match="'Named-v0' observes an entry 'success', as"):
+        words = [*TINY, "+task.success_key=is_success"]
+        train(data, "Named-v0", output_dir=tmp_path / "clash", settings=words)
+
+
 def test_a_task_among_the_settings_changes_neither_data_nor_environment(tmp_path: Path) -> None:
     words = [word for word in TINY if not word.startswith("task.")]
     words = ["task=hopper/medium", "task.horizon=8", f"task.max_episode_steps={STEPS}", *words]

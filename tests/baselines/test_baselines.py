@@ -349,6 +349,19 @@ def test_actions_without_bounds_are_refused(
         Trainer(make_config("bc"), episodes, CPU, action_bounds=bounds)
 
 
+def test_the_decision_transformer_is_validated_without_dropout(
+    make_config: Any, tiny_pointmaze: str
+) -> None:
+    """As it acts; its loss hid the network from what turns dropout off."""
+    episodes = load_episodes(tiny_pointmaze)
+    found = []
+    for share in (0.0, 0.9):
+        trainer = Trainer(make_config("dt", f"algorithm.dropout={share}"), episodes, CPU)
+        found.append(trainer.validate())
+        assert trainer.losses["dt"].training
+    assert found[0] == found[1]
+
+
 def test_what_follows_the_present_is_not_seen_by_the_decision_transformer(
     make_config: Any, tiny_pointmaze: str
 ) -> None:

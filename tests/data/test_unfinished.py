@@ -103,6 +103,16 @@ def test_rows_that_are_no_steps_are_left_out(kind: str, warned: list[str]) -> No
     assert len(warned) == (kind == "break_when_all_done")
 
 
+def test_episodes_of_one_step_from_one_state_are_steps_each(warned: list[str]) -> None:
+    """Choices in one of two situations, paid at once: only all of a step's entries tell them."""
+    state = torch.eye(2)[torch.arange(40) // 5 % 2]
+    choice = torch.arange(40).remainder(4).float().unsqueeze(-1)
+    end = torch.ones(40, 1, dtype=torch.bool)
+    paid = {"observation": state, "reward": choice * state[:, :1] + 1, "terminated": end}
+    data = TensorDict(observation=state, action=choice / 4, next=paid, batch_size=[40])
+    assert lengths(data) == [1] * 40 and not any("repeat" in says for says in warned)
+
+
 def test_padding_of_an_unfinished_rollout_is_no_step(warned: list[str]) -> None:
     rollouts = played()
     assert same(

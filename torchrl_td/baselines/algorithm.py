@@ -33,6 +33,8 @@ class Algorithm(ABC):
         reads: the buffer that a part's loss learns from, by the part's name. One that is not
             named is given the whole batch: of one buffer its sample, of several all by name.
         updaters: of target networks.
+        units: by name, what rewards are learned in; fitted on the training data, which come first,
+            unless they are given before. A checkpoint keeps them.
         shares_batches: whether several processes can train it together.
     """
 
@@ -40,6 +42,7 @@ class Algorithm(ABC):
 
     def __init__(self, model: nn.Module, config: Config) -> None:
         self.model, self.config = model, config
+        self.units: dict[str, float] = {}
         self.losses: dict[str, Any] = self.make_losses()
         self.reads: dict[str, str] = {}
         self.updaters: list[TargetNetUpdater] = self.make_updaters()

@@ -22,6 +22,7 @@ from torchrl_td.data.statistics import numbered_returns
 from torchrl_td.data.transitions import successor_known
 from torchrl_td.errors import InputError
 
+_SCALE = "reward_scale"  # among the units, by which rewards are multiplied
 _SPREAD = (-5.0, 2.0)  # of the logarithm of IQL's standard deviation, as in its authors' code
 
 
@@ -112,7 +113,6 @@ class ValueLearning(Baseline):
                 f"not finite on both sides; wrap it with a bounded action space, or choose a "
                 f"method that needs none, as rcbc"
             )
-        self._reward_scale: float | None = None  # of the training data, which come first
 
     @classmethod
     def build(
@@ -145,9 +145,9 @@ class ValueLearning(Baseline):
     ) -> dict[str, TensorDictReplayBuffer]:
         data = normalized.clone(recurse=False)
         if self.config.algorithm.normalize_rewards:
-            if self._reward_scale is None:
-                self._reward_scale = reward_scale(normalized)
-            data["next", "reward"] = self._reward_scale * data["next", "reward"]
+            if _SCALE not in self.units:
+                self.units[_SCALE] = reward_scale(normalized)
+            data["next", "reward"] = self.units[_SCALE] * data["next", "reward"]
         return super().make_buffers(data, batch_size, seed, device)
 
     @property

@@ -142,6 +142,11 @@ class _WindowDTLoss(DTLoss):
         super().__init__(actor_network)
         self.loss_mask_key = "mask"
 
+    def train(self, mode: bool = True) -> _WindowDTLoss:
+        """Takes the network along, which TorchRL hides from a loss' modules."""
+        self.__dict__["actor_network"].train(mode)
+        return super().train(mode)
+
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         return TensorDict({"loss_dt": super().forward(tensordict)["loss"]})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Start:
         weights: state dict of the model as it acts.
         losses: state dict of each of its loss modules.
         keep: whether normaliser and scales are the checkpoint's, or fitted on the new data.
+        units: of the rewards that its critics learned in, by name, where they are kept.
         origin: which checkpoint it is, for ``results.json``.
         choices: among how many it acts; ``None`` where actions are numbers.
     """
@@ -68,6 +69,7 @@ class Start:
     keep: bool
     origin: dict[str, Any]
     choices: int | None = None
+    units: Mapping[str, float] = field(default_factory=dict)
 
     def normalizer(self, fitted: Normalizer, action: Tensor) -> Normalizer:
         """The checkpoint's, or the one that was fitted on the new data, of actions [N, A].
@@ -163,9 +165,11 @@ def find_start(config: Config, checkpoint: Path | None) -> Start | None:
         )
     else:
         origin = {"checkpoint": config.init_from, **dict(about.get("init_from") or {})}
-    losses = load_payload(path, "training", "cpu").get("trainer", {}).get("losses", {})
+    trained = load_payload(path, "training", "cpu").get("trainer", {})
+    units = dict(trained.get("units", {})) if keep else {}
     choices = len(about["action_low"]) if about.get("action_choices") is not None else None
-    return Start(load_payload(path, "planner", "cpu"), losses, keep, origin, choices)
+    weights, losses = load_payload(path, "planner", "cpu"), trained.get("losses", {})
+    return Start(weights, losses, keep, origin, choices, units)
 
 
 def _check_same(config: Config, source: Config, keep: bool) -> None:

@@ -121,6 +121,12 @@ def make_report_env(task: TaskConfig, seed: int | None = None) -> StepReport:
     return StepReport(gym_env, task.success_key, task.score_key, sub_tasks)
 
 
+def reports(task: TaskConfig) -> tuple[str, ...]:
+    """What stands beside the observation: ``success``, ``progress``, both or neither."""
+    named = {"success": task.success_key, "progress": task.score_key}
+    return tuple(name for name, key in named.items() if key is not None)
+
+
 def make_base_env(
     task: TaskConfig, device: torch.device | str = "cpu", seed: int | None = None
 ) -> EnvBase:
@@ -148,9 +154,14 @@ def make_base_env(
     if factory_of(task) is not None and isinstance(own := made(task), EnvBase):
         return flat_torchrl_env(own, task, device, seed)
     gym_env = make_report_env(task, seed)
-    reported = gym_env.entries
+    reported, space = gym_env.entries, gym_env.observation_space
+    if isinstance(space, gymnasium.spaces.Dict) and (both := reported.keys() & space.keys()):
+        raise InputError(
+            f"environment {task.env!r} observes an entry {min(both)!r}, as is called what "
+            f"task.success_key or task.score_key reports; leave those out, or rename the entry"
+        )
     env = GymWrapper(gym_env, device=device)
-    keys = _joined_keys(task, gym_env.observation_space)
+    keys = _joined_keys(task, space)
     if not reported.is_empty():
         env.set_info_dict_reader(default_info_dict_reader(list(reported.keys()), reported))
     transforms: list[Any] = []

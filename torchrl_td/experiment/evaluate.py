@@ -18,7 +18,7 @@ from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_td.actors.td_planner_actor import TDPlannerActor
 from torchrl_td.config import Config, TaskConfig
-from torchrl_td.envs.make import make_env, opened
+from torchrl_td.envs.make import make_env, opened, reports
 from torchrl_td.experiment.play import Episodes, play_episodes
 from torchrl_td.inference.openvino_planner import OpenVINOPlanner
 
@@ -120,7 +120,7 @@ def evaluate(actor: Any, config: Config, episodes: int | None = None) -> Evaluat
                 primer=get_primers_from_module(actor, warn=False),
             )
             with opened(env):
-                parts.append(play_episodes(env, actor, task.max_episode_steps))
+                parts.append(play_episodes(env, actor, task.max_episode_steps, reports(task)))
         seconds = time_plans(actor, parts[-1].situation, TIMED_PLANS)
     return _result(actor, config, parts, seconds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from torchrl.envs import EnvBase, ParallelEnv, TransformedEnv
 
 from torchrl_td.errors import InputError, first_line
 
-_COUNTED = ("reward", "done", "success", "progress", "observation")  # what is read of every step
+_COUNTED = ("reward", "done", "observation")  # what is read of every step
 
 
 @dataclass
@@ -39,7 +39,9 @@ class Episodes:
     situation: TensorDictBase
 
 
-def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
+def play_episodes(
+    env: EnvBase, actor: Any, max_steps: int, reports: Collection[str] = ()
+) -> Episodes:
     """One episode in each environment [B], keeping nothing but what they came to.
 
     An environment that is done is neither stepped nor counted any more, and when half of the
@@ -49,11 +51,13 @@ def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
         env: as made by :func:`~torchrl_td.envs.make.make_env`.
         actor: the planner.
         max_steps: of an episode.
+        reports: which of ``success`` and ``progress`` the task reports; an entry of that name is
+            otherwise an observation of its own.
 
     Raises:
         InputError: if a worker process dies.
     """
-    tally = _Tally(env.batch_size[0])
+    tally = _Tally(env.batch_size[0], reports)
     situation = None
     with _failures(env):
         step = env.reset()
@@ -69,7 +73,7 @@ def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
             if not tally.running.all():
                 step.set("_step", tally.running.unsqueeze(-1).to(step.device))
             step = env.step(step)
-            tally.add(step["next"].select(*_COUNTED, strict=False).cpu())
+            tally.add(step["next"].select(*_COUNTED, *reports, strict=False).cpu())
             step = env.step_mdp(step)
     if situation is None:
         raise InputError("the environment starts every episode with an observation of NaN or Inf")
@@ -79,14 +83,14 @@ def play_episodes(env: EnvBase, actor: Any, max_steps: int) -> Episodes:
 class _Tally:
     """What the episodes in B environments have come to so far."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, reports: Collection[str]) -> None:
         self.running = torch.ones(count, dtype=torch.bool)
         self.failed = torch.zeros(count, dtype=torch.bool)
         self.returns = torch.zeros(count, dtype=torch.float64)
         self.lengths = torch.zeros(count, dtype=torch.int64)
         self.successes = torch.zeros(count, dtype=torch.bool)
         self.progress = torch.zeros(count, dtype=torch.float64)
-        self.reported: set[str] = set()
+        self.reports = reports
 
     def break_off(self, step: TensorDictBase) -> None:
         """Ends the episodes whose observation or reward [B, ...] is not finite."""
@@ -99,24 +103,24 @@ class _Tally:
 
     def add(self, after: TensorDictBase) -> None:
         """Counts a step [B] of the environments that are running."""
+        self.reports = [key for key in self.reports if key in after.keys()]  # TorchRL's may lack it
         count = len(self.running)
         self.lengths += self.running
         self.break_off(after)
         self.returns += torch.where(self.running, after["reward"].reshape(count).double(), 0.0)
-        if "success" in after.keys():
+        if "success" in self.reports:
             self.successes |= after["success"].reshape(count) & self.running
-        if "progress" in after.keys():
+        if "progress" in self.reports:
             now = after["progress"].reshape(count).double()
             self.progress = torch.where(self.running, now, self.progress)
-        self.reported |= {"success", "progress"} & set(after.keys())
         self.running &= ~after["done"].reshape(count)
 
     def episodes(self, situation: TensorDictBase) -> Episodes:
         return Episodes(
             self.returns,
             self.lengths,
-            self.successes & ~self.failed if "success" in self.reported else None,
-            self.progress if "progress" in self.reported else None,
+            self.successes & ~self.failed if "success" in self.reports else None,
+            self.progress if "progress" in self.reports else None,
             self.failed,
             situation,
         )

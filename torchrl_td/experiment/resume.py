@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,14 @@ def resumed(
         return config, None
     else:
         settings = read_settings(folder)
+    told = _goals(settings)
     settings = _continued(settings, config, overrides)
+    if done < settings.training.steps and _goals(settings) != told:
+        raise InputError(
+            f"the run in {folder} learns of the goals that are played (value.played_goal_share), "
+            f"which task.env_kwargs and task.reset_options decide: they can change once it has "
+            f"done its {settings.training.steps} steps"
+        )
     if settings.training.steps < done:
         raise InputError(
             f"training.steps={settings.training.steps}, but the run in {folder} has done {done}; "
@@ -184,6 +192,13 @@ def _continued(stored: Config, given: Config, overrides: Sequence[str] | None) -
         if word in TRAINED_ON or (f"{word}." in FREE_FORM and _changeable(word)):
             _copy(word, given, stored)
     return check_config(to_dict(stored))
+
+
+def _goals(config: Config) -> Any:
+    """What decides the goals that training is told; None where it is told none."""
+    if not (config.value.played_goal_share and reads(config, "value.played_goal_share")):
+        return None
+    return copy.deepcopy((config.task.env_kwargs, config.task.reset_options))
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: str) -> None:

@@ -86,6 +86,7 @@ class Trainer:
         self.algorithm = find_algorithm(config)(model, config)
         if start is not None:
             start.give_critics(self.losses)
+            self.algorithm.units.update(start.units)
         if self.world.size > 1 and not self.algorithm.shares_batches:
             raise InputError(
                 f"algorithm={config.algorithm.name} trains in one process, this run has "
@@ -169,8 +170,10 @@ class Trainer:
             with own_randomness(number):
                 batch = self.algorithm.prepare(self._sample(self.validation))
             for part, loss, suffix in losses:
+                loss.eval()  # as it acts: no dropout
                 with own_randomness(number):  # the same noise for every network of a part
                     entries = loss(batch[reads[part]] if part in reads else batch)
+                loss.train()
                 for key, value in entries.items():
                     if key.startswith("loss_"):
                         name = key + suffix
@@ -205,6 +208,7 @@ class Trainer:
         return {
             "step": self.step,
             "losses": {name: loss.state_dict() for name, loss in self.losses.items()},
+            "units": dict(self.algorithm.units),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "samplers": {name: draws_state(buffer) for name, buffer in self.buffers.items()},

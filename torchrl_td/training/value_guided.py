@@ -23,6 +23,8 @@ from torchrl_td.objectives.plan_value import outcome_bounds
 from torchrl_td.training.buffers import make_buffer
 from torchrl_td.training.trajectory_diffuser import SoftUpdateAtOnce, TrajectoryDiffuserTraining
 
+_UNIT = "value"  # among the units, by which rewards are divided
+
 
 class StridedTraining(TrajectoryDiffuserTraining):
     """Generator, refiner and inverse dynamics on the plans of a large batch of states.
@@ -127,11 +129,6 @@ class ValueGuidedTraining(StridedTraining):
     measure, and the plans remain those of the data.
     """
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
-        super().__init__(model, config)
-        # V is learned in this unit, of the training data, which come first; the scores have none.
-        self._unit: Tensor | None = None
-
     @property
     def plan_value(self) -> PlanValue:
         """The model's value, which planners of another kind lack."""
@@ -151,24 +148,26 @@ class ValueGuidedTraining(StridedTraining):
         self, normalized: TensorDictBase, batch_size: int, seed: int, device: torch.device
     ) -> dict[str, TensorDictReplayBuffer]:
         following, terminates = normalized["next"], _episode_terminates(normalized)
-        discount, entries = self.config.value.discount, ("discounted_to_go", "terminates")
+        discount = self.config.value.discount
+        entries: tuple[str, ...] = ("discounted_to_go", "terminates")
         rewards = [following["reward"]]
         if "played" in normalized.keys():
             rewards.append(normalized["played", "reward"])
             entries = (*entries, "played_to_go", "played_observation")
         to_go = [reward2go(reward, following["done"], discount) for reward in rewards]
-        if self._unit is None:
+        if _UNIT not in self.units:  # of V; the scores have none
             # The data's own spread; where they reach no goal of theirs, that of the goals told.
-            spread = [value.double().std().float() for value in to_go]
-            self._unit = next((s for s in spread if s > 1e-6), spread[0].clamp(min=1e-6))
-            paid = torch.cat(rewards) / self._unit
-            bounds = outcome_bounds(paid, discount, bool(terminates.any()))
-            self.losses["plan_value"].bounds = bounds
+            spread = [float(value.double().std().float()) for value in to_go]
+            self.units[_UNIT] = next((s for s in spread if s > 1e-6), 1e-6)
+        unit, loss = self.units[_UNIT], self.losses["plan_value"]
+        if loss.bounds is None:
+            paid = torch.cat(rewards) / unit
+            loss.bounds = outcome_bounds(paid, discount, bool(terminates.any()))
         data = normalized.copy()
-        data["discounted_to_go"] = to_go[0] / self._unit
+        data["discounted_to_go"] = to_go[0] / unit
         data["terminates"] = terminates.float()
         if "played" in normalized.keys():
-            data["played_to_go"] = to_go[1] / self._unit
+            data["played_to_go"] = to_go[1] / unit
             data["played_observation"] = normalized["played", "observation"]
         return {"plans": self._plan_buffer(data, batch_size, seed, device, entries)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import LazyStackedTensorDict, TensorDictBase
 from torch import Tensor
@@ -110,21 +112,21 @@ def _valid(raw: TensorDictBase) -> Tensor:
     return after if filled.any() else torch.ones_like(filled)
 
 
-def repeated_ends(observation: Tensor, following: Tensor, done: Tensor, ends: Tensor) -> Tensor:
+def repeated_ends(values: Sequence[Tensor], done: Tensor, ends: Tensor) -> Tensor:
     """Rows [N] that repeat the end before them, and are no steps.
 
     ``rollout(break_when_all_done=True)`` keeps an environment that is done in its batch, its last
     step over again, until all are done.
 
     Args:
-        observation: [N, O].
-        following: the next observations [N, O].
+        values: all that a step holds, [N, ...] each; episodes of one step share some of it.
         done: [N] bool.
         ends: [N] bool, where another row of the batch begins after.
     """
     repeated = torch.zeros_like(done)
-    same = (observation[1:] == observation[:-1]) & (following[1:] == following[:-1])
-    repeated[1:] = done[1:] & done[:-1] & ~ends[:-1] & same.all(-1)
+    repeated[1:] = done[1:] & done[:-1] & ~ends[:-1]
+    for value in values:
+        repeated[1:] &= (value[1:] == value[:-1]).reshape(len(done) - 1, -1).all(-1)
     return repeated
 
 

@@ -110,7 +110,8 @@ def steps_from_tensordict(
         begins = torch.zeros_like(done)
         if "is_init" in have:
             begins = as_flags(raw.get("is_init"), name, "is_init")
-        repeated = repeated_ends(observation, following, done, ends)
+        step = (observation, following, raw.get("action"), raw.get(("next", "reward")))
+        repeated = repeated_ends(step, done, ends)
         known = done | ends
         ends = known | broken_off(observation, following, begins, known, name, numbered)
     else:
