@@ -22,13 +22,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import Signals
 from threading import Lock
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
@@ -60,6 +61,7 @@ _OURS = {
     "resume": "what was cut off is resumed, anyway",
 }
 _WARNING = re.compile(r"\S+ \S+ WARNING ")  # a run's, logged on stdout without a terminal
+_trainings: set[subprocess.Popen[str]] = set()  # that run
 _PLAYING = Lock()  # an evaluation seeds the process' random numbers: one at a time
 
 
@@ -284,23 +286,38 @@ def train(asked: Asked, folder: Path) -> str:
     folders = [f"--config-dir={folder}" for folder in own_configs()[0]]
     command = [sys.executable, str(ROOT / "examples" / "td_offline.py"), *folders, *words]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    started = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    _trainings.add(started)
+    out, err = started.communicate()
+    _trainings.discard(started)
     run = f"{asked.task}, {asked.algorithm}, seed {asked.seed}"
-    for line in filter(_WARNING.match, done.stdout.splitlines()):
+    for line in filter(_WARNING.match, out.splitlines()):
         sys.stderr.write(f"{run}: {line}\n")
-    if done.returncode == 0 and (folder / "results.json").exists():
+    if started.returncode == 0 and (folder / "results.json").exists():
         return ""
-    if done.returncode < 0:  # what it said last is of no error
-        name = Signals(-done.returncode).name
+    if started.returncode < 0:  # what it said last is of no error
+        name = signal.Signals(-started.returncode).name
         return f"{run}: killed by {name}; the same words again go on from its last checkpoint"
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in err.splitlines() if line.strip()]
     said = [line for line in lines if line.startswith("error: ")] or lines[-1:]
     return f"{run}: {' '.join(said) or 'no word'}"
 
 
+def end_trainings(number: int, frame: object) -> NoReturn:
+    """Handles SIGTERM: what was started saves and ends, too, and the same words again go on."""
+    for training in tuple(_trainings):
+        training.terminate()
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
     if not help_asked(__doc__):
+        signal.signal(signal.SIGTERM, end_trainings)
         Plugins.instance().register(OwnConfigsFirst)
         run_program(lambda: compare(read_words(own_configs()[1])))

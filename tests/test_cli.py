@@ -64,6 +64,8 @@ def complaint(capsys: pytest.CaptureFixture, *words: str) -> str:
         ("logger=null", "unknown logger 'null'; allowed are csv, tensorboard, wandb"),
         ("logger=", "unknown logger ''; allowed are csv, tensorboard, wandb"),
         ("output_dir=~/x", "quote what it holds, as in 'output_dir=\"~/runs\"'"),
+        ("output_dir=runs/v1.0=x", "quote what it holds, as in 'output_dir=\"~/runs\"'"),
+        ("task.env_kwargs={a: 1}", "do not give these entries of 'task.env_kwargs'; add it with"),
         ("training.steps=???", "settings without a value: training.steps"),
     ],
 )

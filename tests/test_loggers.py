@@ -48,6 +48,18 @@ def run_and_go_on(source: str, folder: Path, *words: str) -> None:
     run(composed(*given), given)
 
 
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
+def test_one_that_cannot_start_is_done_without(
+    kind: str, tiny_pointmaze: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run is not lost to it: here a file lies in its folder's place."""
+    (tmp_path / kind).touch()
+    words = (f"dataset.source={tiny_pointmaze}", f"output_dir={tmp_path}", f"logger={kind}")
+    config = composed(*TINY_RUN, *words)
+    assert make_logger(config, tmp_path, "run") is None
+    assert f"logger={kind} cannot start (" in caplog.text and "metrics.csv alone" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def in_wandb(tiny_pointmaze: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wandb") / "run"

@@ -61,7 +61,8 @@ def test_evaluates_a_checkpoint_with_other_settings(
     words = ["planner.returns_floor_share=0.5", "evaluation.target_return=80", "device=cpu"]
     words += ["evaluation.compile=none", "task.max_episode_steps=5", "task.reset_options={}"]
     output = tmp_path / "new" / "out.json"  # in a folder that is not there yet
-    summary = evaluate_checkpoint([f"checkpoint={tmp_path / 'run'}", *words, f"output={output}"])
+    quoted = [f'checkpoint="{tmp_path / "run"}"', f"output='{output}'"]  # as for td-offline
+    summary = evaluate_checkpoint([*quoted, *words])
     assert summary["target_return"] == 80 and len(summary["results"]) == 1
     assert summary["results"][0]["compile"] == "none"
     assert summary["results"][0]["lengths"] == [5, 5]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -20,6 +22,23 @@ def install(extra: str) -> str:
         True
     """
     return f"pip install -e '.[{extra}]'" if _IN_CHECKOUT else f"pip install 'torchrl_td[{extra}]'"
+
+
+def resume(folder: str | Path) -> str:
+    """The word that continues a run, as a shell and hydra take it.
+
+    Args:
+        folder: the run's.
+
+    Examples:
+        >>> from torchrl_td.advice import resume
+        >>> resume("runs/first")
+        'resume=runs/first'
+        >>> print(resume("runs/my first"))
+        'resume="runs/my first"'
+    """
+    plain = re.fullmatch(r"[\w./:+-]+", str(folder), re.ASCII)
+    return f"resume={folder}" if plain else shlex.quote(f'resume="{folder}"')
 
 
 def command(name: str) -> str:

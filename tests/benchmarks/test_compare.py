@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -220,16 +222,34 @@ def test_two_files_of_one_task_name_are_no_more_seeds(
         compare(read_words(given))
 
 
-def test_a_killed_run_is_said_to_be(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    options = read_words([*words, "run=true"])
-    asked = script.Asked("pointmaze/umaze", "bc", 0, options.words)
-    kill = "import os; os.write(2, b'a warning'); os.kill(os.getpid(), 9)"
-    python = sys.executable
-    run_it = subprocess.run
-    monkeypatch.setattr(
-        script.subprocess, "run", lambda _, **settings: run_it([python, "-c", kill], **settings)
-    )
-    said = script.train(asked, options.runs)
+@pytest.fixture
+def training(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A training by a program of these lines in place of td_offline.py."""
+
+    def train(lines: str) -> str:
+        (tmp_path / "examples").mkdir()
+        (tmp_path / "examples/td_offline.py").write_text(lines)
+        monkeypatch.setattr(script, "ROOT", tmp_path)
+        options = read_words([*words, "run=true"])
+        return script.train(script.Asked("pointmaze/umaze", "bc", 0, options.words), options.runs)
+
+    return train
+
+
+def test_told_to_end_it_ends_what_it_started(training: Any) -> None:
+    """It went on alone, and the same words found its folder taken."""
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(training, "import time; time.sleep(100)")
+        while not script._trainings:
+            time.sleep(0.01)
+        with pytest.raises(SystemExit, match="143"):
+            script.end_trainings(15, None)
+        assert "seed 0: killed by SIGTERM; the same words again go on" in said.result(60)
+    assert not script._trainings
+
+
+def test_a_killed_run_is_said_to_be(training: Any) -> None:
+    said = training("import os; os.write(2, b'a warning'); os.kill(os.getpid(), 9)")
     assert said.endswith(
         "seed 0: killed by SIGKILL; the same words again go on from its last checkpoint"
     )

@@ -150,8 +150,15 @@ def test_half_written_results_are_named(tmp_path: Path) -> None:
     no_number = json.loads(whole)
     no_number["results"][0]["scores"] = [1.0, float("nan")]
     unnamed = {key: value for key, value in json.loads(whole).items() if key != "preset"}
-    settings = ({"settings": None}, {"settings": {"training": {}}})
-    damaged = (lost, no_number, unnamed, *(json.loads(whole) | wrong for wrong in settings))
+    untimed = json.loads(whole)
+    del untimed["results"][0]["seconds_per_plan_median"]
+    wrong = (
+        {"settings": None},
+        {"settings": {"training": {}}},
+        {"settings": {"evaluation": {"episodes": 3}}},
+        {"dataset": {"source": "minari:mine-v0"}},
+    )
+    damaged = (lost, no_number, untimed, unnamed, *(json.loads(whole) | one for one in wrong))
     for text in (whole[: len(whole) // 2], "{}", "[]", *map(json.dumps, damaged)):
         path.write_text(text)
         with pytest.raises(InputError, match=r"seed0\.json: not a whole result .* remove it") as e:

@@ -13,6 +13,8 @@ from torchrl_td.config import Config
 from torchrl_td.errors import InputError
 
 _NEEDED = ("algorithm", "preset", "task", "environment", "seed", "settings", "versions", "results")
+_ENTRY = ("seconds_per_plan_median",)
+_DATA = ("source", "transitions", "episodes", "hash", "score_mean", "score_best")
 # Algorithms that read the target return: what others score is the same whatever it is.
 _ASKED = (
     "trajectory_diffuser",
@@ -44,6 +46,14 @@ def read_result(path: Path) -> Result:
             raise TypeError("settings is no mapping")
         if not isinstance(result["settings"].get("evaluation"), dict):
             raise KeyError("settings.evaluation")
+        data = result.get("dataset") or dict.fromkeys(_DATA)
+        lacking = [f"dataset.{key}" for key in _DATA if key not in data]
+        lacking += [key for entry in result["results"] for key in _ENTRY if key not in entry]
+        if lacking:
+            raise KeyError(lacking[0])
+        count = result["settings"]["evaluation"].get("episodes")
+        if count is not None and any(len(scores) != count for scores, _, _ in entries):
+            raise ValueError(f"it has not the {count} episodes that it names")
         if not all(math.isfinite(number) for s, r, _ in entries for number in (*s, *r)):
             raise ValueError("a score is no number")
     except (OSError, ValueError, KeyError, TypeError) as error:

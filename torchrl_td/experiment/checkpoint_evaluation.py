@@ -111,7 +111,8 @@ def _sorted_words(words: list[str]) -> tuple[dict[str, str], list[str]]:
     for word in words:
         key, separator, value = word.partition("=")
         if separator and key in own:
-            own[key] = value
+            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""  # as for hydra
+            own[key] = value[1:-1] if quoted else value
         else:
             overrides.append(word)
     if not own["checkpoint"]:

@@ -18,11 +18,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from torchrl_td.config import Config
-from torchrl_td.config.limits import ALGORITHMS
+from torchrl_td.config.limits import ALGORITHMS, FREE_FORM
 from torchrl_td.errors import InputError, first_line
 from torchrl_td.experiment.printing import print_results as print_results
 from torchrl_td.experiment.streams import close_streams, prepare_streams, write_to
 
+# What hydra's parser says of a word that it cannot read.
+_UNPARSED = ("Lexer", "mismatched input", "extraneous input", "no viable alternative")
 _failed: list[int] = []  # exit statuses of the jobs of one command
 _programs: list[int] = []  # ids of the processes in which `main` runs a program
 
@@ -114,8 +116,9 @@ def explain(message: str, *configs: Path) -> str:
     key = re.search(r"Could not override '([^']+)'", message)
     if key and not key.group(1).startswith("hydra."):  # whose settings are not ours to list
         return _unknown_setting(key.group(1))
-    quotes = "; quote what it holds, as in 'output_dir=\"~/runs\"'" if "Lexer" in message else ""
-    return " ".join(message.split()) + quotes
+    if any(says in message for says in _UNPARSED):
+        message += "; quote what it holds, as in 'output_dir=\"~/runs\"'"
+    return " ".join(message.split())
 
 
 def _unknown_choice(kind: str, name: str, configs: Sequence[Path]) -> str:
@@ -147,7 +150,8 @@ def _unknown_setting(key: str) -> str:
     if parts[0] == "algorithm":
         readers = " or ".join(name for name, reads in ALGORITHMS.items() if parts[1] in reads)
         return f"{key} is read by algorithm={readers} alone; choose it, or leave {key} out"
-    return f"the files composed here do not give {key!r}; add it with a plus: +{key}=<value>"
+    what = f"these entries of {key!r}" if f"{key}." in FREE_FORM else f"{key!r}"
+    return f"the files composed here do not give {what}; add it with a plus: +{key}=<value>"
 
 
 def _memory_says(error: Exception) -> str | None:

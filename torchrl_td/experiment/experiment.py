@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl import torchrl_logger
 
+from torchrl_td.advice import resume
 from torchrl_td.checkpoint import (
     Start,
     describe,
@@ -151,7 +152,7 @@ class Session:
         if self.metrics is not None:
             self.metrics.close()
             torchrl_logger.info(
-                f"stopped at step {trainer.step} of {steps}; continue with resume={self.folder}"
+                f"stopped at step {trainer.step} of {steps}; continue with {resume(self.folder)}"
             )
         return False
 
@@ -172,7 +173,7 @@ class Session:
                 self.metrics.close()
                 torchrl_logger.info(
                     f"stopped during the evaluation; the training is saved: "
-                    f"resume={self.folder} evaluates it again"
+                    f"{resume(self.folder)} evaluates it again"
                 )
                 return self.summary([])
             self.evaluator.record(result, step, self.metrics)
@@ -308,7 +309,7 @@ class Session:
         except InputError as error:
             if not self.stop.asked:  # else it may be what the signal did to worker processes
                 raise InputError(
-                    f"{error}; the training is saved: resume={self.folder} evaluates it again"
+                    f"{error}; the training is saved: {resume(self.folder)} evaluates it again"
                 ) from error
         return None
 

@@ -20,8 +20,8 @@ _staging: list[str] = []  # folders of this process' runs, each of which keeps i
 def make_logger(config: Config, folder: Path, run_id: str, step: int = 0) -> Any | None:
     """TorchRL's logger of the kind asked for; ``None`` for CSV alone.
 
-    W&B falls back to offline where it cannot log in; the run is never lost to it. What TensorBoard
-    has of steps after ``step``, from which the run goes on, is hidden.
+    W&B falls back to offline where it cannot log in; a run is never lost to its logger. What
+    TensorBoard has of steps after ``step``, from which the run goes on, is hidden.
 
     Raises:
         InputError: if the logger's package is not installed.
@@ -46,6 +46,11 @@ def make_logger(config: Config, folder: Path, run_id: str, step: int = 0) -> Any
             f"logger={kind} needs a package that is not installed: "
             f"{install('wandb' if kind == 'wandb' else 'tensorboard')}"
         ) from error
+    except Exception as error:  # a disk that is full, a file in the way, W&B's own of many kinds
+        torchrl_logger.warning(
+            f"logger={kind} cannot start ({first_line(error)}); going on with metrics.csv alone"
+        )
+        return None
 
 
 def _hide_after(step: int, writer: Any) -> None:

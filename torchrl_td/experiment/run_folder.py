@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
+from torchrl_td.advice import resume
 from torchrl_td.config import Config, read_yaml, stored_config, to_dict
 from torchrl_td.errors import InputError
 
@@ -70,7 +71,7 @@ def run_folder(folder: Path, resuming: bool) -> Iterator[Path]:
             ) from None
         if holds_run(folder) and not resuming:
             raise InputError(
-                f"output_dir={folder} already holds a run; continue it with resume={folder} or "
+                f"output_dir={folder} already holds a run; continue it with {resume(folder)} or "
                 f"choose another folder"
             )
         for name in _FOLDERS:
