@@ -207,6 +207,18 @@ def price() -> str:
     return markdown(head, [[*key, *cells] for key, cells in found.items()])
 
 
+def known_optimum() -> str:
+    """What algorithms make where their best policy is known, each seed's."""
+    rows: list[list[object]] = []
+    for row in read("known_optimum.json")["results"]:
+        what = row["what"].rpartition("=")
+        says = {"evaluation.target_return": "asked for ", "algorithm.value_scale": "guided by "}
+        known = "at most 20" if row["known"] is None else f"{row['known']:.1f}"
+        made = ", ".join(f"{value:.1f}" for value in row["made"])
+        rows.append([row["algorithm"], says.get(what[0], "") + (what[2] or "–"), known, made])
+    return markdown(["algorithm", "", "known", "made by each seed"], rows)
+
+
 def loading() -> str:
     """Seconds and memory to read a data set, and milliseconds to draw a batch."""
     found = read("data_loading.json")
@@ -254,6 +266,7 @@ def write_tables(folder: Path) -> None:
         "plans_h200": plans(*h200, key="median_ms"),
         "training": training(*speeds),
         "price": price(),
+        "known_optimum": known_optimum(),
         "loading": loading(),
     }
     for name, text in tables.items():
