@@ -156,6 +156,15 @@ def first_step(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", ["bc", "rcbc", "dt"])
+def test_no_environment_at_all_is_acted_in(name: str, finished: Callable[[str], Any]) -> None:
+    """As a collector's partial batch may be."""
+    actor, step = first_step(finished(name)[0])
+    for shape in ((0,), (2, 0)):
+        none = step.expand(*shape)
+        assert actor(none)["action"].shape == (*shape, 2)
+
+
+@pytest.mark.parametrize("name", ["bc", "rcbc", "dt"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
 def test_numbers_that_are_not_finite_are_no_action(
     name: str, value: float, finished: Callable[[str], Any]

@@ -131,7 +131,7 @@ def test_a_worker_dies_during_evaluation(tiny_config: MakeConfig, tmp_path: Path
     try:
         with pytest.raises(InputError, match="the training is saved: resume=") as caught:
             # Episodes without an end: only a death ends an evaluation.
-            endless = ("task.max_episode_steps=1000000", "evaluation.workers=2")
+            endless = ("task.max_episode_steps=1000000", "evaluation.workers=1")
             run(tiny_config(*endless, "training.evaluate_every=6"))
     finally:
         over.set()

@@ -94,7 +94,7 @@ class ContextActor(TensorDictModuleBase):
                 "the policy found no 'context'; append actor.make_tensordict_primer() to the "
                 "environment's transforms"
             )
-        rows = self._act(tensordict.select(*self.in_keys).reshape(-1))
+        rows = self._act(tensordict.select(*self.in_keys).reshape(tensordict.batch_size.numel()))
         for key in self.out_keys:
             value = rows.get(key)
             tensordict.set(key, value.reshape(*tensordict.batch_size, *value.shape[1:]))
@@ -116,7 +116,9 @@ class ContextActor(TensorDictModuleBase):
             "action": torch.zeros_like(past["action"][:, 0]),
         }
         context = {name: _put(past[name], place, present[name]) for name in _ENTRIES}
-        actions = model.network(*(context[name] for name in _ENTRIES))  # [B, K, A]
+        actions = context["action"]  # [B, K, A]; of no environment, which TorchRL's cannot take
+        if len(observation):
+            actions = model.network(*(context[name] for name in _ENTRIES))
         action = actions.gather(1, place.expand(-1, 1, actions.shape[-1])).squeeze(1)
         action = normalizer.denormalize_action(check_action("observation", action))
         action = torch.clamp(action, model.action_low, model.action_high)
