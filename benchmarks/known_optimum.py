@@ -20,7 +20,6 @@ are guided by three strengths: by 0 nothing draws them to higher returns.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from torchrl_td import train
 from torchrl_td.errors import InputError
 from torchrl_td.experiment.checkpoint_evaluation import evaluate_checkpoint
 from torchrl_td.experiment.cli import main
-from torchrl_td.experiment.run_folder import versions
+from torchrl_td.experiment.run_folder import versions, write_json
 
 STEPS = 20  # of an episode
 ASKED = (-5.0, 5.0, 15.0)  # returns
@@ -200,7 +199,8 @@ def study() -> None:
     torch.set_num_threads(1)
     data = episodes()
     rows: list[dict[str, Any]] = []
-    output.parent.mkdir(parents=True, exist_ok=True)
+    summary = {"data": returns(data), "seeds": seeds, "versions": versions(), "results": rows}
+    write_json(output, summary, "output")  # that it can be, before anything is trained
     for algorithm in algorithms:
         runs = [list(played(algorithm, seed, data)) for seed in seeds]
         for same in zip(*runs, strict=True):
@@ -209,8 +209,7 @@ def study() -> None:
             rows.append(row)
             known = "as much as 20" if row["known"] is None else f"{row['known']:.2f}"
             print(f"{algorithm:22}{row['what']:32}known {known:16}made {made}", flush=True)
-    summary = {"data": returns(data), "seeds": seeds, "versions": versions(), "results": rows}
-    output.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        write_json(output, summary, "output")
 
 
 def returns(data: list[dict[str, Any]]) -> dict[str, float]:
