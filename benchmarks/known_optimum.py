@@ -20,6 +20,7 @@ are guided by three strengths: by 0 nothing draws them to higher returns.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -200,6 +201,8 @@ def study() -> None:
     data = episodes()
     rows: list[dict[str, Any]] = []
     summary = {"data": returns(data), "seeds": seeds, "versions": versions(), "results": rows}
+    with contextlib.suppress(OSError):  # the next line says what is wrong
+        output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, summary, "output")  # that it can be, before anything is trained
     for algorithm in algorithms:
         runs = [list(played(algorithm, seed, data)) for seed in seeds]
