@@ -29,7 +29,8 @@ _PLANNERS = {
     "compare_one_network": "one network each for generator and inverse dynamics",
     "compare_fast_products": "the same (mazes have one), trained by oneDNN's products",
     "compare_one_generator": "one network for the generator, three for inverse dynamics",
-    "compare_medium_15000": "15,000 steps",
+    "compare_evaluated_goals": "the value is told the goals of resets seeded 0, 1, 2, ...",
+    "compare_medium_15000": "15,000 steps, and the same goals",
     "compare_own_goals": "the value learns of the data's own goals alone; medium: 15,000 steps",
 }
 # What the files call a way to plan, and what a reader is told.
