@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -290,14 +288,9 @@ torchrl_logger.warning("it diverges")
 
 
 @pytest.mark.slow
-def test_what_a_run_warns_of_is_heard(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_run_warns_of_is_heard(training: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A value that had diverged was to be seen in its score alone."""
-    options = read_words(words)
-    run_it, program = subprocess.run, [sys.executable, "-c", _WARNS]
-    monkeypatch.setattr(script.subprocess, "run", lambda _, **settings: run_it(program, **settings))
-    script.train(script.Asked("pointmaze/umaze", "bc", 0, options.words), options.runs)
+    training(_WARNS)
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if line.endswith("WARNING it diverges")]
     assert said[-1].startswith("pointmaze/umaze, bc, seed 0: ") and len(said) == 2

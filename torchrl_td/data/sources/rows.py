@@ -126,7 +126,8 @@ def repeated_ends(values: Sequence[Tensor], done: Tensor, ends: Tensor) -> Tenso
     repeated = torch.zeros_like(done)
     repeated[1:] = done[1:] & done[:-1] & ~ends[:-1]
     for value in values:
-        repeated[1:] &= (value[1:] == value[:-1]).reshape(len(done) - 1, -1).all(-1)
+        row = value.reshape(len(done), -1)
+        repeated[1:] &= (row[1:] == row[:-1]).all(-1)
     return repeated
 
 
