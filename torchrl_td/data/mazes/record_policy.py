@@ -123,7 +123,7 @@ def record_dataset(
         episodes,
         env,
         algorithm_name=name,
-        description=f"Recorded with {name}, resets seeded from {seed}.",
+        description=f"Recorded with {name}, the seeds of its resets drawn by {seed}.",
         references=references,
         provenance=provenance,
     )
